@@ -1,0 +1,406 @@
+"""A telescope: a fitted model seen as the sum of its stages.
+
+A telescope knows three things, its hooks: where the model starts (`Telescope.start`), what the kernel of one stage
+looks like at any query (`Telescope.staged_kernel`), and how columns of labels travel through training with all learned
+structure held fixed (`Telescope.staged_response`). Everything a user asks for is derived from them here, once, for
+trees and nets alike:
+
+- with V = I the response is the matrix S of kernel weights, the weight of each training label in each prediction;
+- with V = 0 and the offset carried it is c, what is left when all labels are zero, so that S y + c rebuilds the model;
+- with random columns it estimates norms and traces of S without forming S.
+
+Arrays are ``(n_query, n_train)`` and staged results put the stage first. A query of ``None`` means the training rows.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+
+from telescoping_sklearn._memory import items_per_block, refuse_if_too_large, working_memory_bytes
+
+#: Above this many multiplications an exact answer is no longer the automatic choice.
+AUTO_EXACT_OPERATIONS = 1e12
+#: Probes that the automatic choice takes when it estimates.
+AUTO_PROBES = 32
+
+Subsets = Sequence[ArrayLike] | None
+
+
+class Start(NamedTuple):
+    """Where a model starts, f_0 = A y + b.
+
+    Attributes
+    ----------
+    label_weights : ndarray of shape (n_train,)
+        A: the weight of every training label, the same at every query.
+    offset : ndarray of shape (n_query,)
+        b: what labels do not set.
+    """
+
+    label_weights: NDArray
+    offset: NDArray
+
+
+class ColumnCost(NamedTuple):
+    """What carrying one label direction through all stages costs.
+
+    Attributes
+    ----------
+    operations : float
+        Multiplications.
+    bytes : float
+        Memory held while the column is carried.
+    """
+
+    operations: float
+    bytes: float
+
+
+class Estimate(NamedTuple):
+    """A number, or an array of them, with its standard error (0 where it is exact)."""
+
+    value: NDArray
+    standard_error: NDArray
+
+
+@dataclass(frozen=True)
+class ApproximationError:
+    """Gaps between a model and its telescope on a query set, in units of the label.
+
+    Attributes
+    ----------
+    telescoping_mean, telescoping_max : float
+        Mean and largest gap between the model and the telescoping model at the last stage.
+    reconstruction_mean, reconstruction_max : float
+        Mean and largest gap between the model and ``kernel_weights(X) @ y + offset(X)`` at the last stage.
+    by_stage : pandas.DataFrame
+        The same four columns for every stage asked for; the index is the stage.
+    """
+
+    telescoping_mean: float
+    telescoping_max: float
+    reconstruction_mean: float
+    reconstruction_max: float
+    by_stage: pd.DataFrame
+
+
+def resolve_stages(stages: Any, n_stages: int, *, with_start: bool = True) -> NDArray[np.intp]:
+    """Turn a request for stages into increasing stage numbers.
+
+    Parameters
+    ----------
+    stages : None, int or array-like of int
+        All stages 1..n_stages; that many evenly spaced ones with the last; or exactly those.
+    n_stages : int
+        Number of stages of the model.
+    with_start : bool, default=True
+        Whether 0, the start, may be asked for.
+
+    Returns
+    -------
+    ndarray of int
+        Stage numbers, strictly increasing.
+
+    Raises
+    ------
+    ValueError
+        If a stage does not exist or the order is not increasing.
+    TypeError
+        If the request holds anything but integers.
+
+    Examples
+    --------
+    >>> resolve_stages(4, 100)
+    array([ 25,  50,  75, 100])
+    """
+    if stages is None:
+        return np.arange(1, n_stages + 1)
+    if isinstance(stages, Integral) and not isinstance(stages, bool):
+        if stages < 1:
+            raise ValueError(f"stages={stages} must be at least 1: it is the number of evenly spaced stages.")
+        spaced = np.linspace(0, n_stages, min(int(stages), n_stages) + 1)[1:]
+        return np.round(spaced).astype(np.intp)
+    asked = np.asarray(stages)
+    if asked.ndim != 1 or asked.size == 0 or asked.dtype.kind not in "iu":
+        raise TypeError(f"stages must be None, an int or a one-dimensional array of ints, got {stages!r}.")
+    first = 0 if with_start else 1
+    if asked.min() < first or asked.max() > n_stages:
+        raise ValueError(f"stages must lie in {first}..{n_stages}, got values from {asked.min()} to {asked.max()}.")
+    if np.any(np.diff(asked) <= 0):
+        raise ValueError("stages must be strictly increasing: staged results come in the order of training.")
+    return asked.astype(np.intp)
+
+
+def _check_n_probes(n_probes: Any) -> None:
+    """Raise unless ``n_probes`` is None, "auto" or an int of at least 2."""
+    if n_probes is None or (isinstance(n_probes, str) and n_probes == "auto"):
+        return
+    if not isinstance(n_probes, Integral) or isinstance(n_probes, bool):
+        raise TypeError(f"n_probes must be None (exact), 'auto' or an int of at least 2, got {n_probes!r}.")
+    if n_probes < 2:
+        raise ValueError(f"n_probes={n_probes} must be at least 2, or there is no standard error.")
+
+
+class Telescope(ABC):
+    """A fitted model as the sum of its stages; see the module's docstring.
+
+    Subclasses give the three hooks, the model's own staged prediction, and what a column costs.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_train,)
+        Training labels.
+    trained : ndarray of bool of shape (n_train,)
+        Rows that were trained on; the others (held out, or of weight zero) have zero columns.
+    seed : int
+        Seeds the probes, so that the same question gets the same answer.
+    """
+
+    #: Stages at which kernel norms are taken unless told otherwise: None for all, or a number of evenly spaced ones.
+    default_kernel_stages: int | None = None
+
+    def __init__(self, *, y: NDArray, trained: NDArray, seed: int):
+        self.y = np.asarray(y, dtype=np.float64)
+        self.trained = trained
+        self.seed = seed
+        self._training_peaks: dict[bytes, float] = {}
+
+    @property
+    def n_samples(self) -> int:
+        """Number of training rows, held-out ones included: the length of a row of kernel weights."""
+        return len(self.y)
+
+    @property
+    def n_trained(self) -> int:
+        """Number of rows trained on: the n in the effective parameters."""
+        return int(self.trained.sum())
+
+    # -- the hooks ---------------------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def n_stages(self) -> int:
+        """Number of stages T."""
+
+    @abstractmethod
+    def start(self, X: NDArray | None) -> Start:
+        """First hook: the start f_0 = A y + b, as its parts."""
+
+    @abstractmethod
+    def staged_kernel(self, X: NDArray | None, stages: Any = None) -> Iterator[sparse.csr_array]:
+        """Second hook: k_t, the kernel of each stage, (n_query, n_train)."""
+
+    @abstractmethod
+    def staged_response(
+        self, X: NDArray | None, V: NDArray, offset: bool = False, stages: Any = None
+    ) -> Iterator[NDArray]:
+        """Third hook: F_t(X; V), (n_query, k) for each stage; ``offset=True`` appends the offset's column."""
+
+    @abstractmethod
+    def staged_model(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
+        """Yield the model's own prediction after each stage, (n_query,)."""
+
+    @abstractmethod
+    def staged_telescoping(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
+        """Yield the telescoping model f_0 + sum of stages after each stage, (n_query,)."""
+
+    @abstractmethod
+    def column_cost(self, n_query: int) -> ColumnCost:
+        """Cost of carrying one label direction to the last stage for ``n_query`` query rows."""
+
+    # -- derived -----------------------------------------------------------------------------------------------------
+
+    def n_query(self, X: NDArray | None) -> int:
+        """Number of rows of a query; None stands for the training rows."""
+        return self.n_samples if X is None else len(X)
+
+    def staged_kernel_norms(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
+        """Yield ||k_t(x)||_2 of every query row; a family may have a cheaper route."""
+        for kernel in self.staged_kernel(X, stages):
+            yield np.sqrt(np.asarray(kernel.multiply(kernel).sum(axis=1)).ravel())
+
+    def kernel_weights(self, X: NDArray | None) -> NDArray:
+        """S(x) = F_T(x; I), (n_query, n_train): the weight of every training label in every prediction."""
+        shape = (self.n_query(X), self.n_samples)
+        refuse_if_too_large(
+            8.0 * shape[0] * shape[1],
+            f"kernel_weights of {shape[0]} queries by {shape[1]} training rows",
+            "Ask for fewer query rows at a time; effective_params(X, n_probes=32) needs no such matrix.",
+        )
+        weights = np.zeros(shape)
+        columns = np.flatnonzero(self.trained)
+        for block in self._column_blocks(len(columns), shape[0]):
+            weights[:, columns[block]] = self._response(X, self._unit_columns(columns[block]))
+        return weights
+
+    def offset(self, X: NDArray | None) -> NDArray:
+        """c(x), (n_query,): what is left of the prediction when all labels are zero."""
+        return self._response(X, np.empty((self.n_samples, 0)), offset=True)[:, 0]
+
+    def staged_reconstruction(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
+        """Yield S_t y + c after each stage, (n_query,): one column, no matrix."""
+        for response in self.staged_response(X, self.y[:, None], offset=True, stages=stages):
+            yield response.sum(axis=1)
+
+    def reconstruct(self, X: NDArray | None) -> NDArray:
+        """S(x) y + c(x), (n_query,)."""
+        return next(self.staged_reconstruction(X, [self.n_stages]))
+
+    def staged_effective_params(
+        self, X: NDArray | None, *, stages: Any = None, n_probes: Any = "auto", subsets: Subsets = None
+    ) -> Estimate:
+        """p = n/m sum_j ||s_t(x_j)||^2 after each stage.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_query, n_features) or None
+            Query rows.
+        stages : None, int or array-like of int, default=None
+            See `resolve_stages`.
+        n_probes : int, "auto" or None, default="auto"
+            Random columns of an estimate, or None for the exact value.
+        subsets : sequence of array-like of int, default=None
+            Rows of X that make up each set; all sets are answered in one pass.
+
+        Returns
+        -------
+        Estimate
+            Arrays of shape (n_stages,), or (n_stages, n_subsets) with subsets.
+        """
+        asked = resolve_stages(stages, self.n_stages)
+        sets = [np.arange(self.n_query(X))] if subsets is None else [np.asarray(rows) for rows in subsets]
+
+        def energies(V: NDArray, response: NDArray) -> NDArray:
+            squared = response**2
+            return self.n_trained * np.stack([squared[rows].mean(axis=0) for rows in sets])
+
+        estimate = self._column_statistic(X, energies, asked, n_probes, (len(sets),))
+        return estimate if subsets is not None else Estimate(estimate.value[:, 0], estimate.standard_error[:, 0])
+
+    def training_summary(self, n_probes: Any = "auto") -> tuple[Estimate, Estimate]:
+        """Effective parameters on the rows trained on, and the trace of S there, in one pass."""
+
+        def energy_and_trace(V: NDArray, response: NDArray) -> NDArray:
+            return np.stack([(response[self.trained] ** 2).sum(axis=0), (V * response)[self.trained].sum(axis=0)])
+
+        last = np.array([self.n_stages])
+        (values,), (errors,) = self._column_statistic(None, energy_and_trace, last, n_probes, (2,))
+        return Estimate(values[0], errors[0]), Estimate(values[1], errors[1])
+
+    def kernel_norms(self, X: NDArray | None, stages: Any = "auto") -> NDArray:
+        """||k_t(x)||_2, (n_stages, n_query)."""
+        return np.stack(list(self.staged_kernel_norms(X, self.kernel_stages(stages))))
+
+    def kernel_norm_ratio(self, X: NDArray | None, stages: Any = "auto", subsets: Subsets = None) -> NDArray:
+        """Stage mean of the largest kernel norm of the query over that of the rows trained on.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_query, n_features) or None
+            Query rows.
+        stages : "auto", None, int or array-like of int, default="auto"
+            Stages the means are taken over.
+        subsets : sequence of array-like of int, default=None
+            Rows of X that make up each set; all sets are answered in one pass.
+
+        Returns
+        -------
+        ndarray
+            A 0-d array, or one value a subset.
+        """
+        asked = self.kernel_stages(stages)
+        sets = [slice(None)] if subsets is None else [np.asarray(rows) for rows in subsets]
+        peaks = np.mean([[norms[rows].max() for rows in sets] for norms in self.staged_kernel_norms(X, asked)], axis=0)
+        ratios = peaks / self._training_peak(asked)
+        return ratios if subsets is not None else ratios[0]
+
+    def approximation_error(self, X: NDArray | None, stages: Any = None) -> ApproximationError:
+        """Gaps between the model, the telescoping model and the reconstruction; see `ApproximationError`."""
+        asked = resolve_stages(stages, self.n_stages)
+        rows = []
+        routes = (self.staged_model(X, asked), self.staged_telescoping(X, asked), self.staged_reconstruction(X, asked))
+        for model, telescoping, reconstruction in zip(*routes, strict=True):
+            gaps = np.abs(telescoping - model), np.abs(reconstruction - model)
+            rows.append([summary for gap in gaps for summary in (gap.mean(), gap.max())])
+        names = ["telescoping_mean", "telescoping_max", "reconstruction_mean", "reconstruction_max"]
+        by_stage = pd.DataFrame(rows, columns=names, index=pd.Index(asked, name="stage"))
+        last = dict(zip(names, map(float, rows[-1]), strict=True))
+        return ApproximationError(**last, by_stage=by_stage)
+
+    def kernel_stages(self, stages: Any) -> NDArray[np.intp]:
+        """Stages at which kernels are taken: the family's default for "auto"; the start has no kernel."""
+        chosen = self.default_kernel_stages if isinstance(stages, str) and stages == "auto" else stages
+        return resolve_stages(chosen, self.n_stages, with_start=False)
+
+    # -- how the derived quantities are worked -----------------------------------------------------------------------
+
+    def resolve_n_probes(self, n_probes: Any, n_query: int) -> int | None:
+        """Number of probes to use, None for an exact answer; "auto" is exact only where that is cheap."""
+        _check_n_probes(n_probes)
+        if n_probes != "auto":
+            return n_probes
+        cost = self.column_cost(n_query)
+        fits = self.n_trained * cost.bytes <= working_memory_bytes()
+        return None if fits and self.n_trained * cost.operations <= AUTO_EXACT_OPERATIONS else AUTO_PROBES
+
+    def _column_statistic(self, X, statistic, stages: NDArray, n_probes: Any, shape: tuple[int, ...]) -> Estimate:
+        """Combine a per-column statistic of the response over unit columns (sum) or probes (mean, standard error).
+
+        For E[v v^T] = I the mean over probes of a quadratic form is its sum over unit columns.
+        """
+        count = self.resolve_n_probes(n_probes, self.n_query(X))
+        total = np.zeros((len(stages), *shape))
+        total_of_squares = np.zeros_like(total)
+        for V in self._unit_blocks(X) if count is None else self._probe_blocks(X, count):
+            for position, response in enumerate(self.staged_response(X, V, stages=stages)):
+                columns = statistic(V, response)
+                total[position] += columns.sum(axis=-1)
+                total_of_squares[position] += (columns**2).sum(axis=-1)
+        if count is None:
+            return Estimate(total, np.zeros_like(total))
+        mean = total / count
+        variance = np.maximum(total_of_squares / count - mean**2, 0.0) * count / (count - 1)
+        return Estimate(mean, np.sqrt(variance / count))
+
+    def _response(self, X: NDArray | None, V: NDArray, offset: bool = False) -> NDArray:
+        """F_T(X; V): the last item of the staged response."""
+        return next(self.staged_response(X, V, offset=offset, stages=[self.n_stages]))
+
+    def _column_blocks(self, n_columns: int, n_query: int) -> Iterator[slice]:
+        """Slices of columns whose temporaries fit the working memory."""
+        size = items_per_block(self.column_cost(n_query).bytes, max(n_columns, 1))
+        return (slice(first, min(first + size, n_columns)) for first in range(0, n_columns, size))
+
+    def _unit_columns(self, columns: NDArray) -> NDArray:
+        """Columns of the identity."""
+        V = np.zeros((self.n_samples, len(columns)))
+        V[columns, np.arange(len(columns))] = 1.0
+        return V
+
+    def _unit_blocks(self, X: NDArray | None) -> Iterator[NDArray]:
+        """Identity columns of the rows trained on (the others respond with zero), block by block."""
+        columns = np.flatnonzero(self.trained)
+        for block in self._column_blocks(len(columns), self.n_query(X)):
+            yield self._unit_columns(columns[block])
+
+    def _probe_blocks(self, X: NDArray | None, n_probes: int) -> Iterator[NDArray]:
+        """Rademacher columns, block by block; column j is the same however many are asked for."""
+        rng = np.random.default_rng(self.seed)
+        for block in self._column_blocks(n_probes, self.n_query(X)):
+            draws = rng.random((block.stop - block.start, self.n_samples))
+            yield np.ascontiguousarray(np.where(draws < 0.5, -1.0, 1.0).T)
+
+    def _training_peak(self, stages: NDArray) -> float:
+        """Stage mean of the largest kernel norm among the rows trained on, kept for later questions."""
+        key = stages.tobytes()
+        if key not in self._training_peaks:
+            peaks = [norms[self.trained].max() for norms in self.staged_kernel_norms(None, stages)]
+            self._training_peaks[key] = float(np.mean(peaks))
+        return self._training_peaks[key]

@@ -1,0 +1,340 @@
+"""The scikit-learn face shared by every telescoping estimator.
+
+An estimator fits a model and knows how to make its telescope; everything that can be asked about the fitted model is
+asked of the telescope, here, once. The costly answers are properties, computed when first asked for and kept: they are
+left out of ``dir()`` so that representations, pickling and cloning compute nothing.
+"""
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils.validation import check_is_fitted
+
+from telescoping_sklearn._telescope import ApproximationError, Estimate, Subsets, Telescope
+
+_COSTLY = (
+    "telescope_",
+    "kernel_weights_",
+    "effective_params_",
+    "effective_params_se_",
+    "degrees_of_freedom_",
+    "degrees_of_freedom_se_",
+)
+_CACHES = ("_telescope", "_kernel_weights", "_training_summary")
+
+
+class RecordDroppedError(ValueError, AttributeError):
+    """Raised where an explanation is asked of an estimator that was fitted with ``record=False``."""
+
+
+def draw_seed(random_state: Any) -> int:
+    """Draw the seed that a fit keeps, without touching NumPy's global random state.
+
+    Parameters
+    ----------
+    random_state : None, int, RandomState or Generator
+        None draws from the operating system's entropy; an int is kept as it is.
+
+    Returns
+    -------
+    int
+        A seed below 2**31.
+    """
+    if random_state is None:
+        random_state = np.random.default_rng()
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(np.iinfo(np.int32).max))
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(np.iinfo(np.int32).max))
+    if isinstance(random_state, (int, np.integer)) and not isinstance(random_state, bool):
+        if 0 <= random_state < 2**32:
+            return int(random_state)
+        raise ValueError(f"random_state={random_state} must lie between 0 and 2**32 - 1.")
+    raise ValueError(f"random_state must be None, an int, a RandomState or a Generator, got {random_state!r}.")
+
+
+class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta):
+    """Base of every telescoping estimator: a fitted model that can be asked for its telescope.
+
+    A subclass fits, predicts, and implements `_make_telescope` and `_query`.
+    """
+
+    @abstractmethod
+    def _make_telescope(self) -> Telescope:
+        """Make the telescope of the fitted model, and check it."""
+
+    @abstractmethod
+    def _query(self, X: Any) -> NDArray:
+        """Validate query rows against what was fitted; return them in float64."""
+
+    # -- costly attributes -------------------------------------------------------------------------------------------
+
+    @property
+    def telescope_(self) -> Telescope:
+        """The telescope of the fitted model, made and checked when first asked for."""
+        check_is_fitted(self)
+        if not getattr(self, "record", True):
+            raise RecordDroppedError(
+                f"This {type(self).__name__} was fitted with record=False, which keeps only what predict needs. "
+                "Fit again with record=True to ask for explanations."
+            )
+        if getattr(self, "_telescope", None) is None:
+            self._telescope = self._make_telescope()
+        return self._telescope
+
+    @property
+    def kernel_weights_(self) -> NDArray:
+        """Weights of the training labels in the training predictions, (n_train, n_train)."""
+        if getattr(self, "_kernel_weights", None) is None:
+            self._kernel_weights = self.telescope_.kernel_weights(None)
+        return self._kernel_weights
+
+    @property
+    def effective_params_(self) -> float:
+        """Effective parameters on the rows trained on."""
+        return self._summary()[0].value.item()
+
+    @property
+    def effective_params_se_(self) -> float:
+        """Standard error of `effective_params_`; 0 where it is exact."""
+        return self._summary()[0].standard_error.item()
+
+    @property
+    def degrees_of_freedom_(self) -> float:
+        """Trace of `kernel_weights_`, taken over the rows trained on."""
+        return self._summary()[1].value.item()
+
+    @property
+    def degrees_of_freedom_se_(self) -> float:
+        """Standard error of `degrees_of_freedom_`; 0 where it is exact."""
+        return self._summary()[1].standard_error.item()
+
+    def _summary(self) -> tuple[Estimate, Estimate]:
+        if getattr(self, "_training_summary", None) is None:
+            self._training_summary = self.telescope_.training_summary()
+        return self._training_summary
+
+    # -- questions about any query -----------------------------------------------------------------------------------
+
+    def staged_predict(self, X: Any, *, stages: Any = None, approximation: str | None = None) -> Iterator[NDArray]:
+        """Predict after each stage.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Query rows.
+        stages : None, int or array-like of int, default=None
+            All stages 1..n_stages_; that many evenly spaced ones with the last; or exactly those (0 is the start).
+        approximation : {None, "telescoping", "linearized"}, default=None
+            The model itself; the telescoping model f_0 + sum of first-order stages; or the model linearised at its
+            start. A boosted ensemble is its own telescoping model and has no linearised one.
+
+        Returns
+        -------
+        generator of ndarray of shape (n_query,)
+            One prediction a stage.
+
+        Raises
+        ------
+        ValueError
+            If the approximation or a stage does not exist.
+        """
+        routes = {None: "staged_model", "telescoping": "staged_telescoping", "linearized": "staged_linearized"}
+        if approximation not in routes:
+            raise ValueError(f"approximation must be None, 'telescoping' or 'linearized', got {approximation!r}.")
+        telescope = self.telescope_
+        if not hasattr(telescope, routes[approximation]):
+            raise ValueError(
+                f"approximation={approximation!r} does not exist for {type(self).__name__}: its stages are not steps "
+                "in parameters. Use approximation='telescoping', which is the model itself."
+            )
+        return getattr(telescope, routes[approximation])(self._query(X), stages)
+
+    def kernel_weights(self, X: Any) -> NDArray:
+        """Weight of every training label in every prediction.
+
+        ``kernel_weights(X) @ y + offset(X)`` rebuilds the prediction: exactly for trees, to the accuracy that
+        `approximation_error` reports for nets. Units are those of the label that the estimator saw.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Query rows.
+
+        Returns
+        -------
+        ndarray of shape (n_query, n_train)
+            S; columns follow the rows given to `fit`, rows not trained on have zero columns.
+
+        Raises
+        ------
+        MemoryError
+            If the result would not fit in the machine's memory.
+        """
+        return self.telescope_.kernel_weights(self._query(X))
+
+    def offset(self, X: Any) -> NDArray:
+        """Predict what is left when all labels are zero.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Query rows.
+
+        Returns
+        -------
+        ndarray of shape (n_query,)
+            c(x); zero for trees boosted from the mean.
+        """
+        return self.telescope_.offset(self._query(X))
+
+    def effective_params(
+        self, X: Any, *, n_probes: int | str | None = "auto", return_se: bool = False, subsets: Subsets = None
+    ) -> Any:
+        """Effective parameters p = n/m sum_j ||s(x_j)||^2 on any rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Query rows.
+        n_probes : int, "auto" or None, default="auto"
+            Random label columns to estimate with, at least 2; None is exact; "auto" is exact where that fits
+            scikit-learn's ``working_memory`` and costs at most 1e12 operations, and takes 32 probes elsewhere.
+        return_se : bool, default=False
+            Whether to return the standard error too; it is 0 where the value is exact.
+        subsets : sequence of array-like of int, default=None
+            Rows of X that make up each set; all sets are answered in one pass.
+
+        Returns
+        -------
+        float or ndarray of shape (n_subsets,)
+            p, on the set or on each subset.
+        float or ndarray of shape (n_subsets,)
+            Its standard error, only with ``return_se=True``.
+        """
+        stages = [self.telescope_.n_stages]
+        p, se = self.telescope_.staged_effective_params(
+            self._query(X), stages=stages, n_probes=n_probes, subsets=subsets
+        )
+        value, error = (p[0], se[0]) if subsets is not None else (p.item(), se.item())
+        return (value, error) if return_se else value
+
+    def staged_effective_params(
+        self, X: Any, *, stages: Any = None, n_probes: int | str | None = "auto", return_se: bool = False
+    ) -> Any:
+        """Effective parameters on any rows along training.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Query rows.
+        stages : None, int or array-like of int, default=None
+            As in `staged_predict`.
+        n_probes : int, "auto" or None, default="auto"
+            As in `effective_params`.
+        return_se : bool, default=False
+            Whether to return the standard errors too.
+
+        Returns
+        -------
+        ndarray of shape (n_stages,)
+            p after each stage.
+        ndarray of shape (n_stages,)
+            Standard errors, only with ``return_se=True``.
+        """
+        p, se = self.telescope_.staged_effective_params(self._query(X), stages=stages, n_probes=n_probes)
+        return (p, se) if return_se else p
+
+    def staged_kernel(self, X: Any, *, stages: Any = None) -> Iterator[sparse.csr_array]:
+        """Give the kernel of each stage.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Query rows.
+        stages : None, int or array-like of int, default=None
+            As in `staged_predict`, without the start.
+
+        Returns
+        -------
+        generator of scipy.sparse.csr_array of shape (n_query, n_train)
+            k_t, without learning rate or regularisation.
+        """
+        return self.telescope_.staged_kernel(self._query(X), stages)
+
+    def kernel_norms(self, X: Any, *, stages: Any = "auto") -> NDArray:
+        """Norm of the kernel of each stage at each query.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Query rows.
+        stages : "auto", None, int or array-like of int, default="auto"
+            As in `staged_predict`, without the start. "auto" is all stages, except for nets trained with an adaptive
+            optimiser, whose kernels are dear: there it is 20 evenly spaced ones.
+
+        Returns
+        -------
+        ndarray of shape (n_stages, n_query)
+            ||k_t(x)||_2.
+        """
+        return self.telescope_.kernel_norms(self._query(X), stages)
+
+    def kernel_norm_ratio(self, X: Any, *, stages: Any = "auto", subsets: Subsets = None) -> Any:
+        """Compare the kernel at query rows with the kernel at the rows trained on.
+
+        The stage mean of the largest kernel norm among the query rows, over the same for the rows trained on. Above 1
+        the kernel does at the query what it never did in training.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Query rows.
+        stages : "auto", None, int or array-like of int, default="auto"
+            As in `kernel_norms`.
+        subsets : sequence of array-like of int, default=None
+            Rows of X that make up each set; all sets are answered in one pass.
+
+        Returns
+        -------
+        float or ndarray of shape (n_subsets,)
+            The ratio, for the set or for each subset.
+        """
+        ratio = self.telescope_.kernel_norm_ratio(self._query(X), stages, subsets)
+        return ratio if subsets is not None else ratio.item()
+
+    def approximation_error(self, X: Any, *, stages: Any = None) -> ApproximationError:
+        """Report how far the telescope is from the model.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Query rows.
+        stages : None, int or array-like of int, default=None
+            Stages to report, as in `staged_predict`; the headline numbers are those of the last one.
+
+        Returns
+        -------
+        ApproximationError
+            Mean and largest gap of the telescoping model and of the reconstruction, at the end and by stage.
+        """
+        return self.telescope_.approximation_error(self._query(X), stages)
+
+    # -- representations compute nothing -----------------------------------------------------------------------------
+
+    def __dir__(self):
+        # scikit-learn's own __dir__ and HTML representation evaluate every attribute they are shown.
+        return [name for name in object.__dir__(self) if name not in _COSTLY]
+
+    def __getstate__(self):
+        return {name: value for name, value in super().__getstate__().items() if name not in _CACHES}
+
+    def _forget(self) -> None:
+        """Drop what was computed for an earlier fit."""
+        for name in _CACHES:
+            self.__dict__.pop(name, None)

@@ -1,0 +1,334 @@
+"""TelescopingGBTRegressor: LightGBM behind scikit-learn's interface, with its exact telescope."""
+
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import _fit_context
+from sklearn.model_selection import train_test_split
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed
+from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
+from telescoping_sklearn.boosting._lightgbm import LightGBMTrees, count_stages, fit_booster, refuse_unsupported
+
+_OURS = ("early_stopping_rounds", "validation_fraction", "record")
+
+
+class TelescopingGBTRegressor(BaseTelescopingEstimator):
+    """Gradient-boosted trees whose predictions are exact weighted sums of the training labels.
+
+    LightGBM underneath, with its scikit-learn parameters by name. For every query,
+    ``kernel_weights(X) @ y + offset(X)`` is the prediction, up to LightGBM's float32 labels. Parameters whose leaf
+    values are not linear in the labels, or follow an algebra that is not there, are refused in `fit`.
+
+    Parameters
+    ----------
+    boosting_type : {"gbdt"}, default="gbdt"
+        Only plain gradient boosting; "dart", "rf" and "goss" are refused.
+    num_leaves : int, default=31
+        Largest number of leaves of a tree.
+    max_depth : int, default=-1
+        Largest depth of a tree; not positive means no limit.
+    learning_rate : float, default=0.1
+        Shrinkage of every tree.
+    n_estimators : int, default=100
+        Number of trees asked for; LightGBM stops earlier where nothing can be split.
+    subsample_for_bin : int, default=200000
+        Rows that feature histograms are made from.
+    objective : str or None, default=None
+        Squared error under any of LightGBM's names for it; None means "regression".
+    class_weight : None, default=None
+        Refused unless None: a regressor has no classes.
+    min_split_gain : float, default=0.0
+        Smallest gain of a split.
+    min_child_weight : float, default=0.001
+        Smallest weight of a leaf.
+    min_child_samples : int, default=20
+        Smallest number of rows of a leaf.
+    subsample : float, default=1.0
+        Refused below 1 with ``subsample_freq`` above 0: LightGBM does not tell which rows were in the bag.
+    subsample_freq : int, default=0
+        Trees between two bags; 0 means no bagging, whatever `subsample` says.
+    colsample_bytree : float, default=1.0
+        Share of the columns that each tree sees.
+    reg_alpha : float, default=0.0
+        Refused unless 0: not linear in the labels.
+    reg_lambda : float, default=0.0
+        Ridge term in the leaf denominators.
+    random_state : None, int, RandomState or Generator, default=None
+        Seeds LightGBM, the validation split and the probes. None leaves LightGBM its own fixed seeds and draws one for
+        the rest.
+    n_jobs : int or None, default=None
+        Threads; None leaves the choice to LightGBM.
+    importance_type : {"split", "gain"}, default="split"
+        What `feature_importances_` counts.
+    extra_trees : bool, default=False
+        Whether to draw one random threshold a feature and split.
+    path_smooth : float, default=0.0
+        Refused unless 0.
+    max_delta_step : float, default=0.0
+        Refused unless 0: clipped leaves are not linear in the labels.
+    linear_tree : bool, default=False
+        Refused unless False.
+    monotone_constraints : None, default=None
+        Refused unless None.
+    early_stopping_rounds : int or None, default=None
+        Trees without progress on the validation share before training stops; None trains on all rows.
+    validation_fraction : float, default=0.1
+        Share of the rows held out for early stopping; their kernel weights are zero.
+    record : bool, default=True
+        Whether to keep what explanations need: references to X and y. ``False`` suits grid searches.
+
+    Attributes
+    ----------
+    n_stages_ : int
+        Number of trees that predict.
+    booster_ : lightgbm.Booster
+        The fitted booster.
+    seed_ : int
+        The seed drawn from `random_state`.
+    n_features_in_ : int
+        Number of columns of X.
+    feature_names_in_ : ndarray of str
+        Names of the columns, where X had them.
+    telescope_ : Telescope
+        The telescope, made and checked when first asked for.
+    kernel_weights_ : ndarray of shape (n_train, n_train)
+        Weights of the training labels in the training predictions; rows sum to 1.
+    effective_params_, effective_params_se_ : float
+        Effective parameters on the rows trained on, and their standard error (0 where exact).
+    degrees_of_freedom_, degrees_of_freedom_se_ : float
+        Trace of `kernel_weights_`, and its standard error.
+
+    References
+    ----------
+    A. Jeffares, A. Curth, M. van der Schaar. "Deep Learning Through A Telescoping Lens". NeurIPS 2024, Eq. 9.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import make_friedman1
+    >>> from telescoping_sklearn import TelescopingGBTRegressor
+    >>> X, y = make_friedman1(200, random_state=0)
+    >>> trees = TelescopingGBTRegressor(n_estimators=20, random_state=0).fit(X, y)
+    >>> weights = trees.kernel_weights(X[:3])
+    >>> np.allclose(weights @ y, trees.predict(X[:3]))
+    True
+    >>> np.allclose(weights.sum(axis=1), 1)
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "num_leaves": [Interval(Integral, 2, None, closed="left")],
+        "max_depth": [Integral],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "n_estimators": [Interval(Integral, 1, None, closed="left")],
+        "subsample_for_bin": [Interval(Integral, 1, None, closed="left")],
+        "min_split_gain": [Interval(Real, 0, None, closed="left")],
+        "min_child_weight": [Interval(Real, 0, None, closed="left")],
+        "min_child_samples": [Interval(Integral, 0, None, closed="left")],
+        "subsample": [Interval(Real, 0, 1, closed="right")],
+        "subsample_freq": [Integral],
+        "colsample_bytree": [Interval(Real, 0, 1, closed="right")],
+        "reg_lambda": [Interval(Real, 0, None, closed="left")],
+        "random_state": ["random_state", np.random.Generator],
+        "n_jobs": [Integral, None],
+        "extra_trees": ["boolean"],
+        "early_stopping_rounds": [Interval(Integral, 1, None, closed="left"), None],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "record": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        *,
+        boosting_type: str = "gbdt",
+        num_leaves: int = 31,
+        max_depth: int = -1,
+        learning_rate: float = 0.1,
+        n_estimators: int = 100,
+        subsample_for_bin: int = 200000,
+        objective: str | None = None,
+        class_weight: None = None,
+        min_split_gain: float = 0.0,
+        min_child_weight: float = 1e-3,
+        min_child_samples: int = 20,
+        subsample: float = 1.0,
+        subsample_freq: int = 0,
+        colsample_bytree: float = 1.0,
+        reg_alpha: float = 0.0,
+        reg_lambda: float = 0.0,
+        random_state: Any = None,
+        n_jobs: int | None = None,
+        importance_type: str = "split",
+        extra_trees: bool = False,
+        path_smooth: float = 0.0,
+        max_delta_step: float = 0.0,
+        linear_tree: bool = False,
+        monotone_constraints: None = None,
+        early_stopping_rounds: int | None = None,
+        validation_fraction: float = 0.1,
+        record: bool = True,
+    ):
+        self.boosting_type = boosting_type
+        self.num_leaves = num_leaves
+        self.max_depth = max_depth
+        self.learning_rate = learning_rate
+        self.n_estimators = n_estimators
+        self.subsample_for_bin = subsample_for_bin
+        self.objective = objective
+        self.class_weight = class_weight
+        self.min_split_gain = min_split_gain
+        self.min_child_weight = min_child_weight
+        self.min_child_samples = min_child_samples
+        self.subsample = subsample
+        self.subsample_freq = subsample_freq
+        self.colsample_bytree = colsample_bytree
+        self.reg_alpha = reg_alpha
+        self.reg_lambda = reg_lambda
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.importance_type = importance_type
+        self.extra_trees = extra_trees
+        self.path_smooth = path_smooth
+        self.max_delta_step = max_delta_step
+        self.linear_tree = linear_tree
+        self.monotone_constraints = monotone_constraints
+        self.early_stopping_rounds = early_stopping_rounds
+        self.validation_fraction = validation_fraction
+        self.record = record
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> "TelescopingGBTRegressor":
+        """Fit the ensemble.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_train, n_features)
+            Training rows; NaN is a value of its own. Category columns are refused: encode them as ordinal codes.
+        y : array-like of shape (n_train,)
+            Training labels.
+        sample_weight : array-like of shape (n_train,), default=None
+            Non-negative weights of the rows; a weight of zero gives a zero column of kernel weights.
+
+        Returns
+        -------
+        TelescopingGBTRegressor
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter has no algebra, naming it, or the data are not what scikit-learn's regressors take.
+        """
+        params = self.get_params(deep=False)
+        refuse_unsupported(params)
+        self._forget()
+        _refuse_categories(X)
+        X, y = validate_data(self, X, y, dtype=np.float64, ensure_all_finite="allow-nan", y_numeric=True)
+        y = y.astype(np.float64, copy=False)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False
+            )
+        self.seed_ = draw_seed(self.random_state)
+        train, held_out = self._split(len(y))
+        params = {name: value for name, value in params.items() if name not in _OURS}
+        params["random_state"] = None if self.random_state is None else self.seed_
+        self.booster_ = fit_booster(
+            params,
+            _rows(train, X, y, sample_weight),
+            None if held_out is None else _rows(held_out, X, y, sample_weight),
+            self.early_stopping_rounds,
+        )
+        self.n_stages_ = count_stages(self.booster_)
+        if self.record:
+            weights = np.ones(len(y)) if sample_weight is None else sample_weight.copy()
+            if held_out is not None:
+                weights[held_out] = 0.0
+            self._X, self._y, self._row_weights = X, y, weights
+        return self
+
+    def predict(self, X: Any) -> NDArray:
+        """Predict labels.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Query rows.
+
+        Returns
+        -------
+        ndarray of shape (n_query,)
+            Predictions, LightGBM's own.
+        """
+        return self._trees().predict(self._query(X))
+
+    @property
+    def feature_importances_(self) -> NDArray:
+        """Importance of every column, as LightGBM counts it."""
+        check_is_fitted(self)
+        return self.booster_.feature_importance(importance_type=self.importance_type, iteration=self.n_stages_)
+
+    def _split(self, n_rows: int) -> tuple[slice | NDArray, NDArray | None]:
+        """Rows to train on, and rows that early stopping watches."""
+        if self.early_stopping_rounds is None:
+            return slice(None), None
+        train, held_out = train_test_split(
+            np.arange(n_rows), test_size=self.validation_fraction, random_state=self.seed_
+        )
+        return np.sort(train), np.sort(held_out)
+
+    def _trees(self) -> LightGBMTrees:
+        check_is_fitted(self)
+        return LightGBMTrees(self.booster_, self.n_stages_, self.n_jobs)
+
+    def _query(self, X: Any) -> NDArray:
+        check_is_fitted(self)
+        _refuse_categories(X)
+        return validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=False)
+
+    def _make_telescope(self) -> LeafTelescope:
+        trees = self._trees()
+        telescope = LeafTelescope(
+            trees.ensemble(self._X, self._row_weights, self.learning_rate, self.reg_lambda),
+            find_leaves=trees.find_leaves,
+            tree_outputs=trees.tree_outputs,
+            training_rows=self._X,
+            y=self._y,
+            trained=self._row_weights > 0,
+            seed=self.seed_,
+        )
+        gap = np.abs(telescope.reconstruct(None) - trees.predict(self._X)).max()
+        tolerance = 1e-5 * np.std(self._y) + 1e-6 * np.abs(self._y).max()
+        if not gap <= tolerance:
+            raise ValueError(
+                f"The telescope misses the model's own training predictions by {gap:.3g}, more than {tolerance:.3g}. "
+                "If the arrays given to fit were changed since, fit again; otherwise please report this."
+            )
+        return telescope
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+
+def _rows(rows: slice | NDArray, X: NDArray, y: NDArray, sample_weight: NDArray | None) -> tuple:
+    return X[rows], y[rows], None if sample_weight is None else sample_weight[rows]
+
+
+def _refuse_categories(X: Any) -> None:
+    """Raise ValueError naming the category columns of a DataFrame: their leaves follow another algebra."""
+    if not isinstance(X, pd.DataFrame):
+        return
+    names = [name for name, dtype in X.dtypes.items() if isinstance(dtype, pd.CategoricalDtype)]
+    if names:
+        raise ValueError(
+            f"X has category columns {names}, whose splits have no label weights yet. Encode them first, for example "
+            "with sklearn.preprocessing.OrdinalEncoder in a pipeline."
+        )
