@@ -256,7 +256,7 @@ class Telescope(ABC):
     def staged_effective_params(
         self, X: NDArray | None, *, stages: Any = None, n_probes: Any = "auto", subsets: Subsets = None
     ) -> Estimate:
-        """p = n/m sum_j ||s_t(x_j)||^2 after each stage.
+        """P = n/m sum_j ||s_t(x_j)||^2 after each stage.
 
         Parameters
         ----------

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 
 from telescoping_sklearn._telescope import ApproximationError, Estimate, Subsets, Telescope
@@ -56,6 +57,27 @@ def draw_seed(random_state: Any) -> int:
             return int(random_state)
         raise ValueError(f"random_state={random_state} must lie between 0 and 2**32 - 1.")
     raise ValueError(f"random_state must be None, an int, a RandomState or a Generator, got {random_state!r}.")
+
+
+def held_out_rows(n_rows: int, fraction: float, seed: int) -> tuple[NDArray, NDArray]:
+    """Split row numbers for early stopping.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of rows given to `fit`.
+    fraction : float
+        Share to hold out.
+    seed : int
+        The fit's seed.
+
+    Returns
+    -------
+    train, held_out : ndarray of int
+        Row numbers, increasing.
+    """
+    train, held_out = train_test_split(np.arange(n_rows), test_size=fraction, random_state=seed)
+    return np.sort(train), np.sort(held_out)
 
 
 class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta):

@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import _fit_context
-from sklearn.model_selection import train_test_split
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed
+from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
 from telescoping_sklearn.boosting._lightgbm import LightGBMTrees, count_stages, fit_booster, refuse_unsupported
 
@@ -278,10 +277,7 @@ class TelescopingGBTRegressor(BaseTelescopingEstimator):
         """Rows to train on, and rows that early stopping watches."""
         if self.early_stopping_rounds is None:
             return slice(None), None
-        train, held_out = train_test_split(
-            np.arange(n_rows), test_size=self.validation_fraction, random_state=self.seed_
-        )
-        return np.sort(train), np.sort(held_out)
+        return held_out_rows(n_rows, self.validation_fraction, self.seed_)
 
     def _trees(self) -> LightGBMTrees:
         check_is_fitted(self)

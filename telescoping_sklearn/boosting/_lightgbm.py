@@ -146,9 +146,7 @@ class LightGBMTrees:
         for stage in range(self.n_stages):
             yield self.booster.predict(X, start_iteration=stage, num_iteration=1, **self._options)
 
-    def ensemble(
-        self, X: NDArray, row_weights: NDArray, learning_rate: float, reg_lambda: float
-    ) -> LeafEnsemble:
+    def ensemble(self, X: NDArray, row_weights: NDArray, learning_rate: float, reg_lambda: float) -> LeafEnsemble:
         """Read the ensemble off the booster.
 
         Parameters

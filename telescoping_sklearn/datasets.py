@@ -1,0 +1,286 @@
+"""Tables to predict prices and counts from: one that comes with the package and five that do not.
+
+The embedded data set needs no network and no setting, so it is what examples, tests and the default benchmark use.
+The others may not be passed on with the package; they are read from a folder of the user's. Each loader turns a
+file into the same thing: raw columns, text as categories, dates as days, and a target on a logarithmic scale.
+"""
+
+import os
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.utils import Bunch
+
+__all__ = ["TABULAR_NAMES", "fetch_tabular", "load_lucas_county"]
+
+_FOLDER_VARIABLE = "TELESCOPING_DATA"
+_LUCAS_COUNTY_FILE = "lucas_county_house.csv.gz"
+# The assessor's value all but states the price; the dummies repeat the year of sale.
+_LUCAS_COUNTY_DROPPED = ["price", "avalue", *(f"s{year}" for year in range(1993, 1999))]
+
+
+def _days_since(start: str, dates: pd.Series, date_format: str) -> pd.Series:
+    """Whole days from `start` to each of `dates`."""
+    days = pd.to_datetime(dates.astype(str), format=date_format) - pd.Timestamp(start)
+    return days.dt.days.astype(np.int64)
+
+
+def _as_categories(features: pd.DataFrame) -> pd.DataFrame:
+    """Make text columns pandas categories and booleans 0 and 1."""
+    text = features.select_dtypes(exclude=["number", "bool"]).columns
+    flags = features.select_dtypes("bool").columns
+    return features.astype({**dict.fromkeys(text, "category"), **dict.fromkeys(flags, np.int64)})
+
+
+def _bunch(
+    features: pd.DataFrame, target: pd.Series, description: str, filename: str, *, return_X_y: bool, as_frame: bool
+) -> Any:
+    """Return features and target in the form scikit-learn's own loaders give."""
+    kind = object if "category" in features.dtypes.values else np.float64
+    data: Any = features if as_frame else features.to_numpy(dtype=kind)
+    values: Any = target if as_frame else target.to_numpy()
+    if return_X_y:
+        return data, values
+    return Bunch(
+        data=data,
+        target=values,
+        frame=pd.concat([features, target], axis=1) if as_frame else None,
+        feature_names=list(features.columns),
+        target_names=[target.name],
+        DESCR=description,
+        filename=filename,
+    )
+
+
+def load_lucas_county(*, return_X_y: bool = False, as_frame: bool = True) -> Any:
+    """Load the houses sold in Lucas County, Ohio, 1993-98, which come with the package.
+
+    25,357 rows, 18 features, the logarithm of the price as target. Three features are categorical; `sdate` is the
+    date of sale as days since 1993-01-01. The assessor's value and the 0/1 columns of the year are left out. The
+    data are CC0-1.0; `DESCR` tells the rest.
+
+    Parameters
+    ----------
+    return_X_y : bool, default=False
+        Return ``(data, target)`` instead of a Bunch.
+    as_frame : bool, default=True
+        Return pandas objects. Otherwise `data` is an array of objects, the categories as text, `target` an array of
+        floats and `frame` None.
+
+    Returns
+    -------
+    sklearn.utils.Bunch or tuple
+        With the entries
+
+        data : DataFrame of shape (25357, 18)
+            The features.
+        target : Series of shape (25357,)
+            The logarithm of the price, named ``log_price``.
+        frame : DataFrame of shape (25357, 19)
+            Features and target.
+        feature_names : list of str
+            Names of the features.
+        target_names : list of str
+            ``["log_price"]``.
+        DESCR : str
+            Columns, provenance and licence.
+        filename : str
+            Name of the file in the package's folder ``data``.
+
+        or ``(data, target)`` when `return_X_y` is true.
+
+    Examples
+    --------
+    >>> from telescoping_sklearn.datasets import load_lucas_county
+    >>> houses = load_lucas_county()
+    >>> houses.data.shape
+    (25357, 18)
+    >>> list(houses.data.select_dtypes("category"))
+    ['stories', 'wall', 'garage']
+    """
+    folder = files("telescoping_sklearn").joinpath("data")
+    with folder.joinpath(_LUCAS_COUNTY_FILE).open("rb") as file:
+        raw = pd.read_csv(file, compression="gzip")
+    raw["sdate"] = _days_since("1993-01-01", raw["sdate"], "%y%m%d")
+    return _bunch(
+        _as_categories(raw.drop(columns=_LUCAS_COUNTY_DROPPED)),
+        np.log(raw["price"]).rename("log_price"),
+        folder.joinpath("lucas_county.rst").read_text(encoding="utf-8"),
+        _LUCAS_COUNTY_FILE,
+        return_X_y=return_X_y,
+        as_frame=as_frame,
+    )
+
+
+def _unchanged(raw: pd.DataFrame) -> pd.DataFrame:
+    return raw
+
+
+def _per_household(raw: pd.DataFrame) -> pd.DataFrame:
+    """Make the block features of scikit-learn's California housing from the totals of the StatLib file."""
+    return pd.DataFrame(
+        {
+            "MedInc": raw["median_income"],
+            "HouseAge": raw["housing_median_age"],
+            "AveRooms": raw["total_rooms"] / raw["households"],
+            "AveBedrms": raw["total_bedrooms"] / raw["households"],
+            "Population": raw["population"],
+            "AveOccup": raw["population"] / raw["households"],
+            "Latitude": raw["latitude"],
+            "Longitude": raw["longitude"],
+        }
+    )
+
+
+def _house_sales(raw: pd.DataFrame) -> pd.DataFrame:
+    """Leave the identifier out and write the date of sale as days."""
+    return raw.drop(columns="id").assign(date=_days_since("2014-01-01", raw["date"], "%Y%m%dT%H%M%S"))
+
+
+def _bike_sharing(raw: pd.DataFrame) -> pd.DataFrame:
+    """Write the date as days since the first."""
+    return raw.assign(date=_days_since("2011-01-01", raw["date"], "%Y-%m-%d"))
+
+
+class _Tabular(NamedTuple):
+    """How one data set is read."""
+
+    file: str
+    openml: str
+    about: str
+    target: str
+    target_name: str
+    scale: Callable[[pd.Series], pd.Series]
+    features: Callable[[pd.DataFrame], pd.DataFrame]
+
+
+_CALIFORNIA = "california_statlib.csv.gz"
+_TABULAR = {
+    "houses": _Tabular(
+        _CALIFORNIA,
+        "houses",
+        "California housing blocks of the 1990 census, totals per block as in StatLib.",
+        "median_house_value",
+        "log_median_house_value",
+        np.log,
+        _unchanged,
+    ),
+    "california": _Tabular(
+        _CALIFORNIA,
+        "california",
+        "California housing blocks of the 1990 census, averages per household as scikit-learn has them.",
+        "median_house_value",
+        "log_median_house_value",
+        np.log,
+        _per_household,
+    ),
+    "house_sales": _Tabular(
+        "king_county.csv.gz",
+        "house_sales",
+        "Houses sold in King County, Washington, 2014-15; date is days since 2014-01-01, id is dropped.",
+        "price",
+        "log_price",
+        np.log,
+        _house_sales,
+    ),
+    "house_16h": _Tabular(
+        "house_16h.csv.gz",
+        "house_16H",
+        "Median house values of the 1990 census, 16 features by region.",
+        "y",
+        "log1p_y",
+        np.log1p,
+        _unchanged,
+    ),
+    "bike_sharing": _Tabular(
+        "bike_sharing.csv.gz",
+        "Bike_Sharing_Demand",
+        "Capital Bikeshare rentals by the hour, 2011-12; date is days since 2011-01-01.",
+        "count",
+        "log_count",
+        np.log,
+        _bike_sharing,
+    ),
+}
+
+TABULAR_NAMES = tuple(_TABULAR)
+"""Names that :func:`fetch_tabular` takes."""
+
+
+def _tabular_path(name: str, tabular: _Tabular) -> Path:
+    """Where the file of a data set is; says what to do where it is not."""
+    folder = os.environ.get(_FOLDER_VARIABLE, "")
+    path = Path(folder, tabular.file)
+    if folder and path.is_file():
+        return path
+    where = f"is not in {folder}" if folder else f"cannot be looked for, since {_FOLDER_VARIABLE} is not set"
+    raise FileNotFoundError(
+        f"{tabular.file}, the file of the data set {name!r}, {where}. Set the environment variable "
+        f"{_FOLDER_VARIABLE} to a folder that holds it. OpenML has the data set as {tabular.openml!r}, which "
+        "sklearn.datasets.fetch_openml loads where there is a network."
+    )
+
+
+def fetch_tabular(name: str, *, return_X_y: bool = False, as_frame: bool = True) -> Any:
+    """Read a data set that is not part of the package from the folder the variable TELESCOPING_DATA names.
+
+    =============== ============================= ========================= =====================
+    name            file                          target                    OpenML
+    =============== ============================= ========================= =====================
+    houses          california_statlib.csv.gz     log(median_house_value)   houses
+    california      california_statlib.csv.gz     log(median_house_value)   california
+    house_sales     king_county.csv.gz            log(price)                house_sales
+    house_16h       house_16h.csv.gz              log(1 + y)                house_16H
+    bike_sharing    bike_sharing.csv.gz           log(count)                Bike_Sharing_Demand
+    =============== ============================= ========================= =====================
+
+    Text columns become categories, dates whole days since the start of the first year, booleans 0 and 1.
+
+    Parameters
+    ----------
+    name : str
+        One of :data:`TABULAR_NAMES`.
+    return_X_y : bool, default=False
+        Return ``(data, target)`` instead of a Bunch.
+    as_frame : bool, default=True
+        Return pandas objects. Otherwise `data` is an array, of objects when there are categories and of floats when
+        there are none, `target` an array of floats and `frame` None.
+
+    Returns
+    -------
+    sklearn.utils.Bunch or tuple
+        With the entries `data`, `target`, `frame`, `feature_names`, `target_names`, `DESCR` and `filename` (the full
+        path of the file), as :func:`load_lucas_county` has them; ``(data, target)`` when `return_X_y` is true.
+
+    Raises
+    ------
+    ValueError
+        If there is no data set of this name.
+    FileNotFoundError
+        If TELESCOPING_DATA is not set or its folder does not hold the file.
+
+    Examples
+    --------
+    >>> from telescoping_sklearn.datasets import TABULAR_NAMES, fetch_tabular
+    >>> TABULAR_NAMES
+    ('houses', 'california', 'house_sales', 'house_16h', 'bike_sharing')
+    >>> fetch_tabular("houses").data.shape  # doctest: +SKIP
+    (20640, 8)
+    """
+    if name not in _TABULAR:
+        raise ValueError(f"name={name!r} is no data set; give one of {', '.join(TABULAR_NAMES)}.")
+    tabular = _TABULAR[name]
+    path = _tabular_path(name, tabular)
+    raw = pd.read_csv(path)
+    return _bunch(
+        _as_categories(tabular.features(raw.drop(columns=tabular.target))),
+        tabular.scale(raw[tabular.target]).rename(tabular.target_name),
+        tabular.about,
+        str(path),
+        return_X_y=return_X_y,
+        as_frame=as_frame,
+    )

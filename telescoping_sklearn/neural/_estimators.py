@@ -1,0 +1,386 @@
+"""TelescopingMLPRegressor: a multilayer perceptron whose whole training run can be asked about."""
+
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import joblib
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import _fit_context
+from sklearn.metrics import r2_score
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from torch import Tensor
+
+from telescoping_sklearn._memory import refuse_if_too_large
+from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
+from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, MultilayerPerceptron
+from telescoping_sklearn.neural._tangent import row_blocks
+from telescoping_sklearn.neural._tangent_telescope import RULES, TangentTelescope, as_double
+from telescoping_sklearn.neural._training import TrainingPlan, train
+
+_OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class TelescopingMLPRegressor(BaseTelescopingEstimator):
+    """Multilayer perceptron, trained through skorch, that keeps its run and can be asked what each label did.
+
+    The loss is half the squared error, 1/2 (y - f)^2, averaged over a batch; sample weights are rescaled to mean 1 over
+    the rows trained on. Queries are evaluated in float64, whatever `dtype` trained.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or sequence of int, default=(100,)
+        Widths of the hidden layers; empty for a linear model.
+    activation : {"relu", "tanh", "gelu", "sigmoid", "identity"}, default="relu"
+        Function after every hidden layer.
+    output_activation : {"identity", "sigmoid"}, default="identity"
+        Function after the output; the model is then sigma(g(x)), still with squared error.
+    optimizer : {"sgd", "adam", "adamw"}, default="adam"
+        torch's optimiser.
+    learning_rate_init : float, default=0.001
+        Learning rate.
+    momentum : float, default=0.0
+        Momentum of "sgd".
+    dampening : float, default=0.0
+        Dampening of momentum.
+    nesterov : bool, default=False
+        Whether "sgd" uses Nesterov momentum, which takes `momentum` and no `dampening`.
+    betas : tuple of two floats, default=(0.9, 0.999)
+        Decay rates of the moments of "adam" and "adamw".
+    eps : float, default=1e-8
+        Added to the denominators of "adam" and "adamw".
+    amsgrad : bool, default=False
+        Whether "adam" and "adamw" use the running maximum of the second moment.
+    weight_decay : float, default=0.0
+        Weight decay, coupled for "sgd" and "adam", decoupled for "adamw".
+    batch_size : int, "auto" or "full", default="auto"
+        Rows of a batch; "auto" is min(200, n), an int beyond n is clipped.
+    max_iter : int, default=200
+        Most epochs.
+    shuffle : bool, default=True
+        Whether every epoch draws a new order of the rows.
+    tol : float, default=1e-4
+        Least progress of the loss (or of the validation score) that counts.
+    n_iter_no_change : int, default=10
+        Epochs without progress before training stops.
+    early_stopping : bool, default=False
+        Whether to hold out a share, watch its R^2, and keep the best parameters.
+    validation_fraction : float, default=0.1
+        Share held out with `early_stopping`; its kernel weights are zero.
+    init_scale : float, default=1.0
+        Factor of torch's own initial weights and biases.
+    rule : {"midpoint", "left", "gauss2"}, default="midpoint"
+        Where on an update's segment the Jacobian is taken: "left" is the paper's Eq. 5, "midpoint" costs the same and is
+        far closer, "gauss2" costs two evaluations and is closer still. May be set after fitting.
+    section : int, default=1
+        Updates bridged by one evaluation. May be set after fitting.
+    dtype : {"float32", "float64"}, default="float32"
+        Precision of training.
+    device : str, default="cpu"
+        torch device to train and answer on.
+    random_state : None, int, RandomState or Generator, default=None
+        Seeds initial weights, batches, validation split and probes. None draws a seed and keeps it as `seed_`.
+    record : bool, default=True
+        Whether to keep the run. ``False`` suits grid searches; explanations then raise.
+    verbose : bool, default=False
+        Whether to show progress.
+
+    Attributes
+    ----------
+    n_stages_ : int
+        Number of parameter updates up to the model that is kept.
+    n_iter_ : int
+        Number of epochs run.
+    loss_curve_ : list of float
+        Mean training loss of every epoch.
+    loss_ : float
+        The last of them.
+    validation_scores_ : list of float
+        R^2 on the held-out rows by epoch; only with `early_stopping`.
+    best_validation_score_ : float
+        The best of them; only with `early_stopping`.
+    module_ : torch.nn.Module
+        The trained net; its only parameter, ``theta``, is laid out as ``torch.nn.Linear`` layers, weight before bias.
+    n_params_ : int
+        Number of parameters p.
+    seed_ : int
+        The seed drawn from `random_state`.
+    n_features_in_ : int
+        Number of columns of X.
+    feature_names_in_ : ndarray of str
+        Names of the columns, where X had them.
+    telescope_ : Telescope
+        The telescope, made when first asked for.
+    kernel_weights_ : ndarray of shape (n_train, n_train)
+        Weights of the training labels in the training predictions.
+    effective_params_, effective_params_se_ : float
+        Effective parameters on the rows trained on, and their standard error (0 where exact).
+    degrees_of_freedom_, degrees_of_freedom_se_ : float
+        Trace of `kernel_weights_`, and its standard error.
+
+    References
+    ----------
+    A. Jeffares, A. Curth, M. van der Schaar. "Deep Learning Through A Telescoping Lens". NeurIPS 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import make_friedman1
+    >>> from sklearn.preprocessing import scale
+    >>> from telescoping_sklearn import TelescopingMLPRegressor
+    >>> X, y = make_friedman1(100, random_state=0)
+    >>> net = TelescopingMLPRegressor((20,), activation="gelu", max_iter=20, dtype="float64", random_state=0)
+    >>> net = net.fit(X, scale(y))
+    >>> rebuilt = net.kernel_weights(X[:3]) @ scale(y) + net.offset(X[:3])
+    >>> np.allclose(rebuilt, net.predict(X[:3]), atol=1e-4)
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "output_activation": [StrOptions({"identity", "sigmoid"})],
+        "optimizer": [StrOptions(set(_OPTIMIZERS))],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "momentum": [Interval(Real, 0, None, closed="left")],
+        "dampening": [Real],
+        "nesterov": ["boolean"],
+        "betas": [tuple, list],
+        "eps": [Interval(Real, 0, None, closed="left")],
+        "amsgrad": ["boolean"],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto", "full"}), Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "tol": [Interval(Real, 0, None, closed="left"), StrOptions({"-inf"}), Real],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Real],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "init_scale": [Interval(Real, 0, None, closed="left")],
+        "rule": [StrOptions(set(RULES))],
+        "section": [Interval(Integral, 1, None, closed="left")],
+        "dtype": [StrOptions(set(_DTYPES))],
+        "device": [str],
+        "random_state": ["random_state", np.random.Generator],
+        "record": ["boolean"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes: int | Sequence[int] = (100,),
+        *,
+        activation: str = "relu",
+        output_activation: str = "identity",
+        optimizer: str = "adam",
+        learning_rate_init: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        nesterov: bool = False,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        amsgrad: bool = False,
+        weight_decay: float = 0.0,
+        batch_size: int | str = "auto",
+        max_iter: int = 200,
+        shuffle: bool = True,
+        tol: float = 1e-4,
+        n_iter_no_change: int = 10,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        init_scale: float = 1.0,
+        rule: str = "midpoint",
+        section: int = 1,
+        dtype: str = "float32",
+        device: str = "cpu",
+        random_state: Any = None,
+        record: bool = True,
+        verbose: bool = False,
+    ):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.output_activation = output_activation
+        self.optimizer = optimizer
+        self.learning_rate_init = learning_rate_init
+        self.momentum = momentum
+        self.dampening = dampening
+        self.nesterov = nesterov
+        self.betas = betas
+        self.eps = eps
+        self.amsgrad = amsgrad
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.init_scale = init_scale
+        self.rule = rule
+        self.section = section
+        self.dtype = dtype
+        self.device = device
+        self.random_state = random_state
+        self.record = record
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> "TelescopingMLPRegressor":
+        """Train the net and keep its run.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_train, n_features)
+            Training rows, finite; scale them first.
+        y : array-like of shape (n_train,)
+            Training labels, finite.
+        sample_weight : array-like of shape (n_train,), default=None
+            Non-negative weights of the rows; a weight of zero gives a zero column of kernel weights.
+
+        Returns
+        -------
+        TelescopingMLPRegressor
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter makes no sense, naming it; if the data are not what scikit-learn's regressors take; or if
+            training diverges, with the stage at which the loss stopped being finite.
+        MemoryError
+            If the recorded run could outgrow the machine's memory.
+        """
+        self._forget()
+        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+        y = y.astype(np.float64, copy=False)
+        weights = _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False
+        )
+        self.seed_ = draw_seed(self.random_state)
+        kept, held_out = np.arange(len(y)), None
+        if self.early_stopping:
+            kept, held_out = held_out_rows(len(y), self.validation_fraction, self.seed_)
+        row_weights = np.zeros(len(y))
+        row_weights[kept] = weights[kept] * (len(kept) / weights[kept].sum())
+
+        plan = self._plan(len(kept))
+        self._refuse_large_record(plan, len(kept))
+        theta = plan.architecture.initial_parameters(self.seed_, self.init_scale).to(_DTYPES[self.dtype])
+        score = None if held_out is None else self._scorer(plan, X[held_out], y[held_out], weights[held_out])
+        trained = train(plan, theta.to(self.device), (X[kept], y[kept], row_weights[kept]), score)
+
+        self.module_ = MultilayerPerceptron(plan.architecture, trained.theta)
+        self.n_params_ = plan.architecture.n_params
+        self.n_stages_ = trained.n_stages
+        self.n_iter_ = len(trained.loss_curve)
+        self.loss_curve_ = trained.loss_curve
+        self.loss_ = trained.loss_curve[-1]
+        if held_out is not None:
+            self.validation_scores_ = trained.scores
+            self.best_validation_score_ = max(trained.scores)
+        if trained.trajectory is not None:
+            # Batches are numbered within the rows trained on; explanations speak of the rows given to fit.
+            self._trajectory = trained.trajectory.renumbered(kept)
+            self._make_rule = trained.make_rule
+            self._X, self._y, self._row_weights = X, y, row_weights
+            self._fingerprint = joblib.hash((X, y))
+        return self
+
+    def predict(self, X: Any) -> NDArray:
+        """Predict labels.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Query rows.
+
+        Returns
+        -------
+        ndarray of shape (n_query,)
+            Predictions, evaluated in float64.
+        """
+        X = self._query(X)
+        return _predict(self.module_.architecture, self.module_.theta.detach(), X)
+
+    def _plan(self, n_rows: int) -> TrainingPlan:
+        """Translate the parameters; refuse the combinations that torch has no meaning for."""
+        sizes = np.atleast_1d(self.hidden_layer_sizes).tolist()
+        if any(not isinstance(size, int) or size < 1 for size in sizes):
+            raise ValueError(f"hidden_layer_sizes={self.hidden_layer_sizes!r} must hold positive ints.")
+        widths = (self.n_features_in_, *sizes, 1)
+        batch = {"auto": min(200, n_rows), "full": n_rows}.get(self.batch_size, self.batch_size)  # type: ignore[call-overload]
+        return TrainingPlan(
+            architecture=Architecture(widths, self.activation, self.output_activation),
+            optimizer=_OPTIMIZERS[self.optimizer],
+            optimizer_settings=self._optimizer_settings(),
+            batch_size=min(batch, n_rows),
+            max_iter=self.max_iter,
+            n_iter_no_change=self.n_iter_no_change,
+            tol=self.tol,
+            shuffle=self.shuffle,
+            record=self.record,
+            verbose=bool(self.verbose),
+            device=self.device,
+            seed=self.seed_,
+        )
+
+    def _optimizer_settings(self) -> dict[str, Any]:
+        settings = {"lr": self.learning_rate_init, "weight_decay": self.weight_decay, "foreach": False}
+        if self.optimizer == "sgd":
+            if self.nesterov and (self.momentum <= 0 or self.dampening != 0):
+                raise ValueError("nesterov=True takes momentum above 0 and dampening=0.")
+            return settings | {"momentum": self.momentum, "dampening": self.dampening, "nesterov": self.nesterov}
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas={self.betas!r} must be two numbers in [0, 1).")
+        return settings | {"betas": tuple(self.betas), "eps": self.eps, "amsgrad": self.amsgrad}
+
+    def _refuse_large_record(self, plan: TrainingPlan, n_rows: int) -> None:
+        if not self.record:
+            return
+        n_updates = plan.n_updates(n_rows)
+        itemsize = _DTYPES[self.dtype].itemsize * (2 if plan.adaptive else 1)
+        refuse_if_too_large(
+            float(n_updates) * plan.architecture.n_params * itemsize,
+            f"The record of {n_updates} updates of {plan.architecture.n_params} parameters",
+            "Lower max_iter, raise batch_size, or set record=False and give up explanations.",
+        )
+
+    def _scorer(self, plan: TrainingPlan, X: NDArray, y: NDArray, weights: NDArray) -> Callable[[Tensor], float]:
+        def score(theta: Tensor) -> float:
+            prediction = _predict(plan.architecture, theta, X)
+            return r2_score(y, prediction, sample_weight=weights) if np.isfinite(prediction).all() else -np.inf
+
+        return score
+
+    def _query(self, X: Any) -> NDArray:
+        check_is_fitted(self)
+        return validate_data(self, X, dtype=np.float64, reset=False)
+
+    def _make_telescope(self) -> TangentTelescope:
+        if joblib.hash((self._X, self._y)) != self._fingerprint:
+            raise ValueError("X or y were changed since fit, so the recorded run cannot be followed. Fit again.")
+        return TangentTelescope(
+            self.module_.architecture,
+            self._trajectory,
+            self._make_rule,
+            training_rows=self._X,
+            row_weights=self._row_weights,
+            rule=self.rule,
+            section=self.section,
+            device=torch.device(self.device),
+            y=self._y,
+            trained=self._row_weights > 0,
+            seed=self.seed_,
+        )
+
+
+def _predict(architecture: Architecture, theta: Tensor, X: NDArray) -> NDArray:
+    """Predict in float64, in blocks of rows, (n_query,)."""
+    rows, theta = as_double(X, theta.device), theta.double()
+    blocks = row_blocks(architecture, len(rows), 1)
+    return torch.cat([architecture.forward(theta, rows[block]) for block in blocks]).cpu().numpy()

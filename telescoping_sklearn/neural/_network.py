@@ -1,0 +1,135 @@
+"""The multilayer perceptron, as a function of one flat parameter vector.
+
+Training, recording and differentiating all speak of theta, a vector of p numbers laid out layer by layer as
+``torch.nn.Linear`` has them, weight before bias. One parameter means one optimiser state to record, and the views of
+its layers cost nothing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Elementwise(NamedTuple):
+    """An elementwise function and its derivative, both of the pre-activation."""
+
+    value: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+
+
+def _sigmoid_slope(z: Tensor) -> Tensor:
+    s = torch.sigmoid(z)
+    return s * (1 - s)
+
+
+def _gelu_slope(z: Tensor) -> Tensor:
+    density = torch.exp(-0.5 * z**2) / (2 * torch.pi) ** 0.5
+    return 0.5 * (1 + torch.erf(z / 2**0.5)) + z * density
+
+
+#: Activations by name. relu has slope 0 at 0, as torch has it.
+ACTIVATIONS = {
+    "relu": Elementwise(torch.relu, lambda z: (z > 0).to(z.dtype)),
+    "tanh": Elementwise(torch.tanh, lambda z: 1 - torch.tanh(z) ** 2),
+    "gelu": Elementwise(nn.functional.gelu, _gelu_slope),
+    "sigmoid": Elementwise(torch.sigmoid, _sigmoid_slope),
+    "identity": Elementwise(lambda z: z, torch.ones_like),
+}
+
+
+class Architecture(NamedTuple):
+    """Shape of a multilayer perceptron with one output.
+
+    Attributes
+    ----------
+    widths : tuple of int
+        Inputs, hidden widths, and 1.
+    activation, output_activation : str
+        Names in `ACTIVATIONS`.
+    """
+
+    widths: tuple[int, ...]
+    activation: str
+    output_activation: str
+
+    @property
+    def n_params(self) -> int:
+        """Number of parameters p."""
+        return sum((fan_in + 1) * fan_out for fan_in, fan_out in self.layer_shapes())
+
+    def layer_shapes(self) -> list[tuple[int, int]]:
+        """Inputs and outputs of every layer."""
+        return list(zip(self.widths[:-1], self.widths[1:], strict=True))
+
+    def layer_activations(self) -> list[Elementwise]:
+        """Elementwise function after every layer."""
+        hidden = len(self.widths) - 2
+        return [ACTIVATIONS[self.activation]] * hidden + [ACTIVATIONS[self.output_activation]]
+
+    def layers(self, theta: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield weight and bias of every layer as views of the last axis of theta.
+
+        Parameters
+        ----------
+        theta : Tensor of shape (..., p)
+            Parameters, or directions in them.
+
+        Yields
+        ------
+        weight : Tensor of shape (..., fan_out, fan_in)
+        bias : Tensor of shape (..., fan_out)
+        """
+        sizes = [size for fan_in, fan_out in self.layer_shapes() for size in (fan_in * fan_out, fan_out)]
+        pieces = theta.split(sizes, dim=-1)
+        for (fan_in, fan_out), weight, bias in zip(self.layer_shapes(), pieces[::2], pieces[1::2], strict=True):
+            yield weight.unflatten(-1, (fan_out, fan_in)), bias
+
+    def forward(self, theta: Tensor, X: Tensor) -> Tensor:
+        """Predict, (n_rows,)."""
+        for (weight, bias), activation in zip(self.layers(theta), self.layer_activations(), strict=True):
+            X = activation.value(nn.functional.linear(X, weight, bias))
+        return X.squeeze(-1)
+
+    def initial_parameters(self, seed: int, scale: float) -> Tensor:
+        """Draw torch's own initialisation of ``torch.nn.Linear`` layers and multiply it by ``scale``.
+
+        Parameters
+        ----------
+        seed : int
+            Seed; torch's global generator is left as it was.
+        scale : float
+            Factor of every weight and bias.
+
+        Returns
+        -------
+        Tensor of shape (p,)
+            float32 parameters.
+        """
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            linears = [nn.Linear(fan_in, fan_out) for fan_in, fan_out in self.layer_shapes()]
+            pieces: Sequence[Tensor] = [piece.flatten() for linear in linears for piece in (linear.weight, linear.bias)]
+            return scale * torch.cat(list(pieces))
+
+
+class MultilayerPerceptron(nn.Module):
+    """A multilayer perceptron whose only parameter is theta.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        Its shape.
+    theta : Tensor of shape (p,)
+        Initial parameters; their dtype and device are the module's.
+    """
+
+    def __init__(self, architecture: Architecture, theta: Tensor):
+        super().__init__()
+        self.architecture = architecture
+        self.theta = nn.Parameter(theta)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Predict, (n_rows,)."""
+        return self.architecture.forward(self.theta, X)

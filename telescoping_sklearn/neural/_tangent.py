@@ -1,0 +1,114 @@
+"""Tangents of a multilayer perceptron from structured derivatives, with no Jacobian made.
+
+For one output, the derivative in layer l's weight is an outer product: J_l(x) = delta_l(x) a_{l-1}(x)^T, with
+a_{l-1} the layer's input and delta_l the derivative of the output in the layer's pre-activation (Novak et al. 2022).
+Once both are known for a block of rows, products of J with k directions, of J^T with k columns, and J J'^T itself are
+small matrix products.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from telescoping_sklearn._memory import items_per_block
+from telescoping_sklearn.neural._network import Architecture
+
+
+@dataclass(frozen=True)
+class Tangent:
+    """The Jacobian of the outputs of a block of rows at one theta, as structured derivatives.
+
+    Attributes
+    ----------
+    architecture : Architecture
+        The net.
+    inputs : list of Tensor of shape (n_rows, fan_in)
+        a_{l-1} of every layer.
+    deltas : list of Tensor of shape (n_rows, fan_out)
+        delta_l of every layer.
+    outputs : Tensor of shape (n_rows,)
+        The net's predictions.
+    """
+
+    architecture: Architecture
+    inputs: list[Tensor]
+    deltas: list[Tensor]
+    outputs: Tensor
+
+    def jvp(self, directions: Tensor) -> Tensor:
+        """J D^T, (n_rows, k), for k directions in the parameters, (k, p)."""
+        n_rows, k = len(self.outputs), len(directions)
+        product = torch.zeros((n_rows, k), dtype=directions.dtype, device=directions.device)
+        for (weight, bias), a, delta in zip(self._layers(directions), self.inputs, self.deltas, strict=True):
+            fan_out = delta.shape[1]
+            if fan_out == 1:  # delta is a number a row: no intermediate of fan_out columns a direction
+                product += (a @ weight[:, 0, :].T + bias[:, 0]) * delta
+                continue
+            moved = (a @ weight.reshape(k * fan_out, -1).T).view(n_rows, k, fan_out)
+            product += torch.bmm(moved, delta[:, :, None]).squeeze(-1)
+            product += delta @ bias.T
+        return product
+
+    def vjp(self, columns: Tensor) -> Tensor:
+        """C^T J, (k, p), for k columns over the rows, (n_rows, k)."""
+        n_rows, k = columns.shape
+        pieces = []
+        for a, delta in zip(self.inputs, self.deltas, strict=True):
+            spread = (columns[:, :, None] * delta[:, None, :]).reshape(n_rows, -1)
+            pieces.append((spread.T @ a).view(k, -1))
+            pieces.append(columns.T @ delta)
+        return torch.cat(pieces, dim=1)
+
+    def kernel(self, other: "Tangent") -> Tensor:
+        """J J'^T, (n_rows, n_other): sum over layers of (delta . delta') (a . a' + 1)."""
+        return sum(
+            (delta @ delta_other.T) * (a @ a_other.T + 1)
+            for a, delta, a_other, delta_other in zip(self.inputs, self.deltas, other.inputs, other.deltas, strict=True)
+        )  # type: ignore[return-value]
+
+    def gradients(self) -> Tensor:
+        """J itself, (n_rows, p): for few rows only."""
+        return self.vjp(torch.eye(len(self.outputs), dtype=self.outputs.dtype, device=self.outputs.device))
+
+    def _layers(self, directions: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.architecture.layers(directions)
+
+
+def tangent(architecture: Architecture, theta: Tensor, X: Tensor) -> Tangent:
+    """Run a block of rows forward and back once.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        The net.
+    theta : Tensor of shape (p,)
+        Where the Jacobian is taken.
+    X : Tensor of shape (n_rows, n_features)
+        The rows.
+
+    Returns
+    -------
+    Tangent
+        The Jacobian as structured derivatives.
+    """
+    layers, activations = list(architecture.layers(theta)), architecture.layer_activations()
+    inputs, slopes = [], []
+    a = X
+    for (weight, bias), activation in zip(layers, activations, strict=True):
+        inputs.append(a)
+        z = torch.addmm(bias, a, weight.T)
+        slopes.append(activation.slope(z))
+        a = activation.value(z)
+    deltas = [slopes[-1]]
+    for (weight, _), slope in zip(reversed(layers[1:]), reversed(slopes[:-1]), strict=True):
+        deltas.append((deltas[-1] @ weight) * slope)
+    return Tangent(architecture, inputs, deltas[::-1], a.squeeze(-1))
+
+
+def row_blocks(architecture: Architecture, n_rows: int, n_columns: int) -> Iterator[slice]:
+    """Slices of rows whose derivatives and products with ``n_columns`` directions fit the working memory."""
+    widest = max(architecture.widths[1:])
+    size = items_per_block(8.0 * (3 * sum(architecture.widths) + n_columns * (widest + 2)), max(n_rows, 1))
+    return (slice(first, min(first + size, n_rows)) for first in range(0, n_rows, size))
