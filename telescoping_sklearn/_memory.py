@@ -15,7 +15,7 @@ def working_memory_bytes() -> int:
 
 
 def items_per_block(bytes_per_item: float, n_items: int) -> int:
-    """Number of items, at least one and at most ``n_items``, whose temporaries fit ``working_memory``."""
+    """Count the items, at least one and at most ``n_items``, whose temporaries fit ``working_memory``."""
     fitting = int(working_memory_bytes() // max(bytes_per_item, 1))
     return max(1, min(n_items, fitting))
 

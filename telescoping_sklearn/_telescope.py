@@ -218,7 +218,7 @@ class Telescope(ABC):
     # -- derived -----------------------------------------------------------------------------------------------------
 
     def n_query(self, X: NDArray | None) -> int:
-        """Number of rows of a query; None stands for the training rows."""
+        """Count the rows of a query; None stands for the training rows."""
         return self.n_samples if X is None else len(X)
 
     def staged_kernel_norms(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
@@ -342,7 +342,7 @@ class Telescope(ABC):
     # -- how the derived quantities are worked -----------------------------------------------------------------------
 
     def resolve_n_probes(self, n_probes: Any, n_query: int) -> int | None:
-        """Number of probes to use, None for an exact answer; "auto" is exact only where that is cheap."""
+        """Choose the number of probes, None for an exact answer; "auto" is exact only where that is cheap."""
         _check_n_probes(n_probes)
         if n_probes != "auto":
             return n_probes

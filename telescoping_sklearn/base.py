@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.model_selection import train_test_split
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from telescoping_sklearn._telescope import ApproximationError, Estimate, Subsets, Telescope
 
@@ -93,6 +93,16 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
     @abstractmethod
     def _query(self, X: Any) -> NDArray:
         """Validate query rows against what was fitted; return them in float64."""
+
+    def _training_data(
+        self, X: Any, y: Any, sample_weight: Any, ensure_all_finite: bool | str = True
+    ) -> tuple[NDArray, NDArray, NDArray]:
+        """Validate what `fit` is given: X and y in float64, and non-negative weights, ones if there are none."""
+        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_all_finite=ensure_all_finite)
+        weights = _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False, copy=True
+        )
+        return X, y.astype(np.float64, copy=False), weights
 
     # -- costly attributes -------------------------------------------------------------------------------------------
 
@@ -350,10 +360,12 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
     # -- representations compute nothing -----------------------------------------------------------------------------
 
     def __dir__(self):
+        """List attributes without the costly ones."""
         # scikit-learn's own __dir__ and HTML representation evaluate every attribute they are shown.
         return [name for name in object.__dir__(self) if name not in _COSTLY]
 
     def __getstate__(self):
+        """Pickle what was learnt, not what was computed from it."""
         return {name: value for name, value in super().__getstate__().items() if name not in _CACHES}
 
     def _forget(self) -> None:

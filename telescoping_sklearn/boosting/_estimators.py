@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
@@ -202,7 +202,7 @@ class TelescopingGBTRegressor(BaseTelescopingEstimator):
         self.record = record
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> "TelescopingGBTRegressor":
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "TelescopingGBTRegressor":
         """Fit the ensemble.
 
         Parameters
@@ -228,25 +228,21 @@ class TelescopingGBTRegressor(BaseTelescopingEstimator):
         refuse_unsupported(params)
         self._forget()
         _refuse_categories(X)
-        X, y = validate_data(self, X, y, dtype=np.float64, ensure_all_finite="allow-nan", y_numeric=True)
-        y = y.astype(np.float64, copy=False)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(
-                sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False
-            )
+        X, y, weights = self._training_data(X, y, sample_weight, ensure_all_finite="allow-nan")
+        # Without weights LightGBM takes a faster path, so ones are not the same as none.
+        given = None if sample_weight is None else weights
         self.seed_ = draw_seed(self.random_state)
         train, held_out = self._split(len(y))
         params = {name: value for name, value in params.items() if name not in _OURS}
         params["random_state"] = None if self.random_state is None else self.seed_
         self.booster_ = fit_booster(
             params,
-            _rows(train, X, y, sample_weight),
-            None if held_out is None else _rows(held_out, X, y, sample_weight),
+            _rows(train, X, y, given),
+            None if held_out is None else _rows(held_out, X, y, given),
             self.early_stopping_rounds,
         )
         self.n_stages_ = count_stages(self.booster_)
         if self.record:
-            weights = np.ones(len(y)) if sample_weight is None else sample_weight.copy()
             if held_out is not None:
                 weights[held_out] = 0.0
             self._X, self._y, self._row_weights = X, y, weights

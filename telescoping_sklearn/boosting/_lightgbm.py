@@ -63,8 +63,9 @@ def refuse_unsupported(params: Mapping[str, Any]) -> None:
             )
     if params["subsample"] < 1 and params["subsample_freq"] > 0:
         raise ValueError(
-            f"subsample={params['subsample']} with subsample_freq={params['subsample_freq']} is not supported: LightGBM "
-            "does not tell which rows were in the bag. Use subsample=1.0; colsample_bytree and extra_trees randomise too."
+            f"subsample={params['subsample']} with subsample_freq={params['subsample_freq']} is not supported: "
+            "LightGBM does not tell which rows were in the bag. Use subsample=1.0; colsample_bytree and extra_trees "
+            "randomise too."
         )
 
 
@@ -94,7 +95,7 @@ def fit_booster(
     """
     X, y, sample_weight = train
     watched: dict[str, Any] = {}
-    if validation is not None:
+    if validation is not None and early_stopping_rounds is not None:
         X_val, y_val, weight_val = validation
         watched = {
             "eval_X": X_val,
@@ -133,7 +134,7 @@ class LightGBMTrees:
 
     def predict(self, X: NDArray) -> NDArray:
         """Predict with all stages, (n_query,)."""
-        return self.booster.predict(X, num_iteration=self.n_stages, **self._options)
+        return np.asarray(self.booster.predict(X, num_iteration=self.n_stages, **self._options))
 
     def find_leaves(self, X: NDArray) -> NDArray:
         """Leaf of each row in each tree, (n_stages, n_query), compactly."""
@@ -144,7 +145,7 @@ class LightGBMTrees:
     def tree_outputs(self, X: NDArray) -> Iterator[NDArray]:
         """Yield the contribution of each tree; LightGBM puts the mean label into the first."""
         for stage in range(self.n_stages):
-            yield self.booster.predict(X, start_iteration=stage, num_iteration=1, **self._options)
+            yield np.asarray(self.booster.predict(X, start_iteration=stage, num_iteration=1, **self._options))
 
     def ensemble(self, X: NDArray, row_weights: NDArray, learning_rate: float, reg_lambda: float) -> LeafEnsemble:
         """Read the ensemble off the booster.

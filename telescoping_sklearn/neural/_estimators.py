@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import joblib
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.base import _fit_context
 from sklearn.metrics import r2_score
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from telescoping_sklearn._memory import refuse_if_too_large
@@ -74,8 +74,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     init_scale : float, default=1.0
         Factor of torch's own initial weights and biases.
     rule : {"midpoint", "left", "gauss2"}, default="midpoint"
-        Where on an update's segment the Jacobian is taken: "left" is the paper's Eq. 5, "midpoint" costs the same and is
-        far closer, "gauss2" costs two evaluations and is closer still. May be set after fitting.
+        Where on an update's segment the Jacobian is taken: "left" is the paper's Eq. 5, "midpoint" costs the same and
+        is far closer, "gauss2" costs two evaluations and is closer still. May be set after fitting.
     section : int, default=1
         Updates bridged by one evaluation. May be set after fitting.
     dtype : {"float32", "float64"}, default="float32"
@@ -156,8 +156,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         "batch_size": [StrOptions({"auto", "full"}), Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "shuffle": ["boolean"],
-        "tol": [Interval(Real, 0, None, closed="left"), StrOptions({"-inf"}), Real],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Real],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "init_scale": [Interval(Real, 0, None, closed="left")],
@@ -230,7 +230,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> "TelescopingMLPRegressor":
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "TelescopingMLPRegressor":
         """Train the net and keep its run.
 
         Parameters
@@ -256,11 +256,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             If the recorded run could outgrow the machine's memory.
         """
         self._forget()
-        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
-        y = y.astype(np.float64, copy=False)
-        weights = _check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False
-        )
+        X, y, weights = self._training_data(X, y, sample_weight)
         self.seed_ = draw_seed(self.random_state)
         kept, held_out = np.arange(len(y)), None
         if self.early_stopping:
@@ -313,12 +309,12 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         if any(not isinstance(size, int) or size < 1 for size in sizes):
             raise ValueError(f"hidden_layer_sizes={self.hidden_layer_sizes!r} must hold positive ints.")
         widths = (self.n_features_in_, *sizes, 1)
-        batch = {"auto": min(200, n_rows), "full": n_rows}.get(self.batch_size, self.batch_size)  # type: ignore[call-overload]
+        named: dict[Any, Any] = {"auto": 200, "full": n_rows}
         return TrainingPlan(
             architecture=Architecture(widths, self.activation, self.output_activation),
             optimizer=_OPTIMIZERS[self.optimizer],
             optimizer_settings=self._optimizer_settings(),
-            batch_size=min(batch, n_rows),
+            batch_size=min(named.get(self.batch_size, self.batch_size), n_rows),
             max_iter=self.max_iter,
             n_iter_no_change=self.n_iter_no_change,
             tol=self.tol,

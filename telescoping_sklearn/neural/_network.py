@@ -60,7 +60,7 @@ class Architecture(NamedTuple):
         return sum((fan_in + 1) * fan_out for fan_in, fan_out in self.layer_shapes())
 
     def layer_shapes(self) -> list[tuple[int, int]]:
-        """Inputs and outputs of every layer."""
+        """List inputs and outputs of every layer."""
         return list(zip(self.widths[:-1], self.widths[1:], strict=True))
 
     def layer_activations(self) -> list[Elementwise]:

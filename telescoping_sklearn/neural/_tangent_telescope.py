@@ -92,7 +92,7 @@ class TangentTelescope(Telescope):
     # -- the hooks ---------------------------------------------------------------------------------------------------
 
     def start(self, X: NDArray | None) -> Start:
-        """A net starts from its initial weights, whatever the labels: A = 0, b = f_0(x)."""
+        """Start from the initial weights, whatever the labels: A = 0, b = f_0(x)."""
         return Start(np.zeros(self.n_samples), self._outputs(self._rows(X), 0).cpu().numpy())
 
     def staged_kernel(self, X: NDArray | None, stages: Any = None) -> Iterator[sparse.csr_array]:

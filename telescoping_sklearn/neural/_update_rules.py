@@ -6,6 +6,7 @@ row a column of labels. Semantics are torch's; an update's number t counts from 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,9 +99,9 @@ def update_rule(group: dict[str, Any]) -> Callable[[], UpdateRule]:
     """
     if "betas" in group:
         beta1, decay, decoupled = group["betas"][0], group["weight_decay"], group["decoupled_weight_decay"]
-        return lambda: AdamResponse(beta1=beta1, weight_decay=decay, decoupled=decoupled)
+        return partial(AdamResponse, beta1=beta1, weight_decay=decay, decoupled=decoupled)
     settings = {name: group[name] for name in ("momentum", "dampening", "weight_decay", "nesterov")}
-    return lambda: SGDResponse(**settings)
+    return partial(SGDResponse, **settings)
 
 
 def adam_denominator(state: dict[str, Any], group: dict[str, Any]) -> Tensor:
