@@ -4,6 +4,7 @@ Intermediate arrays are worked in blocks, so they never need refusing. A result 
 split: if it would not fit in the machine's memory it is refused before anything is computed.
 """
 
+import math
 import os
 
 from sklearn import get_config
@@ -14,9 +15,24 @@ def working_memory_bytes() -> int:
     return int(get_config()["working_memory"] * 2**20)
 
 
-def items_per_block(bytes_per_item: float, n_items: int) -> int:
-    """Count the items, at least one and at most ``n_items``, whose temporaries fit ``working_memory``."""
-    fitting = int(working_memory_bytes() // max(bytes_per_item, 1))
+def items_per_block(bytes_per_item: float, n_items: int, most_bytes: float = math.inf) -> int:
+    """Count the items, at least one and at most ``n_items``, whose temporaries fit ``working_memory``.
+
+    Parameters
+    ----------
+    bytes_per_item : float
+        Size of the temporaries of one item.
+    n_items : int
+        Number of items there are.
+    most_bytes : float, default=math.inf
+        A smaller bound, where larger blocks would only be slower.
+
+    Returns
+    -------
+    int
+        Items of a block.
+    """
+    fitting = int(min(working_memory_bytes(), most_bytes) // max(bytes_per_item, 1))
     return max(1, min(n_items, fitting))
 
 

@@ -296,7 +296,13 @@ class Telescope(ABC):
 
     def kernel_norms(self, X: NDArray | None, stages: Any = "auto") -> NDArray:
         """||k_t(x)||_2, (n_stages, n_query)."""
-        return np.stack(list(self.staged_kernel_norms(X, self.kernel_stages(stages))))
+        asked = self.kernel_stages(stages)
+        refuse_if_too_large(
+            8.0 * len(asked) * self.n_query(X),
+            f"kernel_norms of {self.n_query(X)} queries at {len(asked)} stages",
+            "Ask for fewer stages, for example stages=20; kernel_norm_ratio needs no such array.",
+        )
+        return np.stack(list(self.staged_kernel_norms(X, asked)))
 
     def kernel_norm_ratio(self, X: NDArray | None, stages: Any = "auto", subsets: Subsets = None) -> NDArray:
         """Stage mean of the largest kernel norm of the query over that of the rows trained on.

@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from telescoping_sklearn._telescope import ApproximationError, Estimate, Subsets, Telescope
+from telescoping_sklearn._telescope import ApproximationError, Estimate, Subsets, Telescope, resolve_stages
 
 _COSTLY = (
     "telescope_",
@@ -153,7 +153,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
 
     # -- questions about any query -----------------------------------------------------------------------------------
 
-    def staged_predict(self, X: Any, *, stages: Any = None, approximation: str | None = None) -> Iterator[NDArray]:
+    def staged_predict(self, X: Any, stages: Any = None, *, approximation: str | None = None) -> Iterator[NDArray]:
         """Predict after each stage.
 
         Parameters
@@ -185,7 +185,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
                 f"approximation={approximation!r} does not exist for {type(self).__name__}: its stages are not steps "
                 "in parameters. Use approximation='telescoping', which is the model itself."
             )
-        return getattr(telescope, routes[approximation])(self._query(X), stages)
+        return getattr(telescope, routes[approximation])(self._query(X), resolve_stages(stages, telescope.n_stages))
 
     def kernel_weights(self, X: Any) -> NDArray:
         """Weight of every training label in every prediction.
@@ -257,7 +257,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         return (value, error) if return_se else value
 
     def staged_effective_params(
-        self, X: Any, *, stages: Any = None, n_probes: int | str | None = "auto", return_se: bool = False
+        self, X: Any, stages: Any = None, *, n_probes: int | str | None = "auto", return_se: bool = False
     ) -> Any:
         """Effective parameters on any rows along training.
 
@@ -282,7 +282,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         p, se = self.telescope_.staged_effective_params(self._query(X), stages=stages, n_probes=n_probes)
         return (p, se) if return_se else p
 
-    def staged_kernel(self, X: Any, *, stages: Any = None) -> Iterator[sparse.csr_array]:
+    def staged_kernel(self, X: Any, stages: Any = None) -> Iterator[sparse.csr_array]:
         """Give the kernel of each stage.
 
         Parameters
@@ -297,9 +297,11 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         generator of scipy.sparse.csr_array of shape (n_query, n_train)
             k_t, without learning rate or regularisation.
         """
-        return self.telescope_.staged_kernel(self._query(X), stages)
+        telescope = self.telescope_
+        asked = resolve_stages(stages, telescope.n_stages, with_start=False)
+        return telescope.staged_kernel(self._query(X), asked)
 
-    def kernel_norms(self, X: Any, *, stages: Any = "auto") -> NDArray:
+    def kernel_norms(self, X: Any, stages: Any = "auto") -> NDArray:
         """Norm of the kernel of each stage at each query.
 
         Parameters
@@ -317,7 +319,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         """
         return self.telescope_.kernel_norms(self._query(X), stages)
 
-    def kernel_norm_ratio(self, X: Any, *, stages: Any = "auto", subsets: Subsets = None) -> Any:
+    def kernel_norm_ratio(self, X: Any, stages: Any = "auto", *, subsets: Subsets = None) -> Any:
         """Compare the kernel at query rows with the kernel at the rows trained on.
 
         The stage mean of the largest kernel norm among the query rows, over the same for the rows trained on. Above 1
@@ -340,7 +342,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         ratio = self.telescope_.kernel_norm_ratio(self._query(X), stages, subsets)
         return ratio if subsets is not None else ratio.item()
 
-    def approximation_error(self, X: Any, *, stages: Any = None) -> ApproximationError:
+    def approximation_error(self, X: Any, stages: Any = None) -> ApproximationError:
         """Report how far the telescope is from the model.
 
         Parameters

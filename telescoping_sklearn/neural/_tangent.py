@@ -15,6 +15,9 @@ from torch import Tensor
 from telescoping_sklearn._memory import items_per_block
 from telescoping_sklearn.neural._network import Architecture
 
+#: Bytes of temporaries beyond which a block of rows gets slower: it leaves the caches and pages come fresh.
+_FASTEST_BLOCK = 64 * 2**20
+
 
 @dataclass(frozen=True)
 class Tangent:
@@ -41,7 +44,9 @@ class Tangent:
         """J D^T, (n_rows, k), for k directions in the parameters, (k, p)."""
         n_rows, k = len(self.outputs), len(directions)
         product = torch.zeros((n_rows, k), dtype=directions.dtype, device=directions.device)
-        for (weight, bias), a, delta in zip(self._layers(directions), self.inputs, self.deltas, strict=True):
+        for (weight, bias), a, delta in zip(
+            self.architecture.layers(directions), self.inputs, self.deltas, strict=True
+        ):
             fan_out = delta.shape[1]
             if fan_out == 1:  # delta is a number a row: no intermediate of fan_out columns a direction
                 product += (a @ weight[:, 0, :].T + bias[:, 0]) * delta
@@ -71,9 +76,6 @@ class Tangent:
     def gradients(self) -> Tensor:
         """J itself, (n_rows, p): for few rows only."""
         return self.vjp(torch.eye(len(self.outputs), dtype=self.outputs.dtype, device=self.outputs.device))
-
-    def _layers(self, directions: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.architecture.layers(directions)
 
 
 def tangent(architecture: Architecture, theta: Tensor, X: Tensor) -> Tangent:
@@ -110,5 +112,6 @@ def tangent(architecture: Architecture, theta: Tensor, X: Tensor) -> Tangent:
 def row_blocks(architecture: Architecture, n_rows: int, n_columns: int) -> Iterator[slice]:
     """Slices of rows whose derivatives and products with ``n_columns`` directions fit the working memory."""
     widest = max(architecture.widths[1:])
-    size = items_per_block(8.0 * (3 * sum(architecture.widths) + n_columns * (widest + 2)), max(n_rows, 1))
+    held = 8.0 * (3 * sum(architecture.widths) + n_columns * (widest + 2))
+    size = items_per_block(held, max(n_rows, 1), most_bytes=_FASTEST_BLOCK)
     return (slice(first, min(first + size, n_rows)) for first in range(0, n_rows, size))
