@@ -12,6 +12,7 @@ trees and nets alike:
 Arrays are ``(n_query, n_train)`` and staged results put the stage first. A query of ``None`` means the training rows.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -165,6 +166,8 @@ class Telescope(ABC):
 
     #: Stages at which kernel norms are taken unless told otherwise: None for all, or a number of evenly spaced ones.
     default_kernel_stages: int | None = None
+    #: Bytes of a block of columns beyond which it only gets slower.
+    fastest_block_bytes: float = math.inf
 
     def __init__(self, *, y: NDArray, trained: NDArray, seed: int):
         self.y = np.asarray(y, dtype=np.float64)
@@ -381,7 +384,7 @@ class Telescope(ABC):
 
     def _column_blocks(self, n_columns: int, n_query: int) -> Iterator[slice]:
         """Slices of columns whose temporaries fit the working memory."""
-        size = items_per_block(self.column_cost(n_query).bytes, max(n_columns, 1))
+        size = items_per_block(self.column_cost(n_query).bytes, max(n_columns, 1), self.fastest_block_bytes)
         return (slice(first, min(first + size, n_columns)) for first in range(0, n_columns, size))
 
     def _unit_columns(self, columns: NDArray) -> NDArray:

@@ -35,6 +35,8 @@ class LeafTelescope(Telescope):
         What `Telescope` takes.
     """
 
+    fastest_block_bytes = 16 * 2**20  # sums and look-ups are bound by memory: larger blocks leave the caches
+
     def __init__(
         self,
         ensemble: LeafEnsemble,
