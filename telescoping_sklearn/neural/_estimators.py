@@ -284,7 +284,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             self._trajectory = trained.trajectory.renumbered(kept)
             self._make_rule = trained.make_rule
             self._X, self._y, self._row_weights = X, y, row_weights
-            self._fingerprint = joblib.hash((X, y))
+            self._fingerprint = _fingerprint(X, y)
         return self
 
     def predict(self, X: Any) -> NDArray:
@@ -358,7 +358,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         return validate_data(self, X, dtype=np.float64, reset=False)
 
     def _make_telescope(self) -> TangentTelescope:
-        if joblib.hash((self._X, self._y)) != self._fingerprint:
+        if _fingerprint(self._X, self._y) != self._fingerprint:
             raise ValueError("X or y were changed since fit, so the recorded run cannot be followed. Fit again.")
         return TangentTelescope(
             self.module_.architecture,
@@ -373,6 +373,11 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             trained=self._row_weights > 0,
             seed=self.seed_,
         )
+
+
+def _fingerprint(X: NDArray, y: NDArray) -> str:
+    """Hash the values, whatever the memory layout, which pickling may change."""
+    return joblib.hash((np.ascontiguousarray(X), np.ascontiguousarray(y)))
 
 
 def _predict(architecture: Architecture, theta: Tensor, X: NDArray) -> NDArray:

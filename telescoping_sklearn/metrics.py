@@ -1,0 +1,185 @@
+"""Scorers that reach a telescoping estimator wherever it sits, and the relative gap between two models.
+
+The scorers have scikit-learn's signature ``scorer(estimator, X, y)`` and go into ``scoring=`` of `cross_validate` and
+of searches. They describe a model rather than judge it: larger is not better.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.model_selection._search import BaseSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from telescoping_sklearn.base import BaseTelescopingEstimator
+
+__all__ = [
+    "RelativeGap",
+    "effective_params_scorer",
+    "find_telescoping_estimator",
+    "kernel_norm_ratio_scorer",
+    "relative_gap",
+]
+
+
+def find_telescoping_estimator(estimator: Any, X: Any) -> tuple[BaseTelescopingEstimator, Any]:
+    """Find the telescoping estimator inside fitted pipelines, target transformers and searches.
+
+    Only types are looked at: no fitted attribute of the estimator itself is touched.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted telescoping estimator, or a `Pipeline`, `TransformedTargetRegressor` or search that holds one, nested
+        in any way.
+    X : array-like of shape (n_query, n_features)
+        Query rows as the outermost estimator takes them.
+
+    Returns
+    -------
+    estimator : BaseTelescopingEstimator
+        The estimator found.
+    X : array-like of shape (n_query, n_transformed)
+        The rows as that estimator sees them.
+
+    Raises
+    ------
+    TypeError
+        If there is no telescoping estimator.
+    sklearn.exceptions.NotFittedError
+        If what is there is not fitted.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_friedman1
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from telescoping_sklearn import TelescopingGBTRegressor
+    >>> X, y = make_friedman1(100, random_state=0)
+    >>> pipe = make_pipeline(StandardScaler(), TelescopingGBTRegressor(n_estimators=5)).fit(X, y)
+    >>> trees, seen = find_telescoping_estimator(pipe, X)
+    >>> trees.kernel_weights(seen).shape
+    (100, 100)
+    """
+    if isinstance(estimator, BaseTelescopingEstimator):
+        check_is_fitted(estimator)
+        return estimator, X
+    if isinstance(estimator, Pipeline):
+        check_is_fitted(estimator)
+        return find_telescoping_estimator(estimator[-1], estimator[:-1].transform(X) if len(estimator) > 1 else X)
+    if isinstance(estimator, TransformedTargetRegressor):
+        check_is_fitted(estimator)
+        return find_telescoping_estimator(estimator.regressor_, X)
+    if isinstance(estimator, BaseSearchCV):
+        check_is_fitted(estimator)
+        return find_telescoping_estimator(estimator.best_estimator_, X)
+    raise TypeError(
+        f"No telescoping estimator in {type(estimator).__name__}: it takes a TelescopingMLPRegressor or "
+        "TelescopingGBTRegressor, bare or inside a Pipeline, a TransformedTargetRegressor or a search."
+    )
+
+
+def effective_params_scorer(estimator: Any, X: Any, y: Any = None) -> float:
+    """Effective parameters of a fitted model on the rows given; larger is not better.
+
+    Parameters
+    ----------
+    estimator : estimator
+        As in `find_telescoping_estimator`.
+    X : array-like of shape (n_query, n_features)
+        Query rows.
+    y : object, default=None
+        Ignored: effective parameters need no labels of the query.
+
+    Returns
+    -------
+    float
+        p, exact where that is cheap and estimated elsewhere.
+    """
+    found, seen = find_telescoping_estimator(estimator, X)
+    return found.effective_params(seen)
+
+
+def kernel_norm_ratio_scorer(estimator: Any, X: Any, y: Any = None) -> float:
+    """Kernel norm ratio of a fitted model on the rows given; larger is not better.
+
+    Parameters
+    ----------
+    estimator : estimator
+        As in `find_telescoping_estimator`.
+    X : array-like of shape (n_query, n_features)
+        Query rows.
+    y : object, default=None
+        Ignored: kernels need no labels of the query.
+
+    Returns
+    -------
+    float
+        Above 1 the kernel does at these rows what it never did in training.
+    """
+    found, seen = find_telescoping_estimator(estimator, X)
+    return found.kernel_norm_ratio(seen)
+
+
+class RelativeGap(NamedTuple):
+    """A relative gap, or why there is none.
+
+    Attributes
+    ----------
+    value : float
+        The gap; nan where it is not defined.
+    reason : str
+        Why it is not defined; empty where it is.
+    """
+
+    value: float
+    reason: str
+
+
+def relative_gap(
+    net_error: float,
+    tree_error: float,
+    net_error_regular: float,
+    tree_error_regular: float,
+    *,
+    baseline_se: float = 0.0,
+) -> RelativeGap:
+    """Gap between a net and trees on a test set, relative to their gap on regular rows.
+
+    (MSE_net^q - MSE_trees^q) / (MSE_net^0 - MSE_trees^0). It means nothing where the gap on regular rows is near zero,
+    or where the other model wins on the test set: there it is nan, with the reason.
+
+    Parameters
+    ----------
+    net_error, tree_error : float
+        Errors on the test set.
+    net_error_regular, tree_error_regular : float
+        Errors on regular rows, q = 0.
+    baseline_se : float, default=0.0
+        Standard error of the gap on regular rows; a gap within two of them is noise.
+
+    Returns
+    -------
+    RelativeGap
+        The gap, or nan and the reason.
+
+    Examples
+    --------
+    >>> relative_gap(0.9, 0.5, 0.3, 0.1)
+    RelativeGap(value=2.0, reason='')
+    >>> relative_gap(0.9, 0.5, 0.301, 0.300, baseline_se=0.01).reason
+    'gap at q=0 within noise: 0.001 +- 0.01'
+    """
+    gap, baseline = net_error - tree_error, net_error_regular - tree_error_regular
+    near_zero = 1e-2 * min(abs(net_error_regular), abs(tree_error_regular))
+    if not np.isfinite(gap) or not np.isfinite(baseline):
+        return RelativeGap(np.nan, "an error is not finite")
+    if abs(baseline) <= 2 * baseline_se:
+        return RelativeGap(np.nan, f"gap at q=0 within noise: {baseline:.2g} +- {baseline_se:.2g}")
+    if abs(baseline) <= near_zero:
+        return RelativeGap(np.nan, f"gap at q=0 near zero: {baseline:.2g}")
+    if gap * baseline < 0:
+        here, there = ("net", "trees") if gap < 0 else ("trees", "net")
+        return RelativeGap(np.nan, f"the gap changes sign: lower error here {here}, at q=0 {there}")
+    return RelativeGap(float(gap / baseline), "")
