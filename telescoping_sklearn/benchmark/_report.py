@@ -1,6 +1,7 @@
 """Say what a study found: a table, a file, and a figure in the paper's layout."""
 
 import json
+import textwrap
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -103,17 +104,17 @@ def gap_at(part: pd.DataFrame, proportion: float) -> RelativeGap:
 
 def _legend(study: BenchmarkStudy) -> str:
     seeds = f"seeds 0..{study.n_seeds - 1}" if study.n_seeds > 1 else "seed 0"
-    return "\n".join(
-        [
-            "MSE in units of the training labels' variance; relative gap = (MSE net - trees) / the same at 0 %; kernel =",
-            "largest kernel norm on test rows over that on training rows, stage means; p = effective parameters.",
-            f"Means over {seeds}; irregular by {study.score}; {study.n_probes} probes; the net's updates in sections of "
-            f"{study.section},",
-            f"its kernels at {study.kernel_stages} stages. Net {_settings(study.net_settings)};",
-            f"trees {_settings(study.tree_settings)}.",
-            "Versions: " + ", ".join(f"{name} {version(name)}" for name in _LIBRARIES) + ".",
-        ]
-    )
+    sentences = [
+        "MSE in units of the training labels' variance; relative gap = (MSE net - MSE trees) over the same at 0 %; "
+        "kernel = stage mean of the largest kernel norm on the test rows over that on the training rows; "
+        "p = effective parameters.",
+        f"Means over {seeds}; irregular by {study.score}; {study.n_probes} probes; the net's updates in sections of "
+        f"{study.section}, its kernels at {study.kernel_stages} stages.",
+        f"Net: {_settings(study.net_settings)}.",
+        f"Trees: {_settings(study.tree_settings)}.",
+        "Versions: " + ", ".join(f"{name} {version(name)}" for name in _LIBRARIES) + ".",
+    ]
+    return "\n".join(textwrap.fill(sentence, width=100) for sentence in sentences)
 
 
 def _settings(settings: dict[str, Any]) -> str:
