@@ -45,12 +45,12 @@ def _tabulate_data(name: Any, part: pd.DataFrame, study: BenchmarkStudy) -> str:
         {
             "irregular": [f"{proportion:.0%}" for proportion in net.index],
             "MSE net": net["mse"].map("{:.3f}".format),
-            "trees": trees["mse"].map("{:.3f}".format),
+            "MSE trees": trees["mse"].map("{:.3f}".format),
             "relative gap": [f"{gap.value:.2f}" if not gap.reason else "none (*)" for gap in gaps.values()],
             "kernel net": net["kernel_norm_ratio"].map("{:.2f}".format),
-            "trees ": trees["kernel_norm_ratio"].map("{:.2f}".format),
+            "kernel trees": trees["kernel_norm_ratio"].map("{:.2f}".format),
             "p net": net["effective_params"].map("{:.0f}".format),
-            "trees  ": trees["effective_params"].map("{:.0f}".format),
+            "p trees": trees["effective_params"].map("{:.0f}".format),
         }
     )
     size = part.iloc[0]
