@@ -16,7 +16,7 @@ from telescoping_sklearn._memory import items_per_block
 from telescoping_sklearn.neural._network import Architecture
 
 #: Bytes of temporaries beyond which a block of rows gets slower: it leaves the caches and pages come fresh.
-_FASTEST_BLOCK = 64 * 2**20
+_FASTEST_BLOCK = 16 * 2**20
 
 
 @dataclass(frozen=True)
