@@ -1,0 +1,210 @@
+"""Slow and obviously right: what every fast path is held against.
+
+Boosted trees are followed leaf by leaf with dense matrices; nets sample by sample, with one autograd Jacobian row at a
+time, and, as a second route, with torch.func on a net written out as a plain function.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import nn
+
+# -- trees -------------------------------------------------------------------------------------------------------------
+
+
+def leaf_loop_response(model, X, V, query, sample_weight=None):
+    """F_T of the training rows and of the query for label columns V, by explicit loops over trees, leaves and rows."""
+    w = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float32).astype(np.float64)
+    leaves, query_leaves = (
+        model.booster_.predict(rows, pred_leaf=True, num_iteration=model.n_stages_).reshape(len(rows), -1)
+        for rows in (X, query)
+    )
+    start = sum(w[i] * V[i] for i in range(len(X))) / w.sum()
+    training = np.array([start for _ in X])
+    reached = np.array([start for _ in query])
+    for tree in range(model.n_stages_):
+        before = training.copy()
+        for leaf in np.unique(leaves[:, tree]):
+            members = np.flatnonzero(leaves[:, tree] == leaf)
+            residual = sum(w[i] * (V[i] - before[i]) for i in members)
+            value = model.learning_rate * residual / (sum(w[i] for i in members) + model.reg_lambda)
+            training[members] += value
+            reached[query_leaves[:, tree] == leaf] += value
+    return training, reached
+
+
+def leaf_loop_weights(model, X, query, sample_weight=None):
+    """S of the training rows, n x n, and of the query, m x n."""
+    return leaf_loop_response(model, X, np.eye(len(X)), query, sample_weight)
+
+
+# -- nets: one sample at a time ----------------------------------------------------------------------------------------
+
+MODULES = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "sigmoid": nn.Sigmoid, "identity": nn.Identity}
+
+
+def fresh_net(widths, activation, output_activation="identity"):
+    """A net of ``nn.Linear`` layers, drawn in order."""
+    names = [activation] * (len(widths) - 2) + [output_activation]
+    layers = [(nn.Linear(*shape), MODULES[name]()) for shape, name in zip(pairwise(widths), names, strict=True)]
+    return nn.Sequential(*(part for layer in layers for part in layer))
+
+
+def flat_parameters(net):
+    """All parameters of a net, in order, weight before bias."""
+    return torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
+
+
+def net_at(theta, widths, activation, output_activation="identity"):
+    """The net of ``nn.Linear`` layers whose parameters are theta, in double precision."""
+    net = fresh_net(widths, activation, output_activation).double()
+    nn.utils.vector_to_parameters(theta.double(), net.parameters())
+    return net
+
+
+def gradient_row(net, x):
+    """J(x): derivative of the output at one row in all parameters, (p,)."""
+    gradients = torch.autograd.grad(net(x).squeeze(), list(net.parameters()))
+    return torch.cat([gradient.flatten() for gradient in gradients])
+
+
+def jacobian(net, X):
+    """J, (n, p), one row at a time."""
+    return torch.stack([gradient_row(net, x) for x in torch.as_tensor(X)])
+
+
+def sgd_step(model, G, parameters, state, stage, phi):
+    """torch.optim.SGD's step for gradient G."""
+    g = G + model.weight_decay * parameters
+    if model.momentum == 0:
+        return -model.learning_rate_init * g
+    state["M"] = g if stage == 1 else model.momentum * state["M"] + (1 - model.dampening) * g
+    ahead = g + model.momentum * state["M"] if model.nesterov else state["M"]
+    return -model.learning_rate_init * ahead
+
+
+def adam_step(model, G, parameters, state, stage, phi):
+    """torch.optim.Adam's step for gradient G with the denominators of the real run."""
+    b1 = model.betas[0]
+    g = G + model.weight_decay * parameters
+    state["M"] = b1 * state.get("M", 0.0) + (1 - b1) * g
+    return -model.learning_rate_init * state["M"] / (1 - b1**stage) / phi
+
+
+def adamw_step(model, G, parameters, state, stage, phi):
+    """torch.optim.AdamW's step: weight decay beside the gradient."""
+    b1 = model.betas[0]
+    state["M"] = b1 * state.get("M", 0.0) + (1 - b1) * G
+    decay = -model.learning_rate_init * model.weight_decay * parameters
+    return decay - model.learning_rate_init * state["M"] / (1 - b1**stage) / phi
+
+
+STEPS = {"sgd": sgd_step, "adam": adam_step, "adamw": adamw_step}
+GAUSS_NODES = (0.5 - 3**0.5 / 6, 0.5 + 3**0.5 / 6)
+NODES = {"left": (0.0,), "midpoint": (0.5,), "gauss2": GAUSS_NODES}
+
+
+def shape_of(model):
+    """Widths and activations of a fitted net."""
+    widths = (model.n_features_in_, *np.atleast_1d(model.hidden_layer_sizes).astype(int).tolist(), 1)
+    return widths, model.activation, model.output_activation
+
+
+def rescaled(sample_weight, n_rows):
+    """Sample weights of mean 1."""
+    w = np.ones(n_rows) if sample_weight is None else np.asarray(sample_weight, dtype=float)
+    return w * n_rows / w.sum()
+
+
+def outer_jacobian(model, start, end, X):
+    """Mean of the Jacobians at the nodes of the rule on the segment of an update."""
+    nodes = [start + position * (end - start) for position in NODES[model.rule]]
+    return sum(jacobian(net_at(theta, *shape_of(model)), X) for theta in nodes) / len(nodes)
+
+
+def jacobian_recursion(model, X, V, query, sample_weight=None, offset=False):
+    """F_T of the training rows and of the query, and Theta_T, update by update with dense Jacobians.
+
+    With ``offset`` V is one column of zeros, carried from the real start.
+    """
+    run, shape, w = model._trajectory, shape_of(model), rescaled(sample_weight, len(X))
+    V = torch.as_tensor(V)
+    parameters = torch.zeros((model.n_params_, V.shape[1]), dtype=torch.float64)
+    training, reached = torch.zeros(V.shape, dtype=torch.float64), torch.zeros((len(query), V.shape[1])).double()
+    if offset:
+        initial = net_at(run.parameters[0], *shape)
+        parameters[:, 0] = run.parameters[0]
+        training, reached = (initial(torch.as_tensor(rows)).detach() for rows in (X, query))
+    state = {}
+    for t, batch in enumerate(run.batches, start=1):
+        before, after = run.parameters[t - 1].double(), run.parameters[t].double()
+        net = net_at(before, *shape)
+        G = torch.zeros_like(parameters)
+        for i in batch:
+            G += w[i] / len(batch) * torch.outer(gradient_row(net, torch.as_tensor(X[i])), training[i] - V[i])
+        phi = None if run.denominators is None else run.denominators[t - 1].double()[:, None]
+        D = STEPS[model.optimizer](model, G, parameters, state, t, phi)
+        parameters = parameters + D
+        training = training + outer_jacobian(model, before, after, X) @ D
+        reached = reached + outer_jacobian(model, before, after, query) @ D
+    return training.numpy(), reached.numpy(), parameters.numpy()
+
+
+def stage_kernel(model, X, query, stage, sample_weight=None):
+    """k_t, (m, n): both Jacobians at theta_{t-1}, denominators of Adam between them."""
+    run, w = model._trajectory, rescaled(sample_weight, len(X))
+    net, batch = net_at(run.parameters[stage - 1], *shape_of(model)), run.batches[stage - 1]
+    phi = torch.ones(model.n_params_) if run.denominators is None else run.denominators[stage - 1]
+    kernel = np.zeros((len(query), len(X)))
+    here = jacobian(net, query)
+    for i in batch:
+        kernel[:, i] = (here @ (gradient_row(net, torch.as_tensor(X[i])) / phi) * w[i] / len(batch)).numpy()
+    return kernel
+
+
+# -- nets: torch.func --------------------------------------------------------------------------------------------------
+
+FUNCTIONS = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "gelu": nn.functional.gelu,
+    "sigmoid": torch.sigmoid,
+    "identity": lambda z: z,
+}
+
+
+def outputs_of(theta, X, widths, activation, output_activation="identity"):
+    """Outputs of a net as a plain function of its flat parameters, a row at a time under vmap."""
+    names = [activation] * (len(widths) - 2) + [output_activation]
+
+    def output(x):
+        position = 0
+        for (fan_in, fan_out), name in zip(pairwise(widths), names, strict=True):
+            weight = theta[position : position + fan_in * fan_out].reshape(fan_out, fan_in)
+            bias = theta[position + fan_in * fan_out : position + (fan_in + 1) * fan_out]
+            position += (fan_in + 1) * fan_out
+            x = FUNCTIONS[name](weight @ x + bias)
+        return x[0]
+
+    return torch.func.vmap(output)(X)
+
+
+def func_jvp(theta, X, directions, *shape):
+    """J D^T, (n, k)."""
+
+    def along(direction):
+        return torch.func.jvp(lambda at: outputs_of(at, X, *shape), (theta,), (direction,))[1]
+
+    return torch.stack([along(direction) for direction in directions], dim=1)
+
+
+def func_vjp(theta, X, columns, *shape):
+    """C^T J, (k, p)."""
+    _, pull_back = torch.func.vjp(lambda at: outputs_of(at, X, *shape), theta)
+    return torch.stack([pull_back(column)[0] for column in columns.T])
+
+
+def func_jacobian(theta, X, *shape):
+    """J, (n, p)."""
+    return torch.func.jacrev(lambda at: outputs_of(at, X, *shape))(theta)

@@ -1,0 +1,213 @@
+"""Which module may import which, and that every public docstring says what the signature says."""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from numpydoc.docscrape import NumpyDocString
+
+import telescoping_sklearn
+
+ROOT = Path(telescoping_sklearn.__file__).parent
+PACKAGE = "telescoping_sklearn"
+
+# A module is named by its first part below the package; "" is the package itself.
+ALLOWED = {
+    "_memory": set(),
+    "_telescope": {"_memory"},
+    "losses": {"_memory"},
+    "irregularity": {"_memory"},
+    "datasets": {"_memory"},
+    "displays": {"_memory"},
+    "base": {"_telescope"},
+    "metrics": {"base", "_telescope"},
+    "boosting": {"base", "_telescope", "losses", "_memory", "boosting"},
+    "neural": {"base", "_telescope", "losses", "_memory", "neural"},
+    "benchmark": {"", "benchmark", "metrics", "datasets"},  # public names only
+    "__main__": {"", "benchmark"},
+}
+ONLY_IN = {
+    "lightgbm": {"boosting"},
+    "torch": {"neural"},
+    "skorch": {"neural"},
+    "matplotlib": {"displays", "benchmark"},
+}
+
+
+def module_files():
+    """Every module of the package, with the first part of its name."""
+    files = sorted(ROOT.rglob("*.py"))
+    return [(path, path.relative_to(ROOT).with_suffix("").parts[0].replace("__init__", "")) for path in files]
+
+
+FILES = module_files()
+IDS = [str(path.relative_to(ROOT)) for path, _ in FILES]
+
+
+def is_module(name):
+    return (ROOT / f"{name}.py").exists() or (ROOT / name).is_dir()
+
+
+def imported(tree):
+    """Dotted names that a tree imports, submodules in ``from package import submodule`` included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where an arrow points"
+            for alias in node.names:
+                submodule = node.module == PACKAGE and is_module(alias.name)
+                yield f"{PACKAGE}.{alias.name}" if submodule else node.module
+
+
+def at_module_level(node):
+    """Statements that run when a module is imported."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from at_module_level(child)
+
+
+def parse(path):
+    return ast.parse(path.read_text())
+
+
+def test_the_walk_finds_the_modules_that_are_there():
+    groups = {group for _, group in FILES}
+    assert {"", "base", "_telescope", "_memory", "losses", "irregularity", "datasets", "boosting", "neural"} <= groups
+    assert len(FILES) >= 19
+    arrows = {name for path, _ in FILES for name in imported(parse(path))}
+    assert {"lightgbm", "torch", "skorch", "telescoping_sklearn._telescope", "telescoping_sklearn.base"} <= arrows
+
+
+def test_every_module_has_a_rule():
+    assert {group for _, group in FILES} - {""} <= set(ALLOWED)
+
+
+@pytest.mark.parametrize(
+    ("path", "group"), [item for item in FILES if item[1]], ids=[i for i in IDS if i != "__init__.py"]
+)
+def test_arrows_point_down_only(path, group):
+    ours = {name for name in imported(parse(path)) if name.split(".")[0] == PACKAGE}
+    reached = {".".join(name.split(".")[1:2]) for name in ours}
+    assert reached <= ALLOWED[group]
+
+
+@pytest.mark.parametrize(("path", "group"), FILES, ids=IDS)
+def test_heavy_libraries_stay_where_they_belong(path, group):
+    libraries = {name.split(".")[0] for name in imported(parse(path))}
+    assert not {library for library in libraries & set(ONLY_IN) if group not in ONLY_IN[library]}
+
+
+@pytest.mark.parametrize(("path", "group"), FILES, ids=IDS)
+def test_matplotlib_is_imported_inside_functions_only(path, group):
+    statements = ast.Module(body=list(at_module_level(parse(path))), type_ignores=[])
+    outside = [node for node in statements.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [name for node in outside for name in imported(ast.Module(body=[node], type_ignores=[]))]
+    assert not [name for name in names if name.split(".")[0] == "matplotlib"]
+
+
+# -- docstrings --------------------------------------------------------------------------------------------------------
+
+PUBLIC_MODULES = [PACKAGE] + [f"{PACKAGE}.{name}" for name in ("metrics", "benchmark") if is_module(name)]
+
+
+def public_objects():
+    """Every name in ``__all__``, with its object."""
+    modules = [importlib.import_module(name) for name in PUBLIC_MODULES]
+    return {
+        f"{module.__name__}.{name}": getattr(module, name)
+        for module in modules
+        for name in getattr(module, "__all__", ())
+    }
+
+
+def own_members(klass):
+    """Public functions and properties of a class that are written in this package."""
+    ours = [base for base in klass.__mro__ if base.__module__.split(".")[0] == PACKAGE]
+    members = {name: value for base in reversed(ours) for name, value in vars(base).items() if not name.startswith("_")}
+    functions = {name: value for name, value in members.items() if inspect.isfunction(value)}
+    return functions, {name: value for name, value in members.items() if isinstance(value, property)}
+
+
+def documented_callables():
+    """Functions, classes and methods whose parameters a reader sees."""
+    for name, value in public_objects().items():
+        if not callable(value):
+            continue
+        yield name, value
+        if inspect.isclass(value):
+            yield from ((f"{name}.{method}", function) for method, function in own_members(value)[0].items())
+
+
+CALLABLES = dict(documented_callables())
+PROPERTIES = {
+    f"{name}.{attribute}": value
+    for name, klass in public_objects().items()
+    if inspect.isclass(klass)
+    for attribute, value in own_members(klass)[1].items()
+}
+
+
+def signature_parameters(function):
+    """Parameters by name, without self; none where a class has no constructor of its own."""
+    if inspect.isclass(function):
+        own = any("__init__" in vars(base) for base in function.__mro__ if base.__module__.split(".")[0] == PACKAGE)
+        return dict(inspect.signature(function).parameters) if own else {}
+    return {
+        name: value for name, value in inspect.signature(function).parameters.items() if name not in ("self", "cls")
+    }
+
+
+def documented_parameters(function):
+    """Type texts by parameter name."""
+    parsed = NumpyDocString(inspect.getdoc(function))["Parameters"]
+    return {name.strip().lstrip("*"): entry.type for entry in parsed for name in entry.name.split(",")}
+
+
+def test_public_names_were_found():
+    assert len(telescoping_sklearn.__all__) == len(set(telescoping_sklearn.__all__)) >= 12
+    assert f"{PACKAGE}.TelescopingMLPRegressor.kernel_weights" in CALLABLES
+    assert f"{PACKAGE}.TelescopingGBTRegressor.kernel_weights_" in PROPERTIES
+
+
+@pytest.mark.parametrize("name", sorted(CALLABLES | PROPERTIES | public_objects()))
+def test_public_names_have_docstrings(name):
+    documented = (public_objects() | CALLABLES | PROPERTIES)[name]
+    assert len(inspect.getdoc(documented) or "") > 10
+
+
+@pytest.mark.parametrize("name", sorted(CALLABLES))
+def test_docstrings_list_the_parameters_of_the_signature_in_order(name):
+    assert list(documented_parameters(CALLABLES[name])) == list(signature_parameters(CALLABLES[name]))
+
+
+def default_of(function, parameter):
+    """Default of a parameter; that of a dataclass's mutable field is what its factory makes."""
+    fields = {field.name: field for field in dataclasses.fields(function)} if dataclasses.is_dataclass(function) else {}
+    factory = getattr(fields.get(parameter.name), "default_factory", dataclasses.MISSING)
+    return parameter.default if factory is dataclasses.MISSING else factory()
+
+
+def as_value(text):
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+@pytest.mark.parametrize("name", sorted(CALLABLES))
+def test_docstrings_state_the_defaults_of_the_signature(name):
+    documented = documented_parameters(CALLABLES[name])
+    for parameter in signature_parameters(CALLABLES[name]).values():
+        stated = re.search(r"default=(.+)$", documented[parameter.name])
+        if parameter.default is inspect.Parameter.empty:
+            assert stated is None, parameter.name
+        else:
+            assert stated is not None, parameter.name
+            default = default_of(CALLABLES[name], parameter)
+            assert as_value(stated[1]) == default or stated[1] == repr(default), parameter.name

@@ -1,0 +1,273 @@
+"""Boosted trees, against explicit loops over leaves and against LightGBM itself."""
+
+import lightgbm
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_trees, random_rows
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from oracles import leaf_loop_response, leaf_loop_weights
+from sklearn.metrics import mean_squared_error
+
+OURS = {"early_stopping_rounds", "validation_fraction", "record"}
+SETTINGS = {
+    "defaults of the class": {"num_leaves": 31, "min_child_samples": 20, "n_estimators": 100},
+    "ridge": {"reg_lambda": 3.0},
+    "column samples": {"colsample_bytree": 0.5},
+    "random thresholds": {"extra_trees": True},
+    "leaves of one row": {"num_leaves": 64, "min_child_samples": 1, "min_child_weight": 0.0},
+    "large learning rate": {"learning_rate": 1.0},
+    "small learning rate": {"learning_rate": 0.01},
+    "stumps": {"num_leaves": 2, "max_depth": 1},
+    "constant tree": {"min_child_samples": 100},
+    "bagging that LightGBM ignores": {"subsample": 0.5, "subsample_freq": 0},
+    "mean_squared_error by another name": {"objective": "mse"},
+}
+
+
+def tolerance(y):
+    return 1e-5 * np.std(y) + 1e-6 * np.abs(y).max()
+
+
+def assert_matches_leaf_loops(model, X, y, query, sample_weight=None):
+    """S equals the oracle's, and the oracle's S rebuilds LightGBM's predictions."""
+    training, reached = leaf_loop_weights(model, X, query, sample_weight)
+    np.testing.assert_allclose(model.kernel_weights_, training, atol=1e-12)
+    np.testing.assert_allclose(model.kernel_weights(query), reached, atol=1e-12)
+    np.testing.assert_allclose(training @ y, model.predict(X), rtol=0, atol=tolerance(y))
+    np.testing.assert_allclose(reached @ y, model.predict(query), rtol=0, atol=tolerance(y))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return random_rows(60, seed=3)
+
+
+@pytest.fixture(scope="module")
+def others():
+    return random_rows(20, seed=4)[0]
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_weights_equal_the_leaf_loops(rows, others, settings):
+    assert_matches_leaf_loops(make_trees(**settings).fit(*rows), *rows, others)
+
+
+def test_weights_equal_the_leaf_loops_with_sample_weights(rows, others):
+    sample_weight = np.random.default_rng(0).gamma(0.5, size=60)
+    sample_weight[::7] = 0
+    model = make_trees(reg_lambda=0.5).fit(*rows, sample_weight=sample_weight)
+    assert_matches_leaf_loops(model, *rows, others, sample_weight)
+
+
+def test_weights_equal_the_leaf_loops_with_missing_values(rows, others):
+    X, holes = rows[0].copy(), np.random.default_rng(1)
+    X[holes.random(X.shape) < 0.3] = np.nan
+    query = others.copy()
+    query[holes.random(query.shape) < 0.3] = np.nan
+    model = make_trees().fit(X, rows[1])
+    assert_matches_leaf_loops(model, X, rows[1], query)
+
+
+@pytest.mark.parametrize("sample_weight", [None, np.linspace(0.2, 3, 60)], ids=["unweighted", "weighted"])
+def test_weights_equal_the_leaf_loops_under_early_stopping(rows, others, sample_weight):
+    model = make_trees(n_estimators=300, early_stopping_rounds=3, validation_fraction=0.25)
+    model.fit(*rows, sample_weight=sample_weight)
+    assert model.n_stages_ < 300
+    weights = np.ones(60) if sample_weight is None else sample_weight.copy()
+    held_out = ~model.kernel_weights_.any(axis=0)
+    assert held_out.sum() == 15
+    weights[held_out] = 0
+    assert_matches_leaf_loops(model, *rows, others, weights)
+
+
+def test_early_stopping_keeps_the_trees_that_predict_the_held_out_rows_best(rows):
+    X, y = rows
+    model = make_trees(n_estimators=300, early_stopping_rounds=5, validation_fraction=0.25).fit(X, y)
+    held_out = ~model.kernel_weights_.any(axis=0)
+    longer = make_trees(n_estimators=model.n_stages_ + 5).fit(X[~held_out], y[~held_out])
+    errors = [mean_squared_error(y[held_out], prediction) for prediction in longer.staged_predict(X[held_out])]
+    assert model.n_stages_ == np.argmin(errors) + 1
+
+
+def test_constant_labels_give_constant_predictions_and_mean_weights(rows, others):
+    model = make_trees().fit(rows[0], np.full(60, 3.0))
+    np.testing.assert_allclose(model.predict(others), 3.0)
+    assert_matches_leaf_loops(model, rows[0], np.full(60, 3.0), others)
+
+
+def test_a_constant_tree_weighs_every_label_alike(rows, others):
+    model = make_trees(min_child_samples=100).fit(*rows)
+    assert model.n_stages_ == 1
+    np.testing.assert_allclose(model.kernel_weights(others), 1 / 60)
+    assert model.effective_params_ == pytest.approx(1)
+
+
+@given(
+    num_leaves=st.integers(2, 40),
+    min_child_samples=st.integers(0, 30),
+    learning_rate=st.floats(0.01, 1.5),
+    reg_lambda=st.floats(0, 20),
+    colsample_bytree=st.floats(0.25, 1),
+    extra_trees=st.booleans(),
+    weighted=st.booleans(),
+    scale=st.sampled_from([1e-3, 1.0, 1e4]),
+    shift=st.sampled_from([0.0, 10.0]),
+    seed=st.integers(0, 2**31 - 1),
+)
+@hypothesis_settings(deadline=None, max_examples=30)
+def test_weights_rebuild_predictions_whatever_the_settings(weighted, scale, shift, seed, **settings):
+    X, y = random_rows(45, seed=seed)
+    y = scale * (y + shift)
+    sample_weight = np.random.default_rng(seed).exponential(size=45) if weighted else None
+    model = make_trees(random_state=seed, **settings).fit(X, y, sample_weight=sample_weight)
+    query = random_rows(10, seed=seed + 1)[0]
+    np.testing.assert_allclose(model.kernel_weights(query) @ y, model.predict(query), rtol=0, atol=tolerance(y))
+    np.testing.assert_allclose(model.kernel_weights_ @ y, model.predict(X), rtol=0, atol=tolerance(y))
+
+
+def test_a_perturbed_label_moves_the_frozen_ensemble_by_its_weight(rows, others):
+    model = make_trees(reg_lambda=1.0).fit(*rows)
+    perturbed = rows[1].copy()
+    perturbed[5] += 0.7
+    before, after = (leaf_loop_response(model, rows[0], y, others)[1] for y in (rows[1], perturbed))
+    np.testing.assert_allclose((after - before) / 0.7, model.kernel_weights(others)[:, 5], atol=1e-12)
+    assert np.abs(after - before).max() > 1e-3
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("random_state", [0, None])
+def test_predictions_are_those_of_lightgbm_bit_for_bit(rows, others, settings, random_state):
+    model = make_trees(**settings, random_state=random_state).fit(*rows)
+    params = {name: value for name, value in model.get_params().items() if name not in OURS}
+    library = lightgbm.LGBMRegressor(**params, verbosity=-1).fit(*rows)
+    np.testing.assert_array_equal(model.predict(others), library.predict(others))
+    np.testing.assert_array_equal(model.feature_importances_, library.feature_importances_)
+
+
+def test_weighted_predictions_are_those_of_lightgbm_bit_for_bit(rows, others):
+    sample_weight = np.linspace(0.1, 2, 60)
+    model = make_trees().fit(*rows, sample_weight=sample_weight)
+    params = {name: value for name, value in model.get_params().items() if name not in OURS}
+    library = lightgbm.LGBMRegressor(**params, verbosity=-1).fit(*rows, sample_weight=sample_weight)
+    np.testing.assert_array_equal(model.predict(others), library.predict(others))
+
+
+def test_parameters_and_defaults_are_those_of_lightgbm():
+    library = lightgbm.LGBMRegressor().get_params()
+    ours = type(make_trees())().get_params()
+    assert set(library) <= set(ours)
+    assert {name: ours[name] for name in library} == library
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"boosting_type": "dart"}, "boosting_type"),
+        ({"boosting_type": "rf"}, "boosting_type"),
+        ({"boosting_type": "goss"}, "boosting_type"),
+        ({"objective": "poisson"}, "objective"),
+        ({"objective": "quantile"}, "objective"),
+        ({"objective": lambda y, prediction: (prediction - y, np.ones_like(y))}, "objective"),
+        ({"class_weight": "balanced"}, "class_weight"),
+        ({"reg_alpha": 0.1}, "reg_alpha"),
+        ({"max_delta_step": 0.1}, "max_delta_step"),
+        ({"path_smooth": 1.0}, "path_smooth"),
+        ({"linear_tree": True}, "linear_tree"),
+        ({"monotone_constraints": [1, 0, 0, 0]}, "monotone_constraints"),
+        ({"subsample": 0.5, "subsample_freq": 1}, "subsample=0.5 with subsample_freq=1"),
+    ],
+)
+def test_settings_without_algebra_are_refused_by_name_in_fit(rows, settings, name):
+    model = make_trees(**settings)
+    with pytest.raises(ValueError, match=f"{name}.*not supported"):
+        model.fit(*rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_leaves", 1),
+        ("learning_rate", 0.0),
+        ("n_estimators", 0),
+        ("colsample_bytree", 1.5),
+        ("reg_lambda", -1.0),
+        ("early_stopping_rounds", 0),
+        ("validation_fraction", 1.0),
+        ("extra_trees", "yes"),
+    ],
+)
+def test_parameters_out_of_range_are_named(rows, name, value):
+    with pytest.raises(ValueError, match=name):
+        make_trees(**{name: value}).fit(*rows)
+
+
+def test_category_columns_are_refused_by_name(rows):
+    frame = pd.DataFrame(rows[0], columns=list("abcd"))
+    model = make_trees().fit(frame, rows[1])
+    frame["c"] = pd.Categorical(np.arange(60) % 3)
+    with pytest.raises(ValueError, match=r"category columns \['c'\]"):
+        make_trees().fit(frame, rows[1])
+    with pytest.raises(ValueError, match=r"category columns \['c'\]"):
+        model.predict(frame)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"min_child_samples": 100}, {"early_stopping_rounds": 2, "n_estimators": 50}],
+    ids=["plain", "nothing to split", "early stopping"],
+)
+def test_nothing_is_printed(rows, others, capfd, settings):
+    model = make_trees(**settings).fit(*rows)
+    model.predict(others)
+    assert model.effective_params_ > 0
+    assert tuple(capfd.readouterr()) == ("", "")
+
+
+# Kernels
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_kernel_norms_are_the_norms_of_the_stage_kernels(rows, others, weighted):
+    sample_weight = np.linspace(0.1, 2, 60) if weighted else None
+    model = make_trees().fit(*rows, sample_weight=sample_weight)
+    kernels = [kernel.toarray() for kernel in model.staged_kernel(others)]
+    np.testing.assert_allclose(model.kernel_norms(others), [np.sqrt((k**2).sum(axis=1)) for k in kernels])
+    np.testing.assert_allclose([kernel.sum(axis=1) for kernel in kernels], 1)
+
+
+def test_stage_kernels_are_the_row_weights_within_the_leaf_of_the_query(rows, others):
+    sample_weight = np.linspace(0.1, 2, 60)
+    model = make_trees().fit(*rows, sample_weight=sample_weight)
+    of_rows, of_others = (model.booster_.predict(X, pred_leaf=True) for X in (rows[0], others))
+    for stage, kernel in enumerate(model.staged_kernel(others)):
+        shared = np.equal.outer(of_others[:, stage], of_rows[:, stage]) * sample_weight
+        np.testing.assert_allclose(kernel.toarray(), shared / shared.sum(axis=1, keepdims=True), rtol=1e-6)
+
+
+def test_unweighted_kernel_norms_lie_between_those_of_all_rows_and_of_one(rows):
+    model = make_trees().fit(*rows)
+    norms = model.kernel_norms(1e6 * np.random.default_rng(0).normal(size=(200, 4)))
+    assert norms.min() >= 1 / np.sqrt(60) - 1e-12
+    assert norms.max() <= 1
+    assert norms.std() > 0
+
+
+def test_the_kernel_form_rebuilds_the_model_from_residuals(rows, others):
+    model = make_trees(learning_rate=0.3).fit(*rows)
+    rebuilt = np.full(20, rows[1].mean())
+    before = [np.full(60, rows[1].mean()), *model.staged_predict(rows[0])]
+    for kernel, prediction in zip(model.staged_kernel(others), before, strict=False):
+        rebuilt += 0.3 * (kernel @ (rows[1] - prediction))
+    np.testing.assert_allclose(rebuilt, model.predict(others), rtol=0, atol=tolerance(rows[1]))
+
+
+def test_staged_predictions_are_those_of_lightgbm_cut_short(rows, others):
+    model = make_trees().fit(*rows)
+    for stage, prediction in enumerate(model.staged_predict(others), start=1):
+        np.testing.assert_allclose(prediction, model.booster_.predict(others, num_iteration=stage), rtol=1e-12)

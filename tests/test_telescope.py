@@ -1,0 +1,205 @@
+"""What a telescope derives from its hooks, on one that is small enough to work by hand; stages; memory."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from scipy import sparse
+from sklearn import config_context
+
+from telescoping_sklearn import _memory
+from telescoping_sklearn._telescope import AUTO_PROBES, ColumnCost, Start, Telescope, resolve_stages
+
+N = 6
+
+
+class HandMade(Telescope):
+    """Stage t adds a fixed matrix to S; one constant is the offset; the last row is not trained on."""
+
+    cost = 1.0
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        trained = np.arange(N) < N - 1
+        self.parts = rng.normal(size=(3, N, N)) * trained
+        super().__init__(y=rng.normal(size=N), trained=trained, seed=5)
+
+    @property
+    def n_stages(self):
+        return 3
+
+    def weights(self, stage):
+        return self.parts[:stage].sum(axis=0)
+
+    def rows(self, X):
+        return np.arange(N) if X is None else X[:, 0].astype(int)
+
+    def start(self, X):
+        return Start(np.zeros(N), np.full(self.n_query(X), 0.5))
+
+    def staged_kernel(self, X, stages=None):
+        for stage in resolve_stages(stages, 3, with_start=False):
+            yield sparse.csr_array(self.parts[stage - 1][self.rows(X)])
+
+    def staged_response(self, X, V, offset=False, stages=None):
+        for stage in resolve_stages(stages, 3):
+            response = self.weights(stage)[self.rows(X)] @ V
+            yield np.column_stack([response, np.full(len(response), 0.5)]) if offset else response
+
+    def staged_model(self, X, stages=None):
+        for response in self.staged_response(X, self.y[:, None], True, stages):
+            yield response.sum(axis=1) + 0.25
+
+    def staged_telescoping(self, X, stages=None):
+        for prediction in self.staged_model(X, stages):
+            yield prediction - 2.0
+
+    def column_cost(self, n_query):
+        return ColumnCost(operations=self.cost, bytes=8.0 * N)
+
+
+@pytest.fixture
+def telescope():
+    return HandMade()
+
+
+QUERY = np.array([[2.0], [5.0], [0.0]])
+
+
+def test_weights_offset_and_reconstruction_come_from_the_response(telescope):
+    S = telescope.parts.sum(axis=0)
+    np.testing.assert_allclose(telescope.kernel_weights(None), S)
+    np.testing.assert_allclose(telescope.kernel_weights(QUERY), S[[2, 5, 0]])
+    np.testing.assert_allclose(telescope.offset(QUERY), 0.5)
+    np.testing.assert_allclose(telescope.reconstruct(QUERY), S[[2, 5, 0]] @ telescope.y + 0.5)
+
+
+def test_effective_parameters_count_the_rows_trained_on(telescope):
+    staged = telescope.staged_effective_params(QUERY, n_probes=None)
+    expected = [5 / 3 * (telescope.weights(stage)[[2, 5, 0]] ** 2).sum() for stage in (1, 2, 3)]
+    np.testing.assert_allclose(staged.value, expected)
+    np.testing.assert_array_equal(staged.standard_error, 0)
+
+
+def test_training_summary_averages_over_the_rows_trained_on(telescope):
+    p, trace = telescope.training_summary(n_probes=None)
+    S = telescope.parts.sum(axis=0)[:5]
+    assert p.value == pytest.approx((S**2).sum())
+    assert trace.value == pytest.approx(np.trace(S))
+
+
+def test_estimates_are_the_mean_of_probes_and_its_standard_error(telescope):
+    (p,), (se,) = telescope.staged_effective_params(QUERY, stages=[3], n_probes=8)
+    probes = np.hstack(list(telescope._probe_blocks(QUERY, 8)))
+    assert set(np.unique(probes)) == {-1.0, 1.0}
+    energies = 5 / 3 * ((telescope.weights(3)[[2, 5, 0]] @ probes) ** 2).sum(axis=0)
+    assert p == pytest.approx(energies.mean())
+    assert se == pytest.approx(energies.std(ddof=1) / np.sqrt(8))
+
+
+def test_many_probes_find_the_exact_values(telescope):
+    exact, estimated = (telescope.training_summary(n_probes=count) for count in (None, 20000))
+    for true, estimate in zip(exact, estimated, strict=True):
+        assert 0 < estimate.standard_error < 0.05 * abs(true.value) + 0.05
+        assert abs(estimate.value - true.value) < 4 * estimate.standard_error
+
+
+def test_probes_are_the_same_however_many_blocks_they_come_in(telescope):
+    whole = np.hstack(list(telescope._probe_blocks(None, 7)))
+    with config_context(working_memory=8.0 * N * 2 / 2**20):
+        blocks = list(telescope._probe_blocks(None, 7))
+    assert len(blocks) == 4
+    np.testing.assert_array_equal(np.hstack(blocks), whole)
+
+
+def test_kernel_norm_ratio_compares_stage_means_of_the_largest_norms(telescope):
+    norms = np.sqrt((telescope.parts**2).sum(axis=2))
+    np.testing.assert_allclose(telescope.kernel_norms(QUERY), norms[:, [2, 5, 0]])
+    expected = norms[:, [2, 5, 0]].max(axis=1).mean() / norms[:, :5].max(axis=1).mean()
+    assert telescope.kernel_norm_ratio(QUERY) == pytest.approx(expected)
+    assert telescope.kernel_norm_ratio(QUERY, stages=[2]) == pytest.approx(
+        norms[1, [2, 5, 0]].max() / norms[1, :5].max()
+    )
+
+
+def test_kernel_norm_ratio_of_subsets(telescope):
+    alone = [telescope.kernel_norm_ratio(QUERY[rows]) for rows in ([0, 1], [2])]
+    np.testing.assert_allclose(telescope.kernel_norm_ratio(QUERY, subsets=[[0, 1], [2]]), alone)
+
+
+def test_approximation_error_reports_both_gaps_by_stage(telescope):
+    error = telescope.approximation_error(QUERY)
+    assert list(error.by_stage.index) == [1, 2, 3]
+    np.testing.assert_allclose(error.by_stage, np.tile([2.0, 2.0, 0.25, 0.25], (3, 1)))
+    assert (error.telescoping_mean, error.reconstruction_max) == pytest.approx((2.0, 0.25))
+
+
+def test_automatic_answers_are_exact_only_where_that_is_cheap(telescope):
+    assert telescope.resolve_n_probes("auto", 3) is None
+    telescope.cost = 1e13
+    assert telescope.resolve_n_probes("auto", 3) == AUTO_PROBES
+    telescope.cost = 1.0
+    with config_context(working_memory=1e-5):
+        assert telescope.resolve_n_probes("auto", 3) == AUTO_PROBES
+
+
+# Stages
+
+
+@given(asked=st.integers(1, 300), n_stages=st.integers(1, 200))
+@hypothesis_settings(deadline=None)
+def test_a_number_of_stages_is_evenly_spaced_and_ends_with_the_last(asked, n_stages):
+    stages = resolve_stages(asked, n_stages)
+    assert len(stages) == min(asked, n_stages)
+    assert stages[-1] == n_stages
+    gaps = np.diff(stages, prepend=0)
+    assert gaps.min() >= 1
+    assert gaps.max() - gaps.min() <= 1
+
+
+def test_stages_as_asked():
+    assert resolve_stages(None, 3).tolist() == [1, 2, 3]
+    assert resolve_stages([0, 2], 3).tolist() == [0, 2]
+    assert resolve_stages(np.array([3], dtype=np.uint8), 3).tolist() == [3]
+
+
+@pytest.mark.parametrize("stages", [0, -1, [4], [-1], [2, 1], [1, 1]])
+def test_stages_that_do_not_exist_are_refused(stages):
+    with pytest.raises(ValueError, match="stages"):
+        resolve_stages(stages, 3)
+
+
+@pytest.mark.parametrize("stages", [True, 1.5, [1.0], "all", [], [[1]]])
+def test_stages_that_are_no_ints_are_refused(stages):
+    with pytest.raises(TypeError, match="stages"):
+        resolve_stages(stages, 3)
+
+
+def test_the_start_has_no_kernel():
+    with pytest.raises(ValueError, match=r"stages must lie in 1\.\.3"):
+        resolve_stages([0], 3, with_start=False)
+
+
+# Memory
+
+
+def test_blocks_fit_the_working_memory():
+    with config_context(working_memory=1):
+        assert _memory.working_memory_bytes() == 2**20
+        assert _memory.items_per_block(2**18, 100) == 4
+        assert _memory.items_per_block(2**18, 3) == 3
+        assert _memory.items_per_block(2**30, 3) == 1
+
+
+def test_refusals_name_sizes_and_the_way_out(monkeypatch):
+    monkeypatch.setattr(_memory, "machine_memory_bytes", lambda: 2**31)
+    _memory.refuse_if_too_large(2**31, "This", "Do that.")
+    with pytest.raises(MemoryError, match=r"^This would take 3\.0 GiB and this machine has 2\.0 GiB\. Do that\.$"):
+        _memory.refuse_if_too_large(3 * 2**30, "This", "Do that.")
+
+
+def test_machine_memory_is_that_of_the_machine():
+    with open("/proc/meminfo") as lines:
+        kib = int(next(line for line in lines if line.startswith("MemTotal")).split()[1])
+    assert _memory.machine_memory_bytes() == kib * 1024
