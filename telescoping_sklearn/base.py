@@ -26,7 +26,7 @@ _COSTLY = (
     "degrees_of_freedom_",
     "degrees_of_freedom_se_",
 )
-_CACHES = ("_telescope", "_kernel_weights", "_training_summary")
+_CACHES = ("_telescope", "_kernel_weights", "_training_summary", "_answered_under")
 
 
 class RecordDroppedError(ValueError, AttributeError):
@@ -94,6 +94,10 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
     def _query(self, X: Any) -> NDArray:
         """Validate query rows against what was fitted; return them in float64."""
 
+    def _answer_settings(self) -> tuple:
+        """Parameters that may be set after fitting: what was computed under others is dropped."""
+        return ()
+
     def _training_data(
         self, X: Any, y: Any, sample_weight: Any, ensure_all_finite: bool | str = True
     ) -> tuple[NDArray, NDArray, NDArray]:
@@ -115,6 +119,10 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
                 f"This {type(self).__name__} was fitted with record=False, which keeps only what predict needs. "
                 "Fit again with record=True to ask for explanations."
             )
+        settings = self._answer_settings()
+        if getattr(self, "_answered_under", None) != settings:
+            self._forget()
+            self._answered_under = settings
         if getattr(self, "_telescope", None) is None:
             self._telescope = self._make_telescope()
         return self._telescope
@@ -122,8 +130,9 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
     @property
     def kernel_weights_(self) -> NDArray:
         """Weights of the training labels in the training predictions, (n_train, n_train)."""
+        telescope = self.telescope_
         if getattr(self, "_kernel_weights", None) is None:
-            self._kernel_weights = self.telescope_.kernel_weights(None)
+            self._kernel_weights = telescope.kernel_weights(None)
         return self._kernel_weights
 
     @property
@@ -147,8 +156,9 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         return self._summary()[1].standard_error.item()
 
     def _summary(self) -> tuple[Estimate, Estimate]:
+        telescope = self.telescope_
         if getattr(self, "_training_summary", None) is None:
-            self._training_summary = self.telescope_.training_summary()
+            self._training_summary = telescope.training_summary()
         return self._training_summary
 
     # -- questions about any query -----------------------------------------------------------------------------------

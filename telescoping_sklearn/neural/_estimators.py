@@ -357,6 +357,9 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         check_is_fitted(self)
         return validate_data(self, X, dtype=np.float64, reset=False)
 
+    def _answer_settings(self) -> tuple:
+        return self.rule, self.section
+
     def _make_telescope(self) -> TangentTelescope:
         if _fingerprint(self._X, self._y) != self._fingerprint:
             raise ValueError("X or y were changed since fit, so the recorded run cannot be followed. Fit again.")
