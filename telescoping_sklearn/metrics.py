@@ -166,7 +166,7 @@ def relative_gap(
 
     Examples
     --------
-    >>> relative_gap(0.9, 0.5, 0.3, 0.1)
+    >>> relative_gap(1.0, 0.5, 0.5, 0.25)
     RelativeGap(value=2.0, reason='')
     >>> relative_gap(0.9, 0.5, 0.301, 0.300, baseline_se=0.01).reason
     'gap at q=0 within noise: 0.001 +- 0.01'
