@@ -115,6 +115,13 @@ def test_gap_that_means_nothing_has_a_reason(part, reason):
     assert reason in gap.reason
 
 
+def test_table_lists_every_share_that_has_no_relative_gap(finished):
+    results = pd.read_csv(finished / "results.csv")
+    on_net = results["model"] == "net"
+    results.loc[on_net, "mse"] = results.loc[~on_net, "mse"].to_numpy()
+    assert "(*) no relative gap at 0%, 100%: gap at q=0 within noise" in tabulate_results(results, STUDY)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

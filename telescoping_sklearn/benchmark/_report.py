@@ -64,8 +64,11 @@ def _tabulate_data(name: Any, part: pd.DataFrame, study: BenchmarkStudy) -> str:
             f"+- {mean['effective_params_train_se']:.0f}, {mean['n_stages']:.0f} stages, "
             f"fitted in {mean['fit_seconds']:.1f} s, explained in {mean['explain_seconds']:.1f} s"
         )
-    reasons = {gap.reason: f"{proportion:.0%}" for proportion, gap in gaps.items() if gap.reason}
-    lines += [f"   (*) no relative gap at {where}: {reason}" for reason, where in reasons.items()]
+    where: dict[str, list[str]] = {}
+    for proportion, gap in gaps.items():
+        if gap.reason:
+            where.setdefault(gap.reason, []).append(f"{proportion:.0%}")
+    lines += [f"   (*) no relative gap at {', '.join(shares)}: {reason}" for reason, shares in where.items()]
     return "\n".join(lines)
 
 
