@@ -24,6 +24,7 @@ exclude_patterns = ["_build", "auto_examples/*.ipynb", "auto_examples/*.py", "RE
 nitpicky = False
 
 autosummary_generate = True
+autodoc_typehints = "none"  # the docstrings say more
 numpydoc_show_class_members = False  # each member has a page section of its own
 numpydoc_xref_param_type = False
 
