@@ -58,10 +58,13 @@ class ColumnCost(NamedTuple):
         Multiplications.
     bytes : float
         Memory held while the column is carried.
+    fastest_block_bytes : float
+        Bytes of a block of columns beyond which it only gets slower.
     """
 
     operations: float
     bytes: float
+    fastest_block_bytes: float = math.inf
 
 
 class Estimate(NamedTuple):
@@ -166,8 +169,6 @@ class Telescope(ABC):
 
     #: Stages at which kernel norms are taken unless told otherwise: None for all, or a number of evenly spaced ones.
     default_kernel_stages: int | None = None
-    #: Bytes of a block of columns beyond which it only gets slower.
-    fastest_block_bytes: float = math.inf
 
     def __init__(self, *, y: NDArray, trained: NDArray, seed: int):
         self.y = np.asarray(y, dtype=np.float64)
@@ -215,8 +216,8 @@ class Telescope(ABC):
         """Yield the telescoping model f_0 + sum of stages after each stage, (n_query,)."""
 
     @abstractmethod
-    def column_cost(self, n_query: int) -> ColumnCost:
-        """Cost of carrying one label direction to the last stage for ``n_query`` query rows."""
+    def column_cost(self, n_query: int, n_columns: int) -> ColumnCost:
+        """Cost of carrying one of ``n_columns`` label directions to the last stage for ``n_query`` query rows."""
 
     # -- derived -----------------------------------------------------------------------------------------------------
 
@@ -237,11 +238,21 @@ class Telescope(ABC):
             f"kernel_weights of {shape[0]} queries by {shape[1]} training rows",
             "Ask for fewer query rows at a time; effective_params(X, n_probes=32) needs no such matrix.",
         )
+        if self.prefers_backward(X):
+            return self.backward_weights(X)
         weights = np.zeros(shape)
         columns = np.flatnonzero(self.trained)
         for block in self._column_blocks(len(columns), shape[0]):
             weights[:, columns[block]] = self._response(X, self._unit_columns(columns[block]))
         return weights
+
+    def prefers_backward(self, X: NDArray | None) -> bool:
+        """Whether `backward_weights` exists for the model and costs less than carrying every label forward."""
+        return False
+
+    def backward_weights(self, X: NDArray | None) -> NDArray:
+        """S(x), (n_query, n_train), worked from the queries back to the labels; for few queries."""
+        raise NotImplementedError(f"{type(self).__name__} carries labels forward only.")
 
     def offset(self, X: NDArray | None) -> NDArray:
         """c(x), (n_query,): what is left of the prediction when all labels are zero."""
@@ -355,7 +366,7 @@ class Telescope(ABC):
         _check_n_probes(n_probes)
         if n_probes != "auto":
             return n_probes
-        cost = self.column_cost(n_query)
+        cost = self.column_cost(n_query, self.n_trained)
         fits = self.n_trained * cost.bytes <= working_memory_bytes()
         return None if fits and self.n_trained * cost.operations <= AUTO_EXACT_OPERATIONS else AUTO_PROBES
 
@@ -384,7 +395,8 @@ class Telescope(ABC):
 
     def _column_blocks(self, n_columns: int, n_query: int) -> Iterator[slice]:
         """Slices of columns whose temporaries fit the working memory."""
-        size = items_per_block(self.column_cost(n_query).bytes, max(n_columns, 1), self.fastest_block_bytes)
+        cost = self.column_cost(n_query, n_columns)
+        size = items_per_block(cost.bytes, max(n_columns, 1), cost.fastest_block_bytes)
         return (slice(first, min(first + size, n_columns)) for first in range(0, n_columns, size))
 
     def _unit_columns(self, columns: NDArray) -> NDArray:

@@ -7,7 +7,7 @@ left out of ``dir()`` so that representations, pickling and cloning compute noth
 
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,8 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
 
     A subclass fits, predicts, and implements `_make_telescope` and `_query`.
     """
+
+    _costly: ClassVar[tuple[str, ...]] = _COSTLY
 
     @abstractmethod
     def _make_telescope(self) -> Telescope:
@@ -374,7 +376,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
     def __dir__(self):
         """List attributes without the costly ones."""
         # scikit-learn's own __dir__ and HTML representation evaluate every attribute they are shown.
-        return [name for name in object.__dir__(self) if name not in _COSTLY]
+        return [name for name in object.__dir__(self) if name not in self._costly]
 
     def __getstate__(self):
         """Pickle what was learnt, not what was computed from it."""

@@ -35,6 +35,7 @@ def make_net(**settings):
             "max_iter": 12,
             "tol": 0.0,
             "n_iter_no_change": 10**6,
+            "section": 1,
             "dtype": "float64",
             "random_state": 0,
         }

@@ -55,7 +55,7 @@ class HandMade(Telescope):
         for prediction in self.staged_model(X, stages):
             yield prediction - 2.0
 
-    def column_cost(self, n_query):
+    def column_cost(self, n_query, n_columns):
         return ColumnCost(operations=self.cost, bytes=8.0 * N)
 
 

@@ -17,6 +17,9 @@ from scipy import sparse
 from telescoping_sklearn._telescope import ColumnCost, Start, Telescope, resolve_stages
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, membership
 
+#: Sums and look-ups are bound by memory: larger blocks of columns leave the caches.
+_FASTEST_BLOCK = 16 * 2**20
+
 
 class LeafTelescope(Telescope):
     """The telescope of a boosted ensemble.
@@ -34,8 +37,6 @@ class LeafTelescope(Telescope):
     **kwargs
         What `Telescope` takes.
     """
-
-    fastest_block_bytes = 16 * 2**20  # sums and look-ups are bound by memory: larger blocks leave the caches
 
     def __init__(
         self,
@@ -112,10 +113,12 @@ class LeafTelescope(Telescope):
         """Yield the model itself: for trees the telescoping sum is no approximation."""
         yield from self.staged_model(X, stages)
 
-    def column_cost(self, n_query: int) -> ColumnCost:
+    def column_cost(self, n_query: int, n_columns: int) -> ColumnCost:
         """One sum and one look-up a row and tree; the column, its residual and what a tree adds to it are held."""
         return ColumnCost(
-            operations=2.0 * self.n_stages * (self.n_samples + n_query), bytes=8.0 * (4 * self.n_samples + 3 * n_query)
+            operations=2.0 * self.n_stages * (self.n_samples + n_query),
+            bytes=8.0 * (4 * self.n_samples + 3 * n_query),
+            fastest_block_bytes=_FASTEST_BLOCK,
         )
 
     def _leaves(self, X: NDArray | None) -> NDArray:

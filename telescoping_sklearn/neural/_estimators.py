@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import joblib
 import numpy as np
@@ -17,8 +17,10 @@ from torch import Tensor
 from telescoping_sklearn._memory import refuse_if_too_large
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
 from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, MultilayerPerceptron
+from telescoping_sklearn.neural._path import RULES, Path, as_double
+from telescoping_sklearn.neural._sections import Sections, chosen_sections, equal_sections, watched_rows
 from telescoping_sklearn.neural._tangent import row_blocks
-from telescoping_sklearn.neural._tangent_telescope import RULES, TangentTelescope, as_double
+from telescoping_sklearn.neural._tangent_telescope import TangentTelescope
 from telescoping_sklearn.neural._training import TrainingPlan, train
 
 _OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -76,8 +78,12 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     rule : {"midpoint", "left", "gauss2"}, default="midpoint"
         Where on an update's segment the Jacobian is taken: "left" is the paper's Eq. 5, "midpoint" costs the same and
         is far closer, "gauss2" costs two evaluations and is closer still. May be set after fitting.
-    section : int, default=1
-        Updates bridged by one evaluation. May be set after fitting.
+    section : "auto" or int, default="auto"
+        Updates bridged by one evaluation. "auto" chooses section ends in one pass over the recorded run, so that the
+        gaps that they leave on 256 training rows add up to at most `section_tol`. May be set after fitting.
+    section_tol : float, default=0.01
+        Mean gap that "auto" allows over the run, in units of the labels' standard deviation. Where single updates
+        leave more, the gap reached is what `section_gap_` says. May be set after fitting.
     dtype : {"float32", "float64"}, default="float32"
         Precision of training.
     device : str, default="cpu"
@@ -113,6 +119,10 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         Number of columns of X.
     feature_names_in_ : ndarray of str
         Names of the columns, where X had them.
+    section_ends_ : ndarray of int of shape (n_sections,)
+        Last stage of every section; chosen ones are kept with the record.
+    section_gap_ : float
+        Gap that the chosen sections leave, in units of the labels' standard deviation; nan where lengths were given.
     telescope_ : Telescope
         The telescope, made when first asked for.
     kernel_weights_ : ndarray of shape (n_train, n_train)
@@ -140,6 +150,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     True
     """
 
+    _costly = (*BaseTelescopingEstimator._costly, "section_ends_", "section_gap_")
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
@@ -162,7 +173,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "init_scale": [Interval(Real, 0, None, closed="left")],
         "rule": [StrOptions(set(RULES))],
-        "section": [Interval(Integral, 1, None, closed="left")],
+        "section": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "section_tol": [Interval(Real, 0, None, closed="neither")],
         "dtype": [StrOptions(set(_DTYPES))],
         "device": [str],
         "random_state": ["random_state", np.random.Generator],
@@ -194,7 +206,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         validation_fraction: float = 0.1,
         init_scale: float = 1.0,
         rule: str = "midpoint",
-        section: int = 1,
+        section: int | str = "auto",
+        section_tol: float = 0.01,
         dtype: str = "float32",
         device: str = "cpu",
         random_state: Any = None,
@@ -223,6 +236,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self.init_scale = init_scale
         self.rule = rule
         self.section = section
+        self.section_tol = section_tol
         self.dtype = dtype
         self.device = device
         self.random_state = random_state
@@ -285,6 +299,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             self._make_rule = trained.make_rule
             self._X, self._y, self._row_weights = X, y, row_weights
             self._fingerprint = _fingerprint(X, y)
+            self._chosen_sections: dict[tuple[str, float], Sections] = {}
         return self
 
     def predict(self, X: Any) -> NDArray:
@@ -358,24 +373,48 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         return validate_data(self, X, dtype=np.float64, reset=False)
 
     def _answer_settings(self) -> tuple:
-        return self.rule, self.section
+        return self.rule, self.section, self.section_tol
+
+    @property
+    def section_ends_(self) -> NDArray:
+        """Last stage of every section, chosen when first asked for and kept with the record."""
+        return cast(TangentTelescope, self.telescope_).sections.ends
+
+    @property
+    def section_gap_(self) -> float:
+        """Mean gap that the chosen sections leave, summed over the run, in units of the labels' standard deviation.
+
+        It is nan where `section` is a number: then nothing is watched.
+        """
+        return cast(TangentTelescope, self.telescope_).sections.gap
 
     def _make_telescope(self) -> TangentTelescope:
         if _fingerprint(self._X, self._y) != self._fingerprint:
             raise ValueError("X or y were changed since fit, so the recorded run cannot be followed. Fit again.")
-        return TangentTelescope(
+        path = Path(
             self.module_.architecture,
             self._trajectory,
-            self._make_rule,
-            training_rows=self._X,
-            row_weights=self._row_weights,
+            self._X,
+            self._row_weights,
             rule=self.rule,
-            section=self.section,
+            dtype=_DTYPES[self.dtype],
             device=torch.device(self.device),
-            y=self._y,
-            trained=self._row_weights > 0,
-            seed=self.seed_,
         )
+        return TangentTelescope(
+            path, self._sections(path), self._make_rule, y=self._y, trained=self._row_weights > 0, seed=self.seed_
+        )
+
+    def _sections(self, path: Path) -> Sections:
+        """Sections as asked for; chosen ones are kept with the record, so that every later question shares them."""
+        if self.section != "auto":
+            return equal_sections(self.n_stages_, int(self.section))
+        key = self.rule, self.section_tol
+        if key not in self._chosen_sections:
+            trained = self._row_weights > 0
+            rows = watched_rows(path, trained, self.seed_)
+            spread = float(np.std(self._y[trained]))
+            self._chosen_sections[key] = chosen_sections(path, rows, self.section_tol, spread)
+        return self._chosen_sections[key]
 
 
 def _fingerprint(X: NDArray, y: NDArray) -> str:
@@ -386,5 +425,5 @@ def _fingerprint(X: NDArray, y: NDArray) -> str:
 def _predict(architecture: Architecture, theta: Tensor, X: NDArray) -> NDArray:
     """Predict in float64, in blocks of rows, (n_query,)."""
     rows, theta = as_double(X, theta.device), theta.double()
-    blocks = row_blocks(architecture, len(rows), 1)
+    blocks = row_blocks(architecture, len(rows), n_columns=1)
     return torch.cat([architecture.forward(theta, rows[block]) for block in blocks]).cpu().numpy()

@@ -109,9 +109,30 @@ def tangent(architecture: Architecture, theta: Tensor, X: Tensor) -> Tangent:
     return Tangent(architecture, inputs, deltas[::-1], a.squeeze(-1))
 
 
-def row_blocks(architecture: Architecture, n_rows: int, n_columns: int) -> Iterator[slice]:
-    """Slices of rows whose derivatives and products with ``n_columns`` directions fit the working memory."""
+def row_blocks(
+    architecture: Architecture, n_rows: int, *, n_columns: int = 0, n_others: int = 0, itemsize: int = 8
+) -> Iterator[slice]:
+    """Cut rows into blocks whose derivatives and products stay within the working memory and the caches.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        The net.
+    n_rows : int
+        Number of rows.
+    n_columns : int, default=0
+        Directions or columns that the Jacobian is multiplied with.
+    n_others : int, default=0
+        Rows that kernels are taken with.
+    itemsize : int, default=8
+        Bytes of a number.
+
+    Returns
+    -------
+    iterator of slice
+        Consecutive blocks.
+    """
     widest = max(architecture.widths[1:])
-    held = 8.0 * (3 * sum(architecture.widths) + n_columns * (widest + 2))
+    held = itemsize * (3 * sum(architecture.widths) + n_columns * (widest + 2) + 3 * n_others)
     size = items_per_block(held, max(n_rows, 1), most_bytes=_FASTEST_BLOCK)
     return (slice(first, min(first + size, n_rows)) for first in range(0, n_rows, size))

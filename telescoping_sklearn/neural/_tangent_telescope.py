@@ -1,13 +1,17 @@
 """The telescope of a recorded run: each update to first order, at a point of the update's segment that a rule chooses.
 
 An update theta_s -> theta_e moves the outputs by about J(theta*; x) (theta_e - theta_s). The same bridge carries label
-directions, with the response Theta of the parameters in place of theta: batch gradients are taken at theta_{t-1},
-where the optimiser took them, and only the outer Jacobian follows the rule. A section bridges several consecutive
-updates with one evaluation; inside it, rows of a batch are brought forward for themselves when their turn comes.
+directions: batch gradients are taken at theta_{t-1}, where the optimiser took them, and only the outer Jacobian follows
+the rule. A section bridges several consecutive updates with one evaluation; inside it, rows of a batch are brought
+forward for themselves when their turn comes.
+
+The response can be carried in four ways that give the same numbers, and the cheapest is taken: forward or backward,
+from labels to queries or from queries to labels, each with the block of parameters or, for plain stochastic gradient
+descent, with kernels only. See `_carriers`; `TangentTelescope.plan` says which.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,24 +21,38 @@ from torch import Tensor
 
 from telescoping_sklearn._memory import items_per_block
 from telescoping_sklearn._telescope import ColumnCost, Start, Telescope, resolve_stages
-from telescoping_sklearn.neural._network import Architecture
-from telescoping_sklearn.neural._tangent import Tangent, row_blocks, tangent
-from telescoping_sklearn.neural._trajectory import Trajectory
+from telescoping_sklearn.neural._carriers import (
+    BackwardKernelCarrier,
+    BackwardParameterCarrier,
+    Carrier,
+    KernelCarrier,
+    ParameterCarrier,
+)
+from telescoping_sklearn.neural._path import Path, as_double
+from telescoping_sklearn.neural._sections import Sections
+from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._update_rules import UpdateRule
 
-_GAUSS = 3**0.5 / 6
-#: Where on the segment of an update the outer Jacobian is taken: (weight, position) of every evaluation.
-RULES = {
-    "left": ((1.0, 0.0),),
-    "midpoint": ((1.0, 0.5),),
-    "gauss2": ((0.5, 0.5 - _GAUSS), (0.5, 0.5 + _GAUSS)),
-}
+#: Bytes of a block of columns carried with the parameters beyond which it gets slower: its pages come fresh.
+_FASTEST_COLUMNS = 128 * 2**20
 
 
-def as_double(X: NDArray, device: torch.device) -> Tensor:
-    """Return rows as a float64 tensor, copying only what torch must not share."""
-    X = np.ascontiguousarray(X, dtype=np.float64)
-    return torch.from_numpy(X if X.flags.writeable else X.copy()).to(device)
+class Plan(NamedTuple):
+    """How a response is worked, and what that costs.
+
+    Attributes
+    ----------
+    route : {"parameters", "kernel", "backward parameters", "backward kernel"}
+        What is carried, and in which direction.
+    operations : float
+        Multiplications.
+    column_bytes : float
+        Memory held for one column (a label direction, or backward a query).
+    """
+
+    route: str
+    operations: float
+    column_bytes: float
 
 
 class TangentTelescope(Telescope):
@@ -42,64 +60,40 @@ class TangentTelescope(Telescope):
 
     Parameters
     ----------
-    architecture : Architecture
-        The net.
-    trajectory : Trajectory
+    path : Path
         The recorded run.
+    sections : Sections
+        How it is cut.
     make_rule : callable
         Makes the optimiser's linear response, with fresh state.
-    training_rows : ndarray of shape (n_train, n_features)
-        Training X.
-    row_weights : ndarray of shape (n_train,)
-        Sample weights, of mean 1 over the rows trained on.
-    rule : {"left", "midpoint", "gauss2"}
-        Where the outer Jacobian is taken.
-    section : int
-        Updates bridged by one evaluation.
     **kwargs
         What `Telescope` takes.
     """
 
-    def __init__(
-        self,
-        architecture: Architecture,
-        trajectory: Trajectory,
-        make_rule: Callable[[], UpdateRule],
-        training_rows: NDArray,
-        row_weights: NDArray,
-        rule: str,
-        section: int,
-        device: torch.device,
-        **kwargs: Any,
-    ):
+    def __init__(self, path: Path, sections: Sections, make_rule: Callable[[], UpdateRule], **kwargs: Any):
         super().__init__(**kwargs)
-        self.architecture = architecture
-        self.trajectory = trajectory
-        self.rule = rule
-        self.section = section
+        self.path = path
+        self.sections = sections
         self._make_rule = make_rule
-        self._device = device
-        self._training_rows = as_double(training_rows, device)
-        self._row_weights = torch.from_numpy(np.ascontiguousarray(row_weights, dtype=np.float64)).to(device)
-        if trajectory.denominators is not None:
+        if path.trajectory.denominators is not None:
             self.default_kernel_stages = 20  # such kernels do not factor by layer and are thirty times dearer
 
     @property
     def n_stages(self) -> int:
         """Number of parameter updates."""
-        return self.trajectory.n_stages
+        return self.path.trajectory.n_stages
 
     # -- the hooks ---------------------------------------------------------------------------------------------------
 
     def start(self, X: NDArray | None) -> Start:
         """Start from the initial weights, whatever the labels: A = 0, b = f_0(x)."""
-        return Start(np.zeros(self.n_samples), self._outputs(self._rows(X), 0).cpu().numpy())
+        return Start(np.zeros(self.n_samples), self.path.outputs(self._rows(X), 0).cpu().numpy())
 
     def staged_kernel(self, X: NDArray | None, stages: Any = None) -> Iterator[sparse.csr_array]:
         """k_t(x)_i = w_i / |B_t| J(x)^T diag(1/phi_t) J(x_i) for i in the batch, both at theta_{t-1}."""
         rows = self._rows(X)
         for stage in resolve_stages(stages, self.n_stages, with_start=False):
-            batch = self.trajectory.batches[stage - 1]
+            batch = self.path.batch(stage).cpu().numpy()
             kernel = np.empty((len(rows), len(batch)))
             for queries, columns, block in self._kernel_blocks(rows, stage):
                 kernel[queries, columns] = block.cpu().numpy()
@@ -113,7 +107,7 @@ class TangentTelescope(Telescope):
         """Yield the norms block by block, with no kernel kept."""
         rows = self._rows(X)
         for stage in resolve_stages(stages, self.n_stages, with_start=False):
-            squared = torch.zeros(len(rows), dtype=torch.float64, device=self._device)
+            squared = torch.zeros(len(rows), dtype=torch.float64, device=self.path.device)
             for queries, _, block in self._kernel_blocks(rows, stage):
                 squared[queries] += (block**2).sum(dim=1)
             yield squared.sqrt().cpu().numpy()
@@ -122,52 +116,118 @@ class TangentTelescope(Telescope):
         self, X: NDArray | None, V: NDArray, offset: bool = False, stages: Any = None
     ) -> Iterator[NDArray]:
         """Carry label columns through the recorded run; see the module's docstring."""
-        for response, _ in self._carry(X, V, offset, resolve_stages(stages, self.n_stages)):
-            yield response.cpu().numpy()
+        wanted = resolve_stages(stages, self.n_stages)
+        labels = np.column_stack([V, np.zeros(self.n_samples)]) if offset else np.asarray(V)
+        carrier = self._carrier(self.n_query(X), labels.shape[1], offset)
+        for response in self._carry(carrier, X, labels, offset, wanted):
+            yield response.double().cpu().numpy()
+
+    def backward_weights(self, X: NDArray | None) -> NDArray:
+        """S(x), (n_query, n_train), worked from the queries back to the labels."""
+        rows = self._rows(X)
+        weights = np.zeros((len(rows), self.n_samples))
+        plan = self._plans(len(rows), len(rows), backward=True)
+        for first in range(0, len(rows), size := items_per_block(plan.column_bytes, len(rows), self._most_bytes(plan))):
+            weights[first : first + size] = self._carry_back(rows[first : first + size], plan.route)
+        return weights
+
+    def prefers_backward(self, X: NDArray | None) -> bool:
+        """Whether working back from the queries costs less than carrying every training label forward."""
+        return self.plan(X).route.startswith("backward")
 
     def staged_model(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
         """Yield the net's own prediction after each update, in float64."""
         rows = self._rows(X)
         for stage in resolve_stages(stages, self.n_stages):
-            yield self._outputs(rows, stage).cpu().numpy()
+            yield self.path.outputs(rows, stage).cpu().numpy()
 
     def staged_telescoping(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
         """Yield f_0 + sum over sections of J(theta*) (theta_e - theta_s), along the steps that training took."""
         wanted = resolve_stages(stages, self.n_stages)
         rows = self._rows(X)
-        prediction = self._outputs(rows, 0)[:, None]
+        prediction = self.path.outputs(rows, 0)
         if wanted[0] == 0:
-            yield prediction[:, 0].cpu().numpy()
-        for stage in range(1, wanted[-1] + 1):
-            first, at_end = self._section_of(stage)
-            if not at_end and stage not in wanted:
+            yield prediction.cpu().numpy()
+        asked = set(wanted.tolist())
+        for stage in sorted(asked | set(self.sections.ends[self.sections.ends <= wanted[-1]].tolist()) - {0}):
+            if stage == 0:
                 continue
-            step = (self._theta(stage) - self._theta(first))[None]
-            reached = prediction + self._bridge(rows, first, stage, step)
-            if at_end:
+            first = self.sections.first_of(stage)
+            reached = prediction + self.path.change(rows, first, stage, self.path.step(first, stage))[:, 0]
+            if self.sections.is_end(stage):
                 prediction = reached
-            if stage in wanted:
-                yield reached[:, 0].cpu().numpy()
+            if stage in asked:
+                yield reached.cpu().numpy()
 
     def staged_linearized(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
         """Yield f_0 + J(theta_0) (theta_t - theta_0): the model linearised once, at its start."""
         wanted = resolve_stages(stages, self.n_stages)
-        rows, theta_0 = self._rows(X), self._theta(0)
-        outputs = self._outputs(rows, 0)
-        size = items_per_block(8.0 * (2 * self.architecture.n_params + len(rows)), len(wanted))
+        path, rows = self.path, self._rows(X)
+        outputs = path.outputs(rows, 0)
+        at_start = path.theta(0)
+        size = items_per_block(8.0 * (2 * path.architecture.n_params + len(rows)), len(wanted), _FASTEST_COLUMNS)
         for first in range(0, len(wanted), size):
-            moved = torch.stack([self._theta(stage) for stage in wanted[first : first + size]]) - theta_0
-            for change in self._jvp(rows, theta_0, moved).T:
+            moved = torch.cat([path.step(0, stage) for stage in wanted[first : first + size]])
+            changes = torch.empty((len(rows), len(moved)), dtype=path.dtype, device=path.device)
+            for block in row_blocks(path.architecture, len(rows), n_columns=len(moved), itemsize=path.dtype.itemsize):
+                changes[block] = path.tangent(at_start, rows[block]).jvp(moved)
+            for change in changes.T:
                 yield (outputs + change).cpu().numpy()
 
-    def column_cost(self, n_query: int) -> ColumnCost:
-        """One multiplication a parameter for every row that is brought forward or differentiated."""
-        p, nodes = self.architecture.n_params, len(RULES[self.rule])
-        in_batches = sum(map(len, self.trajectory.batches)) * (1 + (nodes if self.section > 1 else 0))
-        at_ends = (self.n_samples + n_query) * nodes * -(-self.n_stages // self.section)
-        return ColumnCost(
-            operations=float(p) * (in_batches + at_ends), bytes=8.0 * (7 * p + 3 * self.n_samples + 3 * n_query)
-        )
+    # -- what it costs -----------------------------------------------------------------------------------------------
+
+    def plan(self, X: NDArray | None, *, n_columns: int | None = None) -> Plan:
+        """Say how a response is worked: the cheapest route, its multiplications, and its memory a column.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_query, n_features) or None
+            Query rows; None stands for the training rows.
+        n_columns : int or None, default=None
+            Label directions that are carried, such as probes; None stands for kernel weights, which may also be worked
+            backward.
+
+        Returns
+        -------
+        Plan
+            The route and what it costs.
+        """
+        n_query = self.n_query(X)
+        forward = self._plans(n_query, self.n_trained if n_columns is None else n_columns)
+        if n_columns is not None or not self._can_go_back:
+            return forward
+        return min(forward, self._plans(n_query, n_query, backward=True), key=lambda plan: plan.operations)
+
+    def column_cost(self, n_query: int, n_columns: int) -> ColumnCost:
+        """Share of one column in the cheapest way forward."""
+        plan = self._plans(n_query, n_columns)
+        return ColumnCost(plan.operations / max(n_columns, 1), plan.column_bytes, self._most_bytes(plan))
+
+    @property
+    def _can_go_back(self) -> bool:
+        return hasattr(self._make_rule(), "transposed_step")
+
+    def _most_bytes(self, plan: Plan) -> float:
+        return np.inf if "kernel" in plan.route else _FASTEST_COLUMNS
+
+    def _plans(self, n_query: int, n_columns: int, backward: bool = False) -> Plan:
+        """Choose the cheapest plan of one direction for so many columns."""
+        direction = "backward " if backward else ""
+        p, widths = self.path.architecture.n_params, sum(self.path.architecture.widths) * 2
+        itemsize, nodes = self.path.dtype.itemsize, len(self.path.nodes)
+        lengths = self.sections.lengths
+        batch = min(len(self.path.trajectory.batches[0]), self.n_samples)
+        rows = self.n_samples + n_query
+        at_ends = nodes * len(lengths) * rows
+        inside = nodes * batch * float((lengths - 1).sum())
+        tangents = 3.0 * p * (at_ends + inside + batch * self.n_stages)
+        dense = tangents + float(p) * n_columns * (at_ends + inside + (batch + 10) * self.n_stages)
+        plans = [Plan(direction + "parameters", dense, itemsize * (7.0 * p + 3 * rows))]
+        if getattr(self._make_rule(), "is_plain", False):
+            pairs = nodes * batch * (rows * float(lengths.sum()) + batch * float((lengths * (lengths - 1) / 2).sum()))
+            held = rows * 3 + batch * float(lengths.max())
+            plans.append(Plan(direction + "kernel", tangents + pairs * (widths + n_columns), itemsize * held))
+        return min(plans, key=lambda plan: plan.operations)
 
     # -- beyond the hooks --------------------------------------------------------------------------------------------
 
@@ -189,114 +249,103 @@ class TangentTelescope(Telescope):
         ndarray of shape (n_params, k) or (n_params, k + 1)
             One column a label direction.
         """
-        nothing = np.empty((0, self._training_rows.shape[1]))
-        ((_, parameters),) = self._carry(nothing, V, offset, np.array([self.n_stages]))
-        return parameters.T.cpu().numpy()
+        labels = np.column_stack([V, np.zeros(self.n_samples)]) if offset else np.asarray(V)
+        carrier = self._parameter_carrier(labels.shape[1], offset)
+        nothing = np.empty((0, self.path.rows.shape[1]))
+        for _ in self._carry(carrier, nothing, labels, offset, np.array([self.n_stages])):
+            pass
+        return carrier.parameters.T.double().cpu().numpy()
 
     # -- how they are worked -----------------------------------------------------------------------------------------
 
-    def _carry(self, X: NDArray | None, V: NDArray, offset: bool, wanted: NDArray) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the response of queries, (n_query, k), and of the parameters, (k, p), at the stages wanted."""
-        labels = torch.from_numpy(np.column_stack([V, np.zeros(self.n_samples)]) if offset else np.asarray(V))
-        labels = labels.to(self._device)
-        rows, update = self._rows(X), self._make_rule()
-        training = self._start_response(self._training_rows, labels.shape[1], offset)
-        query = training if X is None else self._start_response(rows, labels.shape[1], offset)
-        parameters = torch.zeros(
-            (labels.shape[1], self.architecture.n_params), dtype=torch.float64, device=self._device
-        )
+    def _carrier(self, n_query: int, n_columns: int, offset: bool) -> Carrier:
+        if self._plans(n_query, n_columns).route == "kernel":
+            return KernelCarrier(self.path)
+        return self._parameter_carrier(n_columns, offset)
+
+    def _parameter_carrier(self, n_columns: int, offset: bool) -> ParameterCarrier:
+        carrier = ParameterCarrier(self.path, self._make_rule(), n_columns)
         if offset:
-            parameters[-1] = self._theta(0)
-        moved = torch.zeros_like(parameters)  # since the section's start
-        if wanted[0] == 0:
-            yield query.clone(), parameters.clone()
-        for stage in range(1, wanted[-1] + 1):
-            first, at_end = self._section_of(stage)
-            batch = torch.from_numpy(self.trajectory.batches[stage - 1]).to(self._device)
+            carrier.parameters[-1] = self.path.theta(0)
+        return carrier
+
+    def _carry(
+        self, carrier: Carrier, X: NDArray | None, labels: NDArray, offset: bool, wanted: NDArray
+    ) -> Iterator[Tensor]:
+        """Yield the response of queries, (n_query, k), at the stages wanted."""
+        path, rows = self.path, self._rows(X)
+        V = torch.from_numpy(labels).to(path.device, path.dtype)
+        training = self._start_response(path.rows, V.shape[1], offset)
+        query = training if X is None else self._start_response(rows, V.shape[1], offset)
+        asked = set(wanted.tolist())
+        if 0 in asked:
+            yield query.clone()
+        for stage in range(1, int(wanted[-1]) + 1):
+            first, batch = self.sections.first_of(stage), path.batch(stage)
             response = training[batch]
             if stage - 1 > first:
-                response = response + self._bridge(self._training_rows[batch], first, stage - 1, moved)
-            gradient = self._gradient_response(batch, response - labels[batch], stage)
-            step = update.step(gradient, parameters, stage, self.trajectory.learning_rates[stage - 1], self._phi(stage))
-            parameters += step
-            moved += step
-            if at_end and stage < wanted[-1]:
-                training += self._bridge(self._training_rows, first, stage, moved)
+                response += carrier.bridge(path.rows[batch], first, stage - 1)
+            residual = response.sub_(V[batch]).mul_(path.batch_weights(batch)[:, None])
+            carrier.take(stage, path.batch_tangent(stage), residual)
+            if self.sections.is_end(stage):
+                if stage < wanted[-1] or X is None:
+                    training += carrier.bridge(path.rows, first, stage)
                 if X is not None:
-                    query += self._bridge(rows, first, stage, moved)
-                moved.zero_()
-                if stage in wanted:
-                    yield query.clone(), parameters.clone()
-            elif stage in wanted:
-                yield query + self._bridge(rows, first, stage, moved), parameters.clone()
+                    query += carrier.bridge(rows, first, stage)
+                carrier.close()
+                if stage in asked:
+                    yield query.clone()
+            elif stage in asked:
+                yield query + carrier.bridge(rows, first, stage)
 
-    def _gradient_response(self, batch: Tensor, residual: Tensor, stage: int) -> Tensor:
-        """G_t = 1/|B| sum_i w_i J(theta_{t-1}; x_i)^T (F - V)_i, (k, p)."""
-        columns = residual * (self._row_weights[batch] / len(batch))[:, None]
-        rows, theta = self._training_rows[batch], self._theta(stage - 1)
-        gradient = torch.zeros((columns.shape[1], len(theta)), dtype=torch.float64, device=self._device)
-        for block in row_blocks(self.architecture, len(rows), columns.shape[1]):
-            gradient += self._tangent(theta, rows[block]).vjp(columns[block])
-        return gradient
-
-    def _bridge(self, rows: Tensor, first: int, last: int, directions: Tensor) -> Tensor:
-        """J(theta*; x) D^T by the rule between two stages, (n_rows, k)."""
-        start, end = self._theta(first), self._theta(last)
-        nodes = RULES[self.rule]
-        change = torch.zeros((len(rows), len(directions)), dtype=torch.float64, device=self._device)
-        for weight, position in nodes:
-            change.add_(self._jvp(rows, torch.lerp(start, end, position), directions), alpha=weight)
-        return change
-
-    def _jvp(self, rows: Tensor, theta: Tensor, directions: Tensor) -> Tensor:
-        product = torch.empty((len(rows), len(directions)), dtype=torch.float64, device=self._device)
-        for block in row_blocks(self.architecture, len(rows), len(directions)):
-            product[block] = self._tangent(theta, rows[block]).jvp(directions)
-        return product
+    def _carry_back(self, rows: Tensor, route: str) -> NDArray:
+        """Kernel weights of a block of queries, (n_query, n_train): the recursion of `_carry`, transposed."""
+        path, n_query = self.path, len(rows)
+        carrier = (
+            BackwardKernelCarrier(path)
+            if "kernel" in route
+            else BackwardParameterCarrier(path, self._make_rule(), n_query)
+        )
+        own = torch.eye(n_query, dtype=path.dtype, device=path.device)
+        on_training = torch.zeros((self.n_samples, n_query), dtype=path.dtype, device=path.device)
+        weights = torch.zeros_like(on_training)
+        for stage in range(self.n_stages, 0, -1):
+            first, batch = self.sections.first_of(stage), path.batch(stage)
+            if self.sections.is_end(stage):
+                carrier.open()
+                carrier.bridge(rows, first, stage, own)
+                if stage < self.n_stages:
+                    carrier.bridge(path.rows, first, stage, on_training)
+            on_residual = carrier.give(stage, path.batch_tangent(stage)) * path.batch_weights(batch)[:, None]
+            weights[batch] -= on_residual
+            on_training[batch] += on_residual
+            if stage - 1 > first:
+                carrier.bridge(path.rows[batch], first, stage - 1, on_residual)
+        return weights.T.double().cpu().numpy()
 
     def _kernel_blocks(self, rows: Tensor, stage: int) -> Iterator[tuple[slice, slice, Tensor]]:
         """Yield blocks of a stage's kernel: slices of the queries and of the batch, and the kernel there."""
-        batch = self.trajectory.batches[stage - 1]
-        theta, phi = self._theta(stage - 1), self._phi(stage)
-        held = self.architecture.n_params if phi is not None else sum(self.architecture.widths)
+        path, batch = self.path, self.path.batch(stage)
+        theta, phi = path.theta(stage - 1), path.phi(stage)
+        held = path.architecture.n_params if phi is not None else sum(path.architecture.widths)
         size = items_per_block(16.0 * held, len(batch))
         for start in range(0, len(batch), size):
             columns = slice(start, min(start + size, len(batch)))
-            members = torch.from_numpy(batch[columns]).to(self._device)
-            weights = self._row_weights[members] / len(batch)
-            there = self._tangent(theta, self._training_rows[members])
+            members = batch[columns]
+            weights = path.row_weights[members] / len(batch)
+            there = path.tangent(theta, path.rows[members])
             directions = None if phi is None else there.gradients() / phi
-            for queries in row_blocks(self.architecture, len(rows), len(members)):
-                here = self._tangent(theta, rows[queries])
+            products = {"n_columns" if phi is not None else "n_others": len(members)}
+            for queries in row_blocks(path.architecture, len(rows), itemsize=path.dtype.itemsize, **products):
+                here = path.tangent(theta, rows[queries])
                 block = here.kernel(there) if directions is None else here.jvp(directions)
                 yield queries, columns, block * weights
 
-    def _section_of(self, stage: int) -> tuple[int, bool]:
-        """Stage that the section of a stage starts from, and whether the section ends with it."""
-        return (stage - 1) // self.section * self.section, stage % self.section == 0
-
     def _start_response(self, rows: Tensor, n_columns: int, offset: bool) -> Tensor:
-        response = torch.zeros((len(rows), n_columns), dtype=torch.float64, device=self._device)
+        response = torch.zeros((len(rows), n_columns), dtype=self.path.dtype, device=self.path.device)
         if offset:
-            response[:, -1] = self._outputs(rows, 0)
+            response[:, -1] = self.path.outputs(rows, 0)
         return response
 
-    def _outputs(self, rows: Tensor, stage: int) -> Tensor:
-        theta = self._theta(stage)
-        outputs = torch.empty(len(rows), dtype=torch.float64, device=self._device)
-        for block in row_blocks(self.architecture, len(rows), 1):
-            outputs[block] = self.architecture.forward(theta, rows[block])
-        return outputs
-
-    def _tangent(self, theta: Tensor, rows: Tensor) -> Tangent:
-        return tangent(self.architecture, theta, rows)
-
-    def _theta(self, stage: int) -> Tensor:
-        return self.trajectory.theta(stage).to(self._device)
-
-    def _phi(self, stage: int) -> Tensor | None:
-        phi = self.trajectory.phi(stage)
-        return None if phi is None else phi.to(self._device)
-
     def _rows(self, X: NDArray | None) -> Tensor:
-        return self._training_rows if X is None else as_double(X, self._device)
+        return self.path.rows if X is None else as_double(X, self.path.device)

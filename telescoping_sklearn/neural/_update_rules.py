@@ -2,6 +2,10 @@
 
 Adam's denominators are taken as recorded, so that every rule here is linear in what it is fed: blocks of columns, one
 row a column of labels. Semantics are torch's; an update's number t counts from 1.
+
+Being linear, each rule can also be run backward over a run: from how a query depends on the steps to how it depends on
+the gradients. That is ``transposed_step``, whose state is that of the momentum's dependence and flows from later
+updates to earlier ones.
 """
 
 from collections.abc import Callable
@@ -45,6 +49,27 @@ class SGDResponse:
             return -rate * torch.add(gradient, self._velocity, alpha=self.momentum)
         return -rate * self._velocity
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step is -lr times its own gradient and nothing else."""
+        return not (self.momentum or self.weight_decay)
+
+    def transposed_step(
+        self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the dependence on the gradient and on the parameters before the step, each (m', p)."""
+        on_step = -rate * on_step
+        if self.momentum:
+            ahead = self.momentum * on_step if self.nesterov else on_step
+            on_velocity = ahead if self._velocity is None else self._velocity.add_(ahead)
+            on_gradient = on_velocity * (1.0 if stage == 1 else 1 - self.dampening)
+            if self.nesterov:
+                on_gradient += on_step
+            self._velocity = on_velocity * self.momentum
+        else:
+            on_gradient = on_step
+        return on_gradient, self.weight_decay * on_gradient if self.weight_decay else None
+
 
 @dataclass
 class AdamResponse:
@@ -75,8 +100,29 @@ class AdamResponse:
         step = self._mean / phi
         step *= -rate / (1 - self.beta1**stage)
         if self.weight_decay and self.decoupled:
-            step -= rate * self.weight_decay * parameters
+            step.add_(parameters, alpha=-rate * self.weight_decay)
         return step
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step is -lr times its own gradient and nothing else."""
+        return False
+
+    def transposed_step(
+        self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the dependence on the gradient and on the parameters before the step, each (m', p)."""
+        if phi is None:
+            raise ValueError("Adam's denominators were not recorded.")
+        on_mean = on_step / phi
+        on_mean *= -rate / (1 - self.beta1**stage)
+        if self._mean is not None:
+            on_mean += self._mean
+        self._mean = self.beta1 * on_mean
+        on_gradient = (1 - self.beta1) * on_mean
+        if not self.weight_decay:
+            return on_gradient, None
+        return on_gradient, -rate * self.weight_decay * on_step if self.decoupled else self.weight_decay * on_gradient
 
 
 UpdateRule = SGDResponse | AdamResponse

@@ -1,0 +1,174 @@
+"""What a section holds of the label response until it is brought to rows, in two forms that give the same numbers.
+
+With h the updates of a section so far, a label column moves the outputs of a row by J(theta*; x) sum_h D_h. The
+parameters' form keeps sum_h D_h, a block of p numbers a column, and serves every optimiser. The kernel's form, for
+plain stochastic gradient descent, keeps the batches' residuals instead, since D_h = -lr J(theta_{h-1}; B_h)^T R_h and
+J J^T is a product of small matrices: no block of p numbers at all.
+
+Both can be run backward, from a query to the labels: then the columns are queries, and what is carried is how much the
+query's prediction depends on what a section holds.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from telescoping_sklearn.neural._path import Path
+from telescoping_sklearn.neural._tangent import Tangent
+from telescoping_sklearn.neural._update_rules import UpdateRule
+
+
+class Carrier(Protocol):
+    """The forward form of a section's part of the response."""
+
+    def take(self, stage: int, there: Tangent, residual: Tensor) -> None:
+        """Take in one update: the weighted residuals of its batch, (b, k)."""
+
+    def bridge(self, rows: Tensor, first: int, last: int) -> Tensor:
+        """Change of the response at rows between two stages, (n_rows, k)."""
+
+    def close(self) -> None:
+        """End the section."""
+
+
+class ParameterCarrier:
+    """Carries (k, p): the response of the parameters, and what it moved by since the section's start.
+
+    Parameters
+    ----------
+    path : Path
+        The recorded run.
+    rule : UpdateRule
+        The optimiser's linear response, with fresh state.
+    n_columns : int
+        Number of label columns k.
+    """
+
+    def __init__(self, path: Path, rule: UpdateRule, n_columns: int):
+        self.path = path
+        self.rule = rule
+        shape = (n_columns, path.architecture.n_params)
+        self.parameters = torch.zeros(shape, dtype=path.dtype, device=path.device)
+        self.moved = torch.zeros_like(self.parameters)
+
+    def take(self, stage: int, there: Tangent, residual: Tensor) -> None:
+        """Turn residuals into a gradient, and the gradient into the optimiser's step."""
+        rate = float(self.path.trajectory.learning_rates[stage - 1])
+        step = self.rule.step(there.vjp(residual), self.parameters, stage, rate, self.path.phi(stage))
+        self.parameters += step
+        self.moved += step
+
+    def bridge(self, rows: Tensor, first: int, last: int) -> Tensor:
+        """J(theta*; x) applied to what the parameters moved by."""
+        return self.path.change(rows, first, last, self.moved)
+
+    def close(self) -> None:
+        """Start again from here."""
+        self.moved.zero_()
+
+
+class KernelCarrier:
+    """Carries the residuals of the section's batches, for plain stochastic gradient descent only.
+
+    Parameters
+    ----------
+    path : Path
+        The recorded run.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.taken: list[tuple[Tangent, Tensor]] = []
+
+    def take(self, stage: int, there: Tangent, residual: Tensor) -> None:
+        """Keep -lr times the weighted residuals, with the Jacobian that they belong to."""
+        self.taken.append((there, -float(self.path.trajectory.learning_rates[stage - 1]) * residual))
+
+    def bridge(self, rows: Tensor, first: int, last: int) -> Tensor:
+        """Sum over the section's batches of K(x, B) times what they hold."""
+        n_columns = self.taken[0][1].shape[1]
+        change = torch.zeros((len(rows), n_columns), dtype=self.path.dtype, device=self.path.device)
+        n_others = len(self.taken[0][1])
+        for block, weight, here in self.path.outer_tangents(rows, first, last, n_others=n_others):
+            for there, held in self.taken:
+                change[block].addmm_(here.kernel(there), held, alpha=weight)
+        return change
+
+    def close(self) -> None:
+        """Start again from here."""
+        self.taken = []
+
+
+class BackwardParameterCarrier:
+    """Carries (m', p): how queries depend on what the parameters moved by, and on the parameters themselves.
+
+    Parameters
+    ----------
+    path : Path
+        The recorded run.
+    rule : UpdateRule
+        The optimiser's linear response, with fresh state.
+    n_columns : int
+        Number of queries m'.
+    """
+
+    def __init__(self, path: Path, rule: UpdateRule, n_columns: int):
+        self.path = path
+        self.rule = rule
+        shape = (n_columns, path.architecture.n_params)
+        self.on_parameters = torch.zeros(shape, dtype=path.dtype, device=path.device)
+        self.on_moved = torch.zeros_like(self.on_parameters)
+
+    def open(self) -> None:
+        """Begin with a section's end."""
+        self.on_moved.zero_()
+
+    def bridge(self, rows: Tensor, first: int, last: int, dependence: Tensor) -> None:
+        """Take in how queries depend on rows, (n_rows, m'), that a bridge had moved."""
+        n_columns = dependence.shape[1]
+        for block, weight, here in self.path.outer_tangents(rows, first, last, n_columns=n_columns):
+            self.on_moved.add_(here.vjp(dependence[block]), alpha=weight)
+
+    def give(self, stage: int, there: Tangent) -> Tensor:
+        """How queries depend on the weighted residuals of an update, (b, m')."""
+        rate = float(self.path.trajectory.learning_rates[stage - 1])
+        on_gradient, on_parameters = self.rule.transposed_step(
+            self.on_moved + self.on_parameters, stage, rate, self.path.phi(stage)
+        )
+        if on_parameters is not None:
+            self.on_parameters += on_parameters
+        return there.jvp(on_gradient)
+
+
+class BackwardKernelCarrier:
+    """Carries how queries depend on rows, for plain stochastic gradient descent only.
+
+    Parameters
+    ----------
+    path : Path
+        The recorded run.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.bridges: list[tuple[Tangent, Tensor]] = []
+
+    def open(self) -> None:
+        """Begin with a section's end."""
+        self.bridges = []
+
+    def bridge(self, rows: Tensor, first: int, last: int, dependence: Tensor) -> None:
+        """Keep how queries depend on rows, (n_rows, m'), that a bridge had moved."""
+        n_others = dependence.shape[1]
+        for block, weight, here in self.path.outer_tangents(rows, first, last, n_others=n_others):
+            self.bridges.append((here, weight * dependence[block]))
+
+    def give(self, stage: int, there: Tangent) -> Tensor:
+        """How queries depend on the weighted residuals of an update, (b, m'): -lr K^T times what is kept."""
+        rate = float(self.path.trajectory.learning_rates[stage - 1])
+        shape = (len(there.outputs), self.bridges[0][1].shape[1])
+        product = torch.zeros(shape, dtype=self.path.dtype, device=self.path.device)
+        for here, dependence in self.bridges:
+            product.addmm_(here.kernel(there).T, dependence, alpha=-rate)
+        return product

@@ -1,0 +1,138 @@
+"""The recorded run as its telescope walks it: where Jacobians are taken, on which rows, in which sections.
+
+Tangents are worked in the precision that the net was trained in, which on ordinary processors makes single precision
+several times faster; outputs of the net itself are always in double precision.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from telescoping_sklearn.neural._network import Architecture
+from telescoping_sklearn.neural._tangent import Tangent, row_blocks, tangent
+from telescoping_sklearn.neural._trajectory import Trajectory
+
+_GAUSS = 3**0.5 / 6
+#: Where on the segment of an update the outer Jacobian is taken: (weight, position) of every evaluation.
+RULES: dict[str, tuple[tuple[float, float], ...]] = {
+    "left": ((1.0, 0.0),),
+    "midpoint": ((1.0, 0.5),),
+    "gauss2": ((0.5, 0.5 - _GAUSS), (0.5, 0.5 + _GAUSS)),
+}
+
+
+def as_double(X: NDArray, device: torch.device) -> Tensor:
+    """Return rows as a float64 tensor, copying only what torch must not share."""
+    X = np.ascontiguousarray(X, dtype=np.float64)
+    return torch.from_numpy(X if X.flags.writeable else X.copy()).to(device)
+
+
+class Path:
+    """A recorded run, the rows it was trained on, and where on it Jacobians are taken.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        The net.
+    trajectory : Trajectory
+        The recorded run.
+    training_rows : ndarray of shape (n_train, n_features)
+        Training X.
+    row_weights : ndarray of shape (n_train,)
+        Sample weights, of mean 1 over the rows trained on.
+    rule : {"left", "midpoint", "gauss2"}
+        Where the outer Jacobian is taken.
+    dtype : torch.dtype
+        Precision that tangents are worked in: the one that the net was trained in.
+    device : torch.device
+        Where the work is done.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        trajectory: Trajectory,
+        training_rows: NDArray,
+        row_weights: NDArray,
+        rule: str,
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
+        self.architecture = architecture
+        self.trajectory = trajectory
+        self.rule = rule
+        self.device = device
+        self.dtype = dtype
+        self.rows = as_double(training_rows, device)
+        self.row_weights = torch.from_numpy(np.ascontiguousarray(row_weights, dtype=np.float64)).to(device)
+
+    @property
+    def nodes(self) -> Sequence[tuple[float, float]]:
+        """Weight and position of every evaluation of the rule."""
+        return RULES[self.rule]
+
+    def theta(self, stage: int) -> Tensor:
+        """theta_t in float64, (p,)."""
+        return self.trajectory.theta(stage).to(self.device)
+
+    def phi(self, stage: int) -> Tensor | None:
+        """phi_t in the working precision, (p,); None where it is 1."""
+        phi = self.trajectory.phi(stage)
+        return None if phi is None else phi.to(self.device, self.dtype)
+
+    def batch(self, stage: int) -> Tensor:
+        """Row numbers of an update's batch."""
+        return torch.from_numpy(self.trajectory.batches[stage - 1].astype(np.int64, copy=False)).to(self.device)
+
+    def batch_weights(self, batch: Tensor) -> Tensor:
+        """w_i / |B| of the rows of a batch, in the working precision."""
+        return (self.row_weights[batch] / len(batch)).to(self.dtype)
+
+    def batch_tangent(self, stage: int) -> Tangent:
+        """J(theta_{t-1}; B_t): where the optimiser took its gradient."""
+        return self.tangent(self.theta(stage - 1), self.rows[self.batch(stage)])
+
+    def tangent(self, theta: Tensor, rows: Tensor) -> Tangent:
+        """Jacobian of a block of rows, in the working precision."""
+        return tangent(self.architecture, theta.to(self.dtype), rows.to(self.dtype))
+
+    def outer(self, first: int, last: int) -> list[tuple[float, Tensor]]:
+        """Weight and parameters of every outer Jacobian between two stages."""
+        start, end = self.theta(first), self.theta(last)
+        return [(weight, torch.lerp(start, end, position)) for weight, position in self.nodes]
+
+    def outer_tangents(
+        self, rows: Tensor, first: int, last: int, *, n_columns: int = 0, n_others: int = 0
+    ) -> Iterator[tuple[slice, float, Tangent]]:
+        """Yield blocks of rows with the weights and outer Jacobians of the rule's evaluations between two stages.
+
+        Blocks are sized for products with ``n_columns`` directions or kernels against ``n_others`` rows.
+        """
+        outer = self.outer(first, last)
+        for block in row_blocks(
+            self.architecture, len(rows), n_columns=n_columns, n_others=n_others, itemsize=self.dtype.itemsize
+        ):
+            for weight, theta in outer:
+                yield block, weight, self.tangent(theta, rows[block])
+
+    def outputs(self, rows: Tensor, stage: int) -> Tensor:
+        """Predictions of the net itself after a stage, in float64."""
+        theta = self.theta(stage)
+        outputs = torch.empty(len(rows), dtype=torch.float64, device=self.device)
+        for block in row_blocks(self.architecture, len(rows), n_columns=1):
+            outputs[block] = self.architecture.forward(theta, rows[block])
+        return outputs
+
+    def change(self, rows: Tensor, first: int, last: int, directions: Tensor) -> Tensor:
+        """J(theta*; x) D^T by the rule between two stages, (n_rows, k)."""
+        product = torch.zeros((len(rows), len(directions)), dtype=self.dtype, device=self.device)
+        for block, weight, there in self.outer_tangents(rows, first, last, n_columns=len(directions)):
+            product[block].add_(there.jvp(directions), alpha=weight)
+        return product
+
+    def step(self, first: int, last: int) -> Tensor:
+        """theta_last - theta_first in the working precision, (1, p)."""
+        return (self.theta(last) - self.theta(first)).to(self.dtype)[None]

@@ -1,0 +1,104 @@
+"""Sections: consecutive updates bridged by one evaluation, of a length given or chosen from the gap that they leave.
+
+A section from stage s to stage e leaves the gap f_e - f_s - J(theta*) (theta_e - theta_s), which forward passes show.
+So lengths need no guess: each section starts twice as long as the last and is halved until its gap, averaged over some
+training rows, is within its share of what the user allows. A single update is as short as a section gets.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from telescoping_sklearn.neural._path import Path
+
+#: Training rows on which gaps are watched.
+WATCHED_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Sections:
+    """How a run is cut.
+
+    Attributes
+    ----------
+    ends : ndarray of int of shape (n_sections,)
+        Last stage of every section, increasing; the last is the run's.
+    gap : float
+        Mean absolute gap on the rows watched, summed over sections, in units of the labels' spread; nan where lengths
+        were given and nothing was watched.
+    """
+
+    ends: NDArray[np.intp]
+    gap: float
+
+    def first_of(self, stage: int) -> int:
+        """Stage that the section of a stage starts from."""
+        position = int(np.searchsorted(self.ends, stage))
+        return int(self.ends[position - 1]) if position else 0
+
+    def is_end(self, stage: int) -> bool:
+        """Whether a section ends with the stage."""
+        return bool(self.ends[np.searchsorted(self.ends, stage)] == stage)
+
+    @property
+    def lengths(self) -> NDArray[np.intp]:
+        """Updates of every section."""
+        return np.diff(self.ends, prepend=0)
+
+
+def equal_sections(n_stages: int, length: int) -> Sections:
+    """Cut a run into sections of one length; the last may be shorter."""
+    ends = np.append(np.arange(length, n_stages, length), n_stages)
+    return Sections(ends.astype(np.intp), np.nan)
+
+
+def watched_rows(path: Path, trained: NDArray, seed: int) -> torch.Tensor:
+    """Draw the training rows on which gaps are watched."""
+    candidates = np.flatnonzero(trained)
+    chosen = np.random.default_rng(seed).permutation(candidates)[:WATCHED_ROWS]
+    return path.rows[torch.from_numpy(np.sort(chosen)).to(path.device)]
+
+
+def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, spread: float) -> Sections:
+    """Choose section lengths in one pass over the run so that their gaps add up to what is allowed.
+
+    Parameters
+    ----------
+    path : Path
+        The recorded run, with the rule.
+    rows : Tensor
+        Rows on which gaps are watched.
+    tolerance : float
+        Mean gap allowed over the run, in units of the labels' spread. Each section is allowed its share by length.
+    spread : float
+        Standard deviation of the labels.
+
+    Returns
+    -------
+    Sections
+        The sections, with the gap reached, which exceeds the tolerance where single updates do.
+    """
+    n_stages = path.trajectory.n_stages
+    share = tolerance * spread / n_stages
+    ends: list[int] = []
+    total, first, length = 0.0, 0, 1
+    outputs = path.outputs(rows, 0)
+    while first < n_stages:
+        length = min(length, n_stages - first)
+        gap, reached = _gap(path, rows, outputs, first, first + length)
+        while length > 1 and not gap <= share * length:
+            length = (length + 1) // 2 if length > 2 else 1
+            gap, reached = _gap(path, rows, outputs, first, first + length)
+        first, outputs, total = first + length, reached, total + gap
+        ends.append(first)
+        length *= 2
+    return Sections(np.array(ends, dtype=np.intp), total / spread if spread > 0 else total)
+
+
+def _gap(path: Path, rows: torch.Tensor, outputs: torch.Tensor, first: int, last: int) -> tuple[float, torch.Tensor]:
+    """Mean absolute gap of one section, and the net's outputs at its end."""
+    reached = path.outputs(rows, last)
+    change = path.change(rows, first, last, path.step(first, last))[:, 0]
+    return float((reached - outputs - change).abs().mean()), reached
