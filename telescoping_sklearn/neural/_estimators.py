@@ -413,7 +413,10 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             trained = self._row_weights > 0
             rows = watched_rows(path, trained, self.seed_)
             spread = float(np.std(self._y[trained]))
-            self._chosen_sections[key] = chosen_sections(path, rows, self.section_tol, spread)
+            # Where kernels are carried, bringing batches forward inside a section costs its length squared.
+            plain = getattr(self._make_rule(), "is_plain", False)
+            longest = max(1, self.n_stages_ // self.n_iter_) if plain else self.n_stages_
+            self._chosen_sections[key] = chosen_sections(path, rows, self.section_tol, spread, longest)
         return self._chosen_sections[key]
 
 

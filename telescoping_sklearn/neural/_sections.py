@@ -61,7 +61,7 @@ def watched_rows(path: Path, trained: NDArray, seed: int) -> torch.Tensor:
     return path.rows[torch.from_numpy(np.sort(chosen)).to(path.device)]
 
 
-def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, spread: float) -> Sections:
+def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, spread: float, longest: int) -> Sections:
     """Choose section lengths in one pass over the run so that their gaps add up to what is allowed.
 
     Parameters
@@ -74,6 +74,8 @@ def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, spread: fl
         Mean gap allowed over the run, in units of the labels' spread. Each section is allowed its share by length.
     spread : float
         Standard deviation of the labels.
+    longest : int
+        Most updates of a section.
 
     Returns
     -------
@@ -93,7 +95,7 @@ def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, spread: fl
             gap, reached = _gap(path, rows, outputs, first, first + length)
         first, outputs, total = first + length, reached, total + gap
         ends.append(first)
-        length *= 2
+        length = min(2 * length, longest)
     return Sections(np.array(ends, dtype=np.intp), total / spread if spread > 0 else total)
 
 
