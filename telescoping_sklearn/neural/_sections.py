@@ -1,8 +1,9 @@
 """Sections: consecutive updates bridged by one evaluation, of a length given or chosen from the gap that they leave.
 
 A section from stage s to stage e leaves the gap f_e - f_s - J(theta*) (theta_e - theta_s), which forward passes show.
-So lengths need no guess: each section starts twice as long as the last and is halved until its gap, averaged over some
-training rows, is within its share of what the user allows. A single update is as short as a section gets.
+So lengths need no guess: each section starts twice as long as the last and is halved until its own gap is within its
+share of what the user allows and the gaps summed so far are within all of it, both averaged over some training rows. A
+single update is as short as a section gets.
 """
 
 from dataclasses import dataclass
@@ -26,8 +27,8 @@ class Sections:
     ends : ndarray of int of shape (n_sections,)
         Last stage of every section, increasing; the last is the run's.
     gap : float
-        Mean absolute gap on the rows watched, summed over sections, in units of the labels' spread; nan where lengths
-        were given and nothing was watched.
+        Largest mean absolute gap between the net and its telescope at any section's end, on the rows watched, in units
+        of the labels' spread; nan where lengths were given and nothing was watched.
     """
 
     ends: NDArray[np.intp]
@@ -62,7 +63,7 @@ def watched_rows(path: Path, trained: NDArray, seed: int) -> torch.Tensor:
 
 
 def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, spread: float, longest: int) -> Sections:
-    """Choose section lengths in one pass over the run so that their gaps add up to what is allowed.
+    """Choose section lengths in one pass over the run so that their summed gaps stay within what is allowed.
 
     Parameters
     ----------
@@ -71,7 +72,7 @@ def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, spread: fl
     rows : Tensor
         Rows on which gaps are watched.
     tolerance : float
-        Mean gap allowed over the run, in units of the labels' spread. Each section is allowed its share by length.
+        Mean absolute gap allowed at any section's end, in units of the labels' spread.
     spread : float
         Standard deviation of the labels.
     longest : int
@@ -83,24 +84,35 @@ def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, spread: fl
         The sections, with the gap reached, which exceeds the tolerance where single updates do.
     """
     n_stages = path.trajectory.n_stages
-    share = tolerance * spread / n_stages
+    allowed = tolerance * spread
     ends: list[int] = []
-    total, first, length = 0.0, 0, 1
+    first, length, largest = 0, 1, 0.0
     outputs = path.outputs(rows, 0)
+    so_far = torch.zeros_like(outputs)
     while first < n_stages:
         length = min(length, n_stages - first)
-        gap, reached = _gap(path, rows, outputs, first, first + length)
-        while length > 1 and not gap <= share * length:
-            length = (length + 1) // 2 if length > 2 else 1
+        while True:
             gap, reached = _gap(path, rows, outputs, first, first + length)
-        first, outputs, total = first + length, reached, total + gap
+            # Gaps of different sections have all signs, so that their squares add up, each with its share by length.
+            within = _mean(gap) <= allowed * (length / n_stages) ** 0.5
+            if length == 1 or (within and _mean(so_far + gap) <= max(allowed, _mean(so_far))):
+                break
+            length //= 2
+        first, outputs, so_far = first + length, reached, so_far + gap
+        largest = max(largest, _mean(so_far))
         ends.append(first)
         length = min(2 * length, longest)
-    return Sections(np.array(ends, dtype=np.intp), total / spread if spread > 0 else total)
+    return Sections(np.array(ends, dtype=np.intp), largest / spread if spread > 0 else largest)
 
 
-def _gap(path: Path, rows: torch.Tensor, outputs: torch.Tensor, first: int, last: int) -> tuple[float, torch.Tensor]:
-    """Mean absolute gap of one section, and the net's outputs at its end."""
+def _mean(gap: torch.Tensor) -> float:
+    return float(gap.abs().mean())
+
+
+def _gap(
+    path: Path, rows: torch.Tensor, outputs: torch.Tensor, first: int, last: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gap of one section at every row watched, and the net's outputs at its end."""
     reached = path.outputs(rows, last)
     change = path.change(rows, first, last, path.step(first, last))[:, 0]
-    return float((reached - outputs - change).abs().mean()), reached
+    return reached - outputs - change, reached
