@@ -94,7 +94,7 @@ def _torch_rates(
         raise ValueError(f"lr_schedule={lr_schedule!r} cannot be made: {error}") from error
 
     def rates() -> Iterator[float]:
-        while True:
+        for update in count(1):
             moved = [name for name, value in fixed.items() if group[name] != value]
             if moved:
                 raise ValueError(
@@ -103,6 +103,9 @@ def _torch_rates(
                 )
             yield float(group["lr"])
             stand_in.step()
-            scheduler.step()
+            try:
+                scheduler.step()
+            except ValueError as error:
+                raise ValueError(f"lr_schedule={lr_schedule!r} ends after update {update}: {error}") from error
 
     return rates()

@@ -99,7 +99,9 @@ class Backpropagation:
         back = (weights * loss.gradient(y, prediction) / len(y))[:, None]
         for level in range(len(before) - 1, -1, -1):
             activation = self._activations[level]
-            if activation is not None:
+            if activation is ACTIVATIONS["relu"]:
+                back = torch.where(before[level] > 0, back, 0.0)
+            elif activation is not None:
                 back = back * activation.slope(before[level])
             for_weight, for_bias = self._slots[level]
             torch.mm(back.T, inputs[level], out=for_weight)
