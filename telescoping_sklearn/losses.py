@@ -40,6 +40,23 @@ class SquaredError:
         """
         return 0.5 * (y - prediction) ** 2
 
+    def gradient(self, y: Array, prediction: Array) -> Array:
+        """First derivative of the loss in the prediction, f - y.
+
+        Parameters
+        ----------
+        y : array of shape (n,)
+            Labels.
+        prediction : array of shape (n,)
+            Predictions f.
+
+        Returns
+        -------
+        array of shape (n,)
+            The derivative of every row.
+        """
+        return prediction - y
+
     def curvature(self, n_rows: int) -> NDArray:
         """Second derivative of the loss in the prediction, the same at every label and prediction.
 

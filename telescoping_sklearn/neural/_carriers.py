@@ -16,7 +16,7 @@ from torch import Tensor
 
 from telescoping_sklearn.neural._path import Path
 from telescoping_sklearn.neural._tangent import Tangent
-from telescoping_sklearn.neural._update_rules import UpdateRule
+from telescoping_sklearn.neural._update_rules import ReversibleRule, UpdateRule
 
 
 class Carrier(Protocol):
@@ -107,13 +107,13 @@ class BackwardParameterCarrier:
     ----------
     path : Path
         The recorded run.
-    rule : UpdateRule
+    rule : ReversibleRule
         The optimiser's linear response, with fresh state.
     n_columns : int
         Number of queries m'.
     """
 
-    def __init__(self, path: Path, rule: UpdateRule, n_columns: int):
+    def __init__(self, path: Path, rule: ReversibleRule, n_columns: int):
         self.path = path
         self.rule = rule
         shape = (n_columns, path.architecture.n_params)

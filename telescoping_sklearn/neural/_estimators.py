@@ -14,14 +14,15 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from telescoping_sklearn._memory import refuse_if_too_large
-from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
+from telescoping_sklearn import _memory
+from telescoping_sklearn.base import BaseTelescopingEstimator, RecordDroppedError, draw_seed, held_out_rows
 from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, MultilayerPerceptron
 from telescoping_sklearn.neural._path import RULES, Path, as_double
 from telescoping_sklearn.neural._sections import Sections, chosen_sections, equal_sections, watched_rows
 from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._tangent_telescope import TangentTelescope
-from telescoping_sklearn.neural._training import TrainingPlan, train
+from telescoping_sklearn.neural._training import TrainingPlan, TrainingRows, threads_for, train, trial_state
+from telescoping_sklearn.neural._trajectory import parse_budget
 
 _OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -41,10 +42,20 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         Function after every hidden layer.
     output_activation : {"identity", "sigmoid"}, default="identity"
         Function after the output; the model is then sigma(g(x)), still with squared error.
-    optimizer : {"sgd", "adam", "adamw"}, default="adam"
-        torch's optimiser.
+    optimizer : {"sgd", "adam", "adamw"} or subclass of torch.optim.Optimizer, default="adam"
+        torch's optimiser. A class takes its settings from `optimizer_settings` alone, and must be one whose response
+        was registered with `telescoping_sklearn.neural.register_update_rule`.
+    optimizer_settings : dict, default=None
+        Further settings by torch's names, such as ``{"alpha": 0.9}`` for a class `torch.optim.RMSprop`; those that are
+        parameters here cannot be among them.
     learning_rate_init : float, default=0.001
         Learning rate.
+    lr_schedule : None, torch.optim.lr_scheduler class, functools.partial of one, or callable, default=None
+        What multiplies the learning rate. A scheduler class, with its settings as in
+        ``functools.partial(torch.optim.lr_scheduler.StepLR, step_size=100)``, is stepped once an update, not once an
+        epoch. Any other callable takes the update's number, from 1, and returns a factor of `learning_rate_init`.
+    warmup_steps : int, default=0
+        Updates over which the learning rate rises linearly to what it would be; update t has t / warmup_steps of it.
     momentum : float, default=0.0
         Momentum of "sgd".
     dampening : float, default=0.0
@@ -92,6 +103,10 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         Seeds initial weights, batches, validation split and probes. None draws a seed and keeps it as `seed_`.
     record : bool, default=True
         Whether to keep the run. ``False`` suits grid searches; explanations then raise.
+    record_budget : str or int, default="1GiB"
+        Memory that the record may take: a size such as "500MiB", or bytes. Every update is kept if all fit. Otherwise
+        checkpoints are kept, and explanations train again between them: the same numbers, checked at every checkpoint,
+        for about the time of one more fit a question.
     verbose : bool, default=False
         Whether to show progress.
 
@@ -113,6 +128,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         The trained net; its only parameter, ``theta``, is laid out as ``torch.nn.Linear`` layers, weight before bias.
     n_params_ : int
         Number of parameters p.
+    record_nbytes_ : int
+        Size of the record in bytes, which pickles carry too; only where the run is kept.
     seed_ : int
         The seed drawn from `random_state`.
     n_features_in_ : int
@@ -155,8 +172,11 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "output_activation": [StrOptions({"identity", "sigmoid"})],
-        "optimizer": [StrOptions(set(_OPTIMIZERS))],
+        "optimizer": [StrOptions(set(_OPTIMIZERS)), callable],
+        "optimizer_settings": [dict, None],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "lr_schedule": [callable, None],
+        "warmup_steps": [Interval(Integral, 0, None, closed="left")],
         "momentum": [Interval(Real, 0, None, closed="left")],
         "dampening": [Real],
         "nesterov": ["boolean"],
@@ -179,6 +199,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         "device": [str],
         "random_state": ["random_state", np.random.Generator],
         "record": ["boolean"],
+        "record_budget": [str, Interval(Integral, 1, None, closed="left")],
         "verbose": ["verbose"],
     }
 
@@ -188,8 +209,11 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         *,
         activation: str = "relu",
         output_activation: str = "identity",
-        optimizer: str = "adam",
+        optimizer: str | type[torch.optim.Optimizer] = "adam",
+        optimizer_settings: dict[str, Any] | None = None,
         learning_rate_init: float = 1e-3,
+        lr_schedule: Any = None,
+        warmup_steps: int = 0,
         momentum: float = 0.0,
         dampening: float = 0.0,
         nesterov: bool = False,
@@ -212,13 +236,17 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         device: str = "cpu",
         random_state: Any = None,
         record: bool = True,
+        record_budget: str | int = "1GiB",
         verbose: bool = False,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.output_activation = output_activation
         self.optimizer = optimizer
+        self.optimizer_settings = optimizer_settings
         self.learning_rate_init = learning_rate_init
+        self.lr_schedule = lr_schedule
+        self.warmup_steps = warmup_steps
         self.momentum = momentum
         self.dampening = dampening
         self.nesterov = nesterov
@@ -241,6 +269,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self.device = device
         self.random_state = random_state
         self.record = record
+        self.record_budget = record_budget
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -267,9 +296,10 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             If a parameter makes no sense, naming it; if the data are not what scikit-learn's regressors take; or if
             training diverges, with the stage at which the loss stopped being finite.
         MemoryError
-            If the recorded run could outgrow the machine's memory.
+            If not even the checkpoints of the run would fit `record_budget`.
         """
         self._forget()
+        self._let_go()
         X, y, weights = self._training_data(X, y, sample_weight)
         self.seed_ = draw_seed(self.random_state)
         kept, held_out = np.arange(len(y)), None
@@ -279,10 +309,11 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         row_weights[kept] = weights[kept] * (len(kept) / weights[kept].sum())
 
         plan = self._plan(len(kept))
+        rows = TrainingRows(X, y, row_weights)
         self._refuse_large_record(plan, len(kept))
         theta = plan.architecture.initial_parameters(self.seed_, self.init_scale).to(_DTYPES[self.dtype])
         score = None if held_out is None else self._scorer(plan, X[held_out], y[held_out], weights[held_out])
-        trained = train(plan, theta.to(self.device), (X[kept], y[kept], row_weights[kept]), score)
+        trained = train(plan, theta.to(self.device), rows.subset(kept), score)
 
         self.module_ = MultilayerPerceptron(plan.architecture, trained.theta)
         self.n_params_ = plan.architecture.n_params
@@ -296,10 +327,25 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         if trained.trajectory is not None:
             # Batches are numbered within the rows trained on; explanations speak of the rows given to fit.
             self._trajectory = trained.trajectory.renumbered(kept)
+            self._trajectory.replay = plan.replay(rows)
             self._make_rule = trained.make_rule
-            self._X, self._y, self._row_weights = X, y, row_weights
+            self._rows = rows
             self._fingerprint = _fingerprint(X, y)
             self._chosen_sections: dict[tuple[str, float], Sections] = {}
+            self.record_nbytes_ = self._trajectory.nbytes
+        return self
+
+    def drop_record(self) -> "TelescopingMLPRegressor":
+        """Free the recorded run and what was computed from it; predictions stay, explanations raise.
+
+        Returns
+        -------
+        TelescopingMLPRegressor
+            The estimator.
+        """
+        check_is_fitted(self)
+        self._forget()
+        self._let_go()
         return self
 
     def predict(self, X: Any) -> NDArray:
@@ -325,22 +371,54 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             raise ValueError(f"hidden_layer_sizes={self.hidden_layer_sizes!r} must hold positive ints.")
         widths = (self.n_features_in_, *sizes, 1)
         named: dict[Any, Any] = {"auto": 200, "full": n_rows}
-        return TrainingPlan(
-            architecture=Architecture(widths, self.activation, self.output_activation),
-            optimizer=_OPTIMIZERS[self.optimizer],
+        batch_size = min(named.get(self.batch_size, self.batch_size), n_rows)
+        architecture = Architecture(widths, self.activation, self.output_activation)
+        plan = TrainingPlan(
+            architecture=architecture,
+            optimizer=self._optimizer_class(),
             optimizer_settings=self._optimizer_settings(),
-            batch_size=min(named.get(self.batch_size, self.batch_size), n_rows),
+            lr_schedule=self.lr_schedule,
+            warmup_steps=self.warmup_steps,
+            batch_size=batch_size,
             max_iter=self.max_iter,
             n_iter_no_change=self.n_iter_no_change,
             tol=self.tol,
             shuffle=self.shuffle,
             record=self.record,
+            record_budget=min(parse_budget(self.record_budget), _memory.machine_memory_bytes()),
             verbose=bool(self.verbose),
+            dtype=_DTYPES[self.dtype],
             device=self.device,
+            n_threads=threads_for(architecture, batch_size),
             seed=self.seed_,
         )
+        trial_state(plan.optimizer, plan.optimizer_settings)
+        next(plan.rates())  # what cannot be followed is refused before training
+        return plan
+
+    def _optimizer_class(self) -> type[torch.optim.Optimizer]:
+        if isinstance(self.optimizer, str):
+            return _OPTIMIZERS[self.optimizer]
+        if not (isinstance(self.optimizer, type) and issubclass(self.optimizer, torch.optim.Optimizer)):
+            raise ValueError(f"optimizer={self.optimizer!r} must be a name or a subclass of torch.optim.Optimizer.")
+        return self.optimizer
 
     def _optimizer_settings(self) -> dict[str, Any]:
+        own, further = self._own_optimizer_settings(), self.optimizer_settings or {}
+        if clashing := sorted(own.keys() & further.keys()):
+            raise ValueError(
+                f"optimizer_settings may not hold {', '.join(clashing)}, which this optimizer takes from parameters of "
+                "the estimator (lr is learning_rate_init)."
+            )
+        return own | further
+
+    def _own_optimizer_settings(self) -> dict[str, Any]:
+        if not isinstance(self.optimizer, str):
+            if self.momentum or self.weight_decay:
+                raise ValueError(
+                    "momentum and weight_decay of an optimizer given as a class belong in optimizer_settings."
+                )
+            return {"lr": self.learning_rate_init}
         settings = {"lr": self.learning_rate_init, "weight_decay": self.weight_decay, "foreach": False}
         if self.optimizer == "sgd":
             if self.nesterov and (self.momentum <= 0 or self.dampening != 0):
@@ -353,13 +431,19 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     def _refuse_large_record(self, plan: TrainingPlan, n_rows: int) -> None:
         if not self.record:
             return
-        n_updates = plan.n_updates(n_rows)
-        itemsize = _DTYPES[self.dtype].itemsize * (2 if plan.adaptive else 1)
-        refuse_if_too_large(
-            float(n_updates) * plan.architecture.n_params * itemsize,
-            f"The record of {n_updates} updates of {plan.architecture.n_params} parameters",
-            "Lower max_iter, raise batch_size, or set record=False and give up explanations.",
-        )
+        record = plan.record_plan(n_rows)
+        if record.least_bytes > record.budget:
+            raise MemoryError(
+                f"The record of {record.n_updates} updates of {plan.architecture.n_params} parameters would take "
+                f"{record.least_bytes / 2**30:.3g} GiB even as checkpoints, and record_budget={self.record_budget!r} "
+                f"on this machine allows {record.budget / 2**30:.3g} GiB. Raise record_budget, lower max_iter, raise "
+                "batch_size, or set record=False and give up explanations."
+            )
+
+    def _let_go(self) -> None:
+        """Free the record of an earlier fit."""
+        for name in ("_trajectory", "_make_rule", "_rows", "_fingerprint", "record_nbytes_"):
+            self.__dict__.pop(name, None)
 
     def _scorer(self, plan: TrainingPlan, X: NDArray, y: NDArray, weights: NDArray) -> Callable[[Tensor], float]:
         def score(theta: Tensor) -> float:
@@ -389,19 +473,25 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         return cast(TangentTelescope, self.telescope_).sections.gap
 
     def _make_telescope(self) -> TangentTelescope:
-        if _fingerprint(self._X, self._y) != self._fingerprint:
+        if not hasattr(self, "_trajectory"):
+            raise RecordDroppedError(
+                f"The record of this {type(self).__name__} was dropped, which keeps only what predict needs. Fit again "
+                "with record=True to ask for explanations."
+            )
+        rows = self._rows
+        if _fingerprint(rows.X, rows.y) != self._fingerprint:
             raise ValueError("X or y were changed since fit, so the recorded run cannot be followed. Fit again.")
         path = Path(
             self.module_.architecture,
             self._trajectory,
-            self._X,
-            self._row_weights,
+            rows.X,
+            rows.weights,
             rule=self.rule,
             dtype=_DTYPES[self.dtype],
             device=torch.device(self.device),
         )
         return TangentTelescope(
-            path, self._sections(path), self._make_rule, y=self._y, trained=self._row_weights > 0, seed=self.seed_
+            path, self._sections(path), self._make_rule, y=rows.y, trained=rows.weights > 0, seed=self.seed_
         )
 
     def _sections(self, path: Path) -> Sections:
@@ -410,9 +500,9 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             return equal_sections(self.n_stages_, int(self.section))
         key = self.rule, self.section_tol
         if key not in self._chosen_sections:
-            trained = self._row_weights > 0
+            trained = self._rows.weights > 0
             rows = watched_rows(path, trained, self.seed_)
-            spread = float(np.std(self._y[trained]))
+            spread = float(np.std(self._rows.y[trained]))
             # Where kernels are carried, bringing batches forward inside a section costs its length squared.
             plain = getattr(self._make_rule(), "is_plain", False)
             longest = max(1, self.n_stages_ // self.n_iter_) if plain else self.n_stages_

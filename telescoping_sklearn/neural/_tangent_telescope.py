@@ -11,7 +11,7 @@ descent, with kernels only. See `_carriers`; `TangentTelescope.plan` says which.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from telescoping_sklearn.neural._carriers import (
 from telescoping_sklearn.neural._path import Path, as_double
 from telescoping_sklearn.neural._sections import Sections
 from telescoping_sklearn.neural._tangent import row_blocks
-from telescoping_sklearn.neural._update_rules import UpdateRule
+from telescoping_sklearn.neural._update_rules import ReversibleRule, UpdateRule
 
 #: Bytes of a block of columns carried with the parameters beyond which it gets slower: its pages come fresh.
 _FASTEST_COLUMNS = 128 * 2**20
@@ -304,7 +304,7 @@ class TangentTelescope(Telescope):
         carrier = (
             BackwardKernelCarrier(path)
             if "kernel" in route
-            else BackwardParameterCarrier(path, self._make_rule(), n_query)
+            else BackwardParameterCarrier(path, cast(ReversibleRule, self._make_rule()), n_query)
         )
         own = torch.eye(n_query, dtype=path.dtype, device=path.device)
         on_training = torch.zeros((self.n_samples, n_query), dtype=path.dtype, device=path.device)

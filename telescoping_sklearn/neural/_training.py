@@ -5,7 +5,9 @@ The callbacks record and decide when to stop; none of them steers an update.
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,13 +20,26 @@ from torch.utils.data import TensorDataset
 from tqdm.auto import tqdm
 
 from telescoping_sklearn.losses import SquaredError
-from telescoping_sklearn.neural._network import Architecture, MultilayerPerceptron
-from telescoping_sklearn.neural._trajectory import Trajectory, TrajectoryWriter
-from telescoping_sklearn.neural._update_rules import UpdateRule, adam_denominator, update_rule
+from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, MultilayerPerceptron
+from telescoping_sklearn.neural._schedule import learning_rates
+from telescoping_sklearn.neural._trajectory import (
+    Batches,
+    Checkpoint,
+    RecordPlan,
+    Stretch,
+    Trajectory,
+    TrajectoryWriter,
+    epoch_batches,
+    keep,
+)
+from telescoping_sklearn.neural._update_rules import UpdateRule, denominator_of, update_rule
+
+_CHECKED = 3  # first updates in which an optimiser's response must give the steps it took
+_SINGLE_THREAD = 2**24  # multiplications of a forward pass below which a second thread costs more than it brings
 
 
 class TensorBatches:
-    """Batches as slices of tensors permuted once an epoch: far cheaper on small tables than collating rows.
+    """Orders of the rows, one an epoch.
 
     Parameters
     ----------
@@ -44,26 +59,119 @@ class TensorBatches:
         self.shuffle = shuffle
         self.generator = generator
 
-    def __iter__(self) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor, Tensor]]]:
-        """Yield X and (y, weights, row numbers) of each batch."""
-        X, y, weights = self.dataset.tensors
-        order = torch.arange(len(y))
-        if self.shuffle:
-            order = torch.randperm(len(y), generator=self.generator)
-            there = order.to(X.device)
-            X, y, weights = X[there], y[there], weights[there]
-        pieces = (tensor.split(self.batch_size) for tensor in (X, y, weights, order))
-        for X_batch, y_batch, weight_batch, rows in zip(*pieces, strict=True):
-            yield X_batch, (y_batch, weight_batch, rows)
+    def draw_order(self) -> Tensor:
+        """Draw the order of an epoch's rows."""
+        n_rows = len(self.dataset)
+        return torch.randperm(n_rows, generator=self.generator) if self.shuffle else torch.arange(n_rows)
+
+    def batches(self, order: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Yield X, y and weights of each batch."""
+        return epoch_batches(self.dataset.tensors, order, self.batch_size)
 
 
-class WeightedLoss(nn.Module):
-    """Weighted sum of the rows' losses over the number of rows of the batch."""
+class Backpropagation:
+    """Loss and gradient of batches by hand: for small nets autograd's tape costs more than the arithmetic.
 
-    def forward(self, prediction: Tensor, target: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Loss of a batch, a scalar."""
-        y, weights, _ = target
-        return (weights * SquaredError().loss(y, prediction)).mean()
+    The loss is the weighted sum of the rows' losses over the number of rows of the batch.
+
+    Parameters
+    ----------
+    module : MultilayerPerceptron
+        The net; its gradient is left in ``theta.grad``, its parameters must stay where they are in memory.
+    """
+
+    def __init__(self, module: MultilayerPerceptron):
+        self._theta = module.theta
+        self.gradient = torch.zeros_like(module.theta, requires_grad=False)
+        self._layers = list(module.architecture.layers(module.theta.detach()))
+        self._slots = list(module.architecture.layers(self.gradient))
+        activations = module.architecture.layer_activations()
+        self._activations = [None if function is ACTIVATIONS["identity"] else function for function in activations]
+
+    @torch.no_grad()
+    def __call__(self, X: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        """Loss of a batch, a scalar; its gradient is left in ``theta.grad``."""
+        inputs, before = [X], []
+        for (weight, bias), activation in zip(self._layers, self._activations, strict=True):
+            before.append(torch.addmm(bias, inputs[-1], weight.T))
+            inputs.append(before[-1] if activation is None else activation.value(before[-1]))
+        prediction, loss = inputs.pop()[:, 0], SquaredError()
+        back = (weights * loss.gradient(y, prediction) / len(y))[:, None]
+        for level in range(len(before) - 1, -1, -1):
+            activation = self._activations[level]
+            if activation is ACTIVATIONS["relu"]:
+                back = torch.where(before[level] > 0, back, 0.0)
+            elif activation is not None:
+                back = back * activation.slope(before[level])
+            for_weight, for_bias = self._slots[level]
+            torch.mm(back.T, inputs[level], out=for_weight)
+            torch.sum(back, 0, out=for_bias)
+            if level:
+                back = back @ self._layers[level][0]
+        self._theta.grad = self.gradient
+        return (weights * loss.loss(y, prediction)).mean()
+
+
+class LeanNet(NeuralNet):
+    """skorch's net whose epoch does nothing between two updates but what training and its record need."""
+
+    watch: "WatchRun"
+    rates: Iterator[float]
+    check: "ResponseCheck | None"
+
+    def run_single_epoch(self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any) -> None:
+        """Train for an epoch; there is no epoch of validation, which is a callback's."""
+        if iterator is None:
+            return
+        theta, optimizer = self.module_.theta, self.optimizer_
+        propagate = Backpropagation(self.module_)
+        (group,) = optimizer.param_groups
+        order = iterator.draw_order()
+        self.watch.start_epoch(order)
+        for batch in iterator.batches(order):
+            loss = propagate(*batch)
+            group["lr"] = next(self.rates)
+            if self.check is not None and self.watch.n_updates < _CHECKED:
+                self.check.step(theta, propagate.gradient, optimizer)
+            else:
+                optimizer.step()
+            self.watch.add(theta, optimizer, loss, len(batch[1]))
+
+
+class ResponseCheck:
+    """Takes an optimiser's first steps, and holds its response against them.
+
+    Parameters
+    ----------
+    optimizer_class : type
+        The optimiser.
+    settings : dict
+        The settings of its parameter group.
+    """
+
+    def __init__(self, optimizer_class: type[torch.optim.Optimizer], settings: dict[str, Any]):
+        self._name = optimizer_class.__name__
+        self._rule = update_rule(optimizer_class, settings)
+        self._denominator = denominator_of(optimizer_class)
+        self._stage = 0
+
+    def step(self, theta: Tensor, gradient: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Update theta; raise ValueError if the response to its gradient is another step."""
+        self._stage += 1
+        before, gradient = theta.detach().clone(), gradient.clone()
+        optimizer.step()
+        group = optimizer.param_groups[0]
+        phi = None if self._denominator is None else self._denominator(optimizer.state[theta], group)
+        taken = theta.detach() - before
+        given = self._rule.step(gradient[None], before[None], self._stage, group["lr"], phi)[0]
+        gap = (taken - given).abs().max()
+        rounding = 4 * torch.finfo(theta.dtype).eps * before.abs().max()
+        if torch.isfinite(taken).all() and not gap <= 1e-3 * taken.abs().max() + rounding:
+            raise ValueError(
+                f"optimizer={self._name}: the response registered for it does not give the step of update "
+                f"{self._stage} (largest gap {float(gap):.1e}, largest step {float(taken.abs().max()):.1e}). "
+                "Either a setting in optimizer_settings is not covered by it, or it is wrong."
+            )
 
 
 class WatchRun(Callback):
@@ -80,28 +188,29 @@ class WatchRun(Callback):
         self.n_updates = 0
         self.loss_curve: list[float] = []
 
-    def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+    def start_epoch(self, order: Tensor) -> None:
         """Start the epoch's sums."""
-        self._loss_sum, self._rows = 0.0, 0
-
-    def on_batch_end(self, net: NeuralNet, batch: Any, loss: Tensor, **kwargs: Any) -> None:
-        """Take note of one update."""
-        rows = batch[1][2]
-        value = loss.item()
-        self.n_updates += 1
-        if not math.isfinite(value):
-            raise ValueError(diverged(self.n_updates))
-        self._loss_sum += value * len(rows)
-        self._rows += len(rows)
+        self._losses: list[Tensor] = []
+        self._rows: list[int] = []
         if self.writer is not None:
-            optimizer, theta = net.optimizer_, net.module_.theta
-            group = optimizer.param_groups[0]
-            phi = adam_denominator(optimizer.state[theta], group) if "betas" in group else None
-            self.writer.add(theta, phi, rows.numpy(), group["lr"])
+            self.writer.start_epoch(order)
+
+    def add(self, theta: Tensor, optimizer: torch.optim.Optimizer, loss: Tensor, n_rows: int) -> None:
+        """Take note of one update."""
+        self.n_updates += 1
+        self._losses.append(loss)
+        self._rows.append(n_rows)
+        if self.writer is not None:
+            self.writer.add(theta, optimizer)
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
-        """Close the epoch's sums."""
-        self.loss_curve.append(self._loss_sum / self._rows)
+        """Close the epoch's sums, in one wait for the device."""
+        losses = torch.stack(self._losses).double().cpu()
+        finite = torch.isfinite(losses)
+        if not bool(finite.all()):
+            raise ValueError(diverged(self.n_updates - len(losses) + int(finite.long().argmin()) + 1))
+        rows = torch.tensor(self._rows, dtype=torch.float64)
+        self.loss_curve.append(float(losses @ rows / rows.sum()))
 
 
 def diverged(stage: int) -> str:
@@ -178,6 +287,33 @@ class ShowProgress(Callback):
 
 
 @dataclass(frozen=True)
+class TrainingRows:
+    """Rows as `fit` was given them, held once and shared by whatever asks for them.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n_train, n_features)
+        Training rows.
+    y : ndarray of shape (n_train,)
+        Training labels.
+    weights : ndarray of shape (n_train,)
+        Sample weights, of mean 1 over the rows trained on; zero for rows held out.
+    """
+
+    X: NDArray
+    y: NDArray
+    weights: NDArray
+
+    def tensors(self, dtype: torch.dtype, device: str) -> list[Tensor]:
+        """Return copies to train on."""
+        return [torch.tensor(array, dtype=dtype, device=device) for array in (self.X, self.y, self.weights)]
+
+    def subset(self, rows: NDArray) -> "TrainingRows":
+        """Return some of the rows."""
+        return TrainingRows(self.X[rows], self.y[rows], self.weights[rows])
+
+
+@dataclass(frozen=True)
 class TrainingPlan:
     """Everything that training needs to know beside the rows.
 
@@ -189,14 +325,22 @@ class TrainingPlan:
         torch's optimiser.
     optimizer_settings : dict
         Its settings.
+    lr_schedule, warmup_steps
+        What moves the learning rate.
     batch_size, max_iter, n_iter_no_change : int
         Rows of a batch, most epochs, epochs without progress.
     tol : float
         Least progress that counts.
     shuffle, record, verbose : bool
         Whether to permute rows, record the run, and show progress.
+    record_budget : int
+        Bytes that the record may take.
+    dtype : torch.dtype
+        Precision.
     device : str
         Where to train.
+    n_threads : int
+        Threads of one operation on the CPU: sums depend on it in their last bits.
     seed : int
         Seeds the order of the batches.
     """
@@ -204,24 +348,163 @@ class TrainingPlan:
     architecture: Architecture
     optimizer: type[torch.optim.Optimizer]
     optimizer_settings: dict[str, Any]
+    lr_schedule: Any
+    warmup_steps: int
     batch_size: int
     max_iter: int
     n_iter_no_change: int
     tol: float
     shuffle: bool
     record: bool
+    record_budget: int
     verbose: bool
+    dtype: torch.dtype
     device: str
+    n_threads: int
     seed: int
 
-    @property
-    def adaptive(self) -> bool:
-        """Whether the optimiser has denominators."""
-        return "betas" in self.optimizer_settings
+    def rates(self) -> Iterator[float]:
+        """Learning rates of successive updates."""
+        return learning_rates(self.lr_schedule, self.warmup_steps, self.optimizer, self.optimizer_settings)
 
-    def n_updates(self, n_rows: int) -> int:
-        """Most updates that training may take."""
-        return self.max_iter * -(-n_rows // self.batch_size)
+    def record_plan(self, n_rows: int) -> RecordPlan:
+        """How the run of so many rows is kept."""
+        state, adaptive = trial_state(self.optimizer, self.optimizer_settings)
+        vector = self.dtype.itemsize * self.architecture.n_params
+        return RecordPlan(
+            n_updates=self.max_iter * -(-n_rows // self.batch_size),
+            batch_size=self.batch_size,
+            n_rows=n_rows,
+            stage_bytes=vector * (2 if adaptive else 1),
+            checkpoint_bytes=vector * (1 + state),
+            budget=self.record_budget,
+        )
+
+    def replay(self, rows: TrainingRows) -> "TrainAgain":
+        """Return what trains again from a checkpoint, given the rows that its batches speak of."""
+        return TrainAgain(
+            self.architecture,
+            self.optimizer,
+            self.optimizer_settings,
+            self.batch_size,
+            self.dtype,
+            self.device,
+            self.n_threads,
+            rows,
+        )
+
+
+def threads_for(architecture: Architecture, batch_size: int) -> int:
+    """Threads to train with: one for small batches of small nets, where more only wait for each other."""
+    return 1 if batch_size * architecture.n_params < _SINGLE_THREAD else torch.get_num_threads()
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Let one operation use that many threads, and put torch's own number back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def trial_state(optimizer: type[torch.optim.Optimizer], settings: dict[str, Any]) -> tuple[int, bool]:
+    """Count the tensors that an optimiser keeps of every parameter, and tell whether it has denominators.
+
+    Raises
+    ------
+    ValueError
+        If the optimiser refuses the settings, is not registered, or its rule refuses them.
+    """
+    parameter = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    try:
+        trial = optimizer([parameter], **settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{optimizer.__name__} refuses optimizer_settings: {error}") from error
+    update_rule(optimizer, own_settings(trial))
+    parameter.grad = torch.ones_like(parameter)
+    trial.step()
+    state = trial.state[parameter]
+    n_tensors = sum(isinstance(value, Tensor) and value.shape == (3,) for value in state.values())
+    return n_tensors, denominator_of(optimizer) is not None
+
+
+def own_settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the settings of an optimiser's only group."""
+    (group,) = optimizer.param_groups
+    return {name: value for name, value in group.items() if name != "params"}
+
+
+@dataclass(frozen=True)
+class TrainAgain:
+    """Repeats updates of a recorded run from a checkpoint: the same operations on the same numbers.
+
+    Attributes
+    ----------
+    architecture : Architecture
+        The net.
+    optimizer : type
+        torch's optimiser.
+    optimizer_settings : dict
+        Its settings; learning rates are those recorded.
+    batch_size : int
+        Rows of a batch.
+    dtype : torch.dtype
+        Precision.
+    device : str
+        Where to train.
+    n_threads : int
+        Threads of one operation in the run.
+    rows : TrainingRows
+        Rows that the batches speak of.
+    """
+
+    architecture: Architecture
+    optimizer: type[torch.optim.Optimizer]
+    optimizer_settings: dict[str, Any]
+    batch_size: int
+    dtype: torch.dtype
+    device: str
+    n_threads: int
+    rows: TrainingRows
+
+    def __call__(self, checkpoint: Checkpoint, stages: range, batches: Batches, rates: NDArray) -> Stretch:
+        """Return the updates of some stages, of which the first follows the checkpoint."""
+        theta = checkpoint.theta.to(self.device, copy=True)
+        module = MultilayerPerceptron(self.architecture, theta)
+        optimizer = self.optimizer(module.parameters(), **self.optimizer_settings)
+        (group,) = optimizer.param_groups
+        if checkpoint.state:
+            optimizer.state[module.theta] = self._restored(checkpoint)
+        denominator = denominator_of(self.optimizer)
+        stretch = Stretch.empty(len(stages), checkpoint.theta, denominator is not None)
+        propagate = Backpropagation(module)
+        with threads(self.n_threads):
+            for row, batch in enumerate(self._batches(stages, batches)):
+                propagate(*batch)
+                group["lr"] = float(rates[row])
+                optimizer.step()
+                keep(stretch, row, module.theta, denominator, optimizer.state[module.theta], group)
+        return stretch
+
+    def _restored(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Copy the optimiser's state: vectors where the parameters are, counts where torch keeps them."""
+        state = {}
+        for name, value in checkpoint.state.items():
+            if isinstance(value, Tensor):
+                value = value.to(self.device if value.shape == checkpoint.theta.shape else "cpu", copy=True)
+            state[name] = value
+        return state
+
+    def _batches(self, stages: range, batches: Batches) -> Iterator[tuple[Tensor, ...]]:
+        tensors = self.rows.tensors(self.dtype, self.device)
+        first, last = stages[0] - 1, stages[-1]
+        for epoch in range(first // batches.per_epoch, -(-last // batches.per_epoch)):
+            begin = epoch * batches.per_epoch
+            within = range(max(first - begin, 0), min(last - begin, batches.per_epoch))
+            yield from epoch_batches(tensors, torch.from_numpy(batches.order(epoch)), self.batch_size, within)
 
 
 @dataclass
@@ -253,7 +536,7 @@ class TrainedNet:
 def train(
     plan: TrainingPlan,
     theta: Tensor,
-    rows: tuple[NDArray, NDArray, NDArray],
+    rows: TrainingRows,
     score: Callable[[Tensor], float] | None = None,
 ) -> TrainedNet:
     """Train from theta.
@@ -264,7 +547,7 @@ def train(
         How to train.
     theta : Tensor of shape (p,)
         Initial parameters, in the dtype to train in.
-    rows : tuple of X, y and sample weights
+    rows : TrainingRows
         Rows to train on, the weights of mean 1.
     score : callable or None
         Score of parameters on held-out rows, for early stopping.
@@ -279,14 +562,19 @@ def train(
     ValueError
         If training diverges, with the stage at which the loss stopped being finite.
     """
-    tensors = [torch.tensor(array, dtype=theta.dtype, device=plan.device) for array in rows]
-    writer = TrajectoryWriter(plan.n_updates(len(rows[1])), theta, plan.adaptive) if plan.record else None
+    writer = None
+    if plan.record:
+        writer = TrajectoryWriter(plan.record_plan(len(rows.y)), theta, denominator_of(plan.optimizer))
     watch = WatchRun(writer)
     stop = StopWithoutProgress(watch, plan.tol, plan.n_iter_no_change, score)
     progress = ShowProgress(plan.max_iter, watch) if plan.verbose else None
     net = _skorch_net(plan, theta, [watch, *([progress] if progress else []), stop])
+    settings = own_settings(net.optimizer_)
+    net.watch, net.rates = watch, plan.rates()
+    net.check = ResponseCheck(plan.optimizer, settings) if plan.record else None
     try:
-        net.fit_loop(TensorDataset(*tensors), epochs=plan.max_iter)
+        with threads(plan.n_threads):
+            net.fit_loop(TensorDataset(*rows.tensors(plan.dtype, plan.device)), epochs=plan.max_iter)
     except _Converged:
         pass  # the loop has no other way to be told
     finally:
@@ -299,22 +587,22 @@ def train(
     return TrainedNet(
         theta=kept.clone(),
         n_stages=n_stages,
-        make_rule=update_rule(net.optimizer_.param_groups[0]),
-        trajectory=None if writer is None else writer.finish(n_stages),
+        make_rule=partial(update_rule, plan.optimizer, settings),
+        trajectory=None if writer is None else writer.finish(n_stages, kept),
         loss_curve=watch.loss_curve,
         scores=[] if score is None else stop.scores,
     )
 
 
-def _skorch_net(plan: TrainingPlan, theta: Tensor, callbacks: list[Callback]) -> NeuralNet:
+def _skorch_net(plan: TrainingPlan, theta: Tensor, callbacks: list[Callback]) -> LeanNet:
     """Compose an initialised skorch net with none of its own callbacks, which only report."""
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(plan.seed).generate_state(1)[0]))
     named = [(type(callback).__name__, callback) for callback in callbacks]
-    net = NeuralNet(
+    net = LeanNet(
         MultilayerPerceptron,
         module__architecture=plan.architecture,
         module__theta=theta.clone(),
-        criterion=WeightedLoss,
+        criterion=nn.MSELoss,  # never called: the loss and its gradient are worked by hand
         optimizer=plan.optimizer,
         **{f"optimizer__{name}": value for name, value in plan.optimizer_settings.items()},
         max_epochs=plan.max_iter,
