@@ -419,14 +419,17 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
                     "momentum and weight_decay of an optimizer given as a class belong in optimizer_settings."
                 )
             return {"lr": self.learning_rate_init}
-        settings = {"lr": self.learning_rate_init, "weight_decay": self.weight_decay, "foreach": False}
+        settings = {"lr": self.learning_rate_init, "weight_decay": self.weight_decay}
         if self.optimizer == "sgd":
             if self.nesterov and (self.momentum <= 0 or self.dampening != 0):
                 raise ValueError("nesterov=True takes momentum above 0 and dampening=0.")
-            return settings | {"momentum": self.momentum, "dampening": self.dampening, "nesterov": self.nesterov}
+            more = {"momentum": self.momentum, "dampening": self.dampening, "nesterov": self.nesterov}
+            return settings | more | {"foreach": False}
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas={self.betas!r} must be two numbers in [0, 1).")
-        return settings | {"betas": tuple(self.betas), "eps": self.eps, "amsgrad": self.amsgrad}
+        # On the CPU torch's fused kernel takes half the time of its dozen separate operations.
+        kernel = {"fused": True} if torch.device(self.device).type == "cpu" else {"foreach": False}
+        return settings | {"betas": tuple(self.betas), "eps": self.eps, "amsgrad": self.amsgrad} | kernel
 
     def _refuse_large_record(self, plan: TrainingPlan, n_rows: int) -> None:
         if not self.record:

@@ -22,6 +22,9 @@ _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 #: Relative gap allowed between a replay and the checkpoint after it, once a record has left the process that made it:
 #: another processor may round sums in another order. Within that process the two must be equal.
 ELSEWHERE = 1e-5
+#: Memory is asked for in blocks of this size: NumPy has large ones on huge pages, and writing to small fresh pages
+#: costs more than the copy.
+_BLOCK_BYTES = 2**25
 _RECENT = 4  # parameters kept at hand beside a replayed stretch: a section that spans two asks for its start again
 
 
@@ -453,6 +456,7 @@ class TrajectoryWriter:
         self._checkpoints = [] if plan.keeps_everything else [Checkpoint(self._start, {})]
         self._orders: list[NDArray] = []
         self._rates: list[float] = []
+        self._blocks: list[NDArray] = []
 
     def start_epoch(self, order: Tensor) -> None:
         """Record the order of an epoch's rows."""
@@ -466,14 +470,25 @@ class TrajectoryWriter:
         number, row = divmod(len(self._rates), self._plan.stretch_length)
         self._rates.append(group["lr"])
         if len(self._rates) > self._plan.n_keepable:
-            self._stretches = None  # too many: the checkpoints have to do
+            self._stretches, self._blocks = None, []  # too many: the checkpoints have to do
         if self._stretches is not None:
             if row == 0:
-                length = min(self._plan.stretch_length, self._plan.n_updates - len(self._rates) + 1)
-                self._stretches.append(Stretch.empty(length, self._start, self._denominator is not None))
+                self._stretches.append(self._room(self._plan.n_updates - len(self._rates) + 1))
             keep(self._stretches[number], row, theta, self._denominator, state[theta], group)
         if self._checkpoints and row == self._plan.stretch_length - 1:
             self._checkpoints.append(Checkpoint.of(theta, state[theta]))
+
+    def _room(self, n_left: int) -> Stretch:
+        """Cut a stretch from a block of memory, which is asked for in one piece."""
+        length = self._plan.stretch_length
+        if not self._blocks or len(self._blocks[0]) < min(length, n_left):
+            n_stretches = max(1, _BLOCK_BYTES // (length * self._plan.stage_bytes))
+            shape = (min(n_left, n_stretches * length), self._start.numel())
+            dtype = self._start.numpy().dtype
+            self._blocks = [np.empty(shape, dtype) for _ in range(1 if self._denominator is None else 2)]
+        cut = [torch.from_numpy(block[:length]) for block in self._blocks]
+        self._blocks = [block[length:] for block in self._blocks]
+        return Stretch(cut[0], cut[1] if len(cut) > 1 else None)
 
     def finish(self, n_stages: int, end: Tensor) -> Trajectory:
         """Return the run up to a stage, whose parameters are given, in memory of its own size."""
