@@ -107,14 +107,15 @@ def in_child(module: str, *arguments: str) -> dict:
     return json.loads(finished.stdout.splitlines()[-1])
 
 
-def peak_memory() -> int:
-    """Bytes of the largest resident set of this process so far.
+def resident_memory(*, peak: bool) -> int:
+    """Bytes of this process's resident set, now or at its largest.
 
-    Linux's own count of the process image: ``getrusage`` also counts what the parent held when it forked.
+    Linux's own count of the process image: ``getrusage`` also counts what the parent held when it forked. Elsewhere
+    the largest stands for both.
     """
     status = Path("/proc/self/status")
     if status.exists():
-        return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1])
+        return 1024 * int(re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+)", status.read_text())[1])
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024

@@ -87,9 +87,10 @@ def machine():
 
 
 def table(results):
-    """All rows of all results."""
+    """All rows of all results; nothing where there are none."""
     header = ("what", "peer", "ours", "peer / ours: median (range)", "goal", "reached")
-    return markdown_table(header, [row.cells() for result in results for row in result.rows])
+    rows = [row.cells() for result in results for row in result.rows]
+    return markdown_table(header, rows) if rows else ""
 
 
 def section(result):
