@@ -133,6 +133,16 @@ def save(draw, path):
     figure.savefig(path, dpi=110)
 
 
+def plain_log_ticks(axis):
+    """Label 1, 2 and 5 of every power of ten as plain numbers, fewer where there are many powers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,), numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def slope(x, y):
     """Exponent of a power law through points, by least squares on logarithms."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])

@@ -166,7 +166,7 @@ def _check_jacobian_route():
 
 def probes(quick):
     """Effective parameters under AdamW: 32 probes beside the exact value."""
-    n, batch, epochs, hidden = (100, 50, 3, (20,)) if quick else (1000, 200, 12, (100,))
+    n, batch, epochs, hidden = (100, 50, 3, (20,)) if quick else (1000, 200, 5, (100,))
     data = random_rows(n, n, 64)
     settings = {"optimizer": "adamw", "learning_rate_init": 3e-3, "weight_decay": 0.1, "batch_size": batch}
     model = net(hidden, max_iter=epochs, **settings).fit(data.X, data.y)

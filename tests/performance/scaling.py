@@ -4,7 +4,7 @@ from functools import partial
 
 from tests.performance._data import random_rows
 from tests.performance._measure import timed
-from tests.performance._results import Result, markdown_table, slope
+from tests.performance._results import Result, markdown_table, plain_log_ticks, slope
 from tests.performance.neural import net
 
 BATCH = 128
@@ -86,6 +86,7 @@ def _draw(curves, figure):
         axes.set(xlabel=labels[name], ylabel="seconds")
         axes.set_xticks(x, [f"{value:,}" for value in x])
         axes.minorticks_off()
+        plain_log_ticks(axes.yaxis)
         axes.grid(alpha=0.3)
         axes.legend()
 

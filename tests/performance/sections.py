@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from tests.performance._data import houses, threes_and_fives
-from tests.performance._results import Result, markdown_table
+from tests.performance._results import Result, markdown_table, plain_log_ticks
 from tests.performance.neural import RULES, net
 
 TOLERANCES = (0.01, 0.03)
@@ -109,6 +109,7 @@ def _draw_case(axes, title, n_stages, lengths, fixed, chosen):
         axes.plot(cost, fixed["left", length], marker, mfc="none", mec="black", ms=11, label=name, ls="")
     axes.set_title(title, fontsize=9)
     axes.set_xlabel("Jacobian evaluations of the run")
+    plain_log_ticks(axes.xaxis)
     axes.grid(alpha=0.3)
 
 
