@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: benchmark test lint docs setup clean
+.PHONY: benchmark test lint docs performance setup clean
 
 benchmark: setup
 	$(BIN)/python -m telescoping_sklearn benchmark
@@ -17,6 +17,9 @@ lint: setup
 
 docs: .venv/.docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+performance: setup
+	$(BIN)/python -m tests.performance
 
 setup: .venv/.setup
 
