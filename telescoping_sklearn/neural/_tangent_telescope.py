@@ -75,7 +75,7 @@ class TangentTelescope(Telescope):
         self.path = path
         self.sections = sections
         self._make_rule = make_rule
-        if path.trajectory.denominators is not None:
+        if path.trajectory.adaptive:
             self.default_kernel_stages = 20  # such kernels do not factor by layer and are thirty times dearer
 
     @property
