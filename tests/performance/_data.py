@@ -39,7 +39,7 @@ def _mnist(file, n_train, n_query):
     with np.load(file) as stored:
         X, query = (_averaged(stored[part][:count]) for part, count in (("X_train", n_train), ("X_test", n_query)))
         y = (stored["y_train"][:n_train] == 5).astype(float)
-    return Data(X, y, query, "MNIST 3-v-5, padded to 32 x 32 and averaged over 4 x 4 pixels")
+    return Data(X, y, query, "MNIST 3-v-5, 8 x 8")
 
 
 def _averaged(images):
@@ -54,7 +54,7 @@ def _digits(n_train, n_query):
     X, y = images[chosen] / 16.0, (labels[chosen] == 5).astype(float)
     n_query = min(n_query, len(y) // 3)
     X, query, y, _ = train_test_split(X, y, test_size=n_query, random_state=0)
-    return Data(X[:n_train], y[:n_train], query, "scikit-learn's digits 3-v-5 (MNIST's file is not at hand)")
+    return Data(X[:n_train], y[:n_train], query, "digits 3-v-5 (no MNIST at hand)")
 
 
 def houses(n_train, n_query):
