@@ -14,11 +14,13 @@ Arrays are ``(n_query, n_train)`` and staged results put the stage first. A quer
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, NamedTuple
 
+import joblib
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +32,8 @@ from telescoping_sklearn._memory import items_per_block, refuse_if_too_large, wo
 AUTO_EXACT_OPERATIONS = 1e12
 #: Probes that the automatic choice takes when it estimates.
 AUTO_PROBES = 32
+#: Questions whose probes are kept, so that asking again with more of them carries only the new ones.
+KEPT_QUESTIONS = 8
 
 Subsets = Sequence[ArrayLike] | None
 
@@ -142,6 +146,25 @@ def resolve_stages(stages: Any, n_stages: int, *, with_start: bool = True) -> ND
     return asked.astype(np.intp)
 
 
+def _largest(magnitudes: NDArray, k: int) -> NDArray[np.intp]:
+    """Columns of the ``k`` largest entries of every row, the largest first and equal ones in order."""
+    chosen = np.sort(np.argpartition(magnitudes, -k, axis=1)[:, -k:], axis=1)
+    order = np.argsort(-np.take_along_axis(magnitudes, chosen, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(chosen, order, axis=1)
+
+
+def _probe_groups(n_probes: int) -> Iterator[tuple[int, int]]:
+    """First and last of the probes that are carried together: groups end at 32, 64, 128, ... and at the last probe.
+
+    Kept groups are used again only whole. A column's last bits depend on the columns that it is carried with, so this
+    is what makes an answer the same whatever was asked before; and doubling the probes carries only the new ones.
+    """
+    first, end = 0, AUTO_PROBES
+    while first < n_probes:
+        yield first, min(end, n_probes)
+        first, end = end, 2 * end
+
+
 def _check_n_probes(n_probes: Any) -> None:
     """Raise unless ``n_probes`` is None, "auto" or an int of at least 2."""
     if n_probes is None or (isinstance(n_probes, str) and n_probes == "auto"):
@@ -175,6 +198,7 @@ class Telescope(ABC):
         self.trained = trained
         self.seed = seed
         self._training_peaks: dict[bytes, float] = {}
+        self._probe_sums: OrderedDict[Hashable, dict[tuple[int, int], tuple[NDArray, NDArray]]] = OrderedDict()
 
     @property
     def n_samples(self) -> int:
@@ -258,6 +282,76 @@ class Telescope(ABC):
         """c(x), (n_query,): what is left of the prediction when all labels are zero."""
         return self._response(X, np.empty((self.n_samples, 0)), offset=True)[:, 0]
 
+    def top_examples(self, X: NDArray, k: int) -> tuple[NDArray[np.intp], NDArray]:
+        """Find the ``k`` rows trained on that weigh most in every prediction; no matrix of all weights is made.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_query, n_features)
+            Query rows.
+        k : int
+            Rows to find, at most as many as were trained on.
+
+        Returns
+        -------
+        rows : ndarray of int of shape (n_query, k)
+            Training rows, the largest absolute weight first; equal ones in the order of the rows.
+        weights : ndarray of shape (n_query, k)
+            Their kernel weights.
+
+        Raises
+        ------
+        ValueError
+            If there are not ``k`` rows that were trained on.
+        TypeError
+            If ``k`` is not an int.
+        """
+        self._check_k(k)
+        n_query, columns = len(X), np.flatnonzero(self.trained)
+        refuse_if_too_large(
+            48.0 * n_query * k,  # rows and weights, and the five columns of the table made of them
+            f"top_examples of {n_query} queries by {k} rows",
+            "Ask for fewer query rows at a time, or for a smaller k.",
+        )
+        rows, weights = np.empty((n_query, k), dtype=np.intp), np.empty((n_query, k))
+        size = items_per_block(8.0 * 4 * self.n_samples, n_query)  # weights, a copy of them, magnitudes and their order
+        for first in range(0, n_query, size):
+            block = slice(first, first + size)
+            found = self.kernel_weights(X[block])[:, columns]
+            largest = _largest(np.abs(found), k)
+            rows[block], weights[block] = columns[largest], np.take_along_axis(found, largest, axis=1)
+        return rows, weights
+
+    def breakdown(self, X: NDArray | None, stages: Any = None) -> tuple[NDArray[np.intp], NDArray]:
+        """Split the telescoping model into its start and what every stage, or stretch of stages, added to it.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_query, n_features) or None
+            Query rows.
+        stages : None, int or array-like of int, default=None
+            Last stages of the stretches; see `resolve_stages`.
+
+        Returns
+        -------
+        stages : ndarray of int of shape (n_stretches + 1,)
+            0, the start, and the stages asked for.
+        contributions : ndarray of shape (n_stretches + 1, n_query)
+            Their sum is the telescoping model after the last stage asked for.
+        """
+        asked = np.union1d([0], resolve_stages(stages, self.n_stages))
+        n_query = self.n_query(X)
+        refuse_if_too_large(
+            8.0 * len(asked) * n_query,
+            f"breakdown of {n_query} queries over {len(asked)} stages",
+            "Ask for fewer stages, for example stages=20.",
+        )
+        contributions, reached = np.empty((len(asked), n_query)), np.zeros(n_query)
+        for position, prediction in enumerate(self.staged_telescoping(X, asked)):
+            contributions[position] = prediction - reached
+            reached = prediction
+        return asked, contributions
+
     def staged_reconstruction(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
         """Yield S_t y + c after each stage, (n_query,): one column, no matrix."""
         for response in self.staged_response(X, self.y[:, None], offset=True, stages=stages):
@@ -295,18 +389,24 @@ class Telescope(ABC):
             squared = response**2
             return self.n_trained * np.stack([squared[rows].mean(axis=0) for rows in sets])
 
-        estimate = self._column_statistic(X, energies, asked, n_probes, (len(sets),))
+        estimate = self._column_statistic(X, energies, asked, n_probes, ("energies", joblib.hash(sets)))
         return estimate if subsets is not None else Estimate(estimate.value[:, 0], estimate.standard_error[:, 0])
 
     def training_summary(self, n_probes: Any = "auto") -> tuple[Estimate, Estimate]:
         """Effective parameters on the rows trained on, and the trace of S there, in one pass."""
+        summaries = self.staged_training_summary(stages=[self.n_stages], n_probes=n_probes)
+        p, trace = (Estimate(staged.value[-1], staged.standard_error[-1]) for staged in summaries)
+        return p, trace
+
+    def staged_training_summary(self, *, stages: Any = None, n_probes: Any = "auto") -> tuple[Estimate, Estimate]:
+        """Effective parameters on the rows trained on, and the trace of S there, after each stage, in one pass."""
 
         def energy_and_trace(V: NDArray, response: NDArray) -> NDArray:
             return np.stack([(response[self.trained] ** 2).sum(axis=0), (V * response)[self.trained].sum(axis=0)])
 
-        last = np.array([self.n_stages])
-        (values,), (errors,) = self._column_statistic(None, energy_and_trace, last, n_probes, (2,))
-        return Estimate(values[0], errors[0]), Estimate(values[1], errors[1])
+        asked = resolve_stages(stages, self.n_stages)
+        values, errors = self._column_statistic(None, energy_and_trace, asked, n_probes, ("summary",))
+        return Estimate(values[:, 0], errors[:, 0]), Estimate(values[:, 1], errors[:, 1])
 
     def kernel_norms(self, X: NDArray | None, stages: Any = "auto") -> NDArray:
         """||k_t(x)||_2, (n_stages, n_query)."""
@@ -361,6 +461,13 @@ class Telescope(ABC):
 
     # -- how the derived quantities are worked -----------------------------------------------------------------------
 
+    def _check_k(self, k: Any) -> None:
+        """Raise unless ``k`` is a number of rows that were trained on."""
+        if not isinstance(k, Integral) or isinstance(k, bool):
+            raise TypeError(f"k must be an int, got {k!r}.")
+        if not 1 <= int(k) <= self.n_trained:
+            raise ValueError(f"k={k} must lie between 1 and {self.n_trained}, the number of rows trained on.")
+
     def resolve_n_probes(self, n_probes: Any, n_query: int) -> int | None:
         """Choose the number of probes, None for an exact answer; "auto" is exact only where that is cheap."""
         _check_n_probes(n_probes)
@@ -370,24 +477,56 @@ class Telescope(ABC):
         fits = self.n_trained * cost.bytes <= working_memory_bytes()
         return None if fits and self.n_trained * cost.operations <= AUTO_EXACT_OPERATIONS else AUTO_PROBES
 
-    def _column_statistic(self, X, statistic, stages: NDArray, n_probes: Any, shape: tuple[int, ...]) -> Estimate:
+    def _column_statistic(
+        self,
+        X: NDArray | None,
+        statistic: Callable[[NDArray, NDArray], NDArray],
+        stages: NDArray,
+        n_probes: Any,
+        question: tuple[Hashable, ...],
+    ) -> Estimate:
         """Combine a per-column statistic of the response over unit columns (sum) or probes (mean, standard error).
 
-        For E[v v^T] = I the mean over probes of a quadratic form is its sum over unit columns.
+        For E[v v^T] = I the mean over probes of a quadratic form is its sum over unit columns. ``question`` names the
+        statistic, so that its probes can be kept.
         """
         count = self.resolve_n_probes(n_probes, self.n_query(X))
-        total = np.zeros((len(stages), *shape))
-        total_of_squares = np.zeros_like(total)
-        for V in self._unit_blocks(X) if count is None else self._probe_blocks(X, count):
-            for position, response in enumerate(self.staged_response(X, V, stages=stages)):
-                columns = statistic(V, response)
-                total[position] += columns.sum(axis=-1)
-                total_of_squares[position] += (columns**2).sum(axis=-1)
         if count is None:
+            total, _ = self._column_sums(X, statistic, stages, self._unit_blocks(X))
             return Estimate(total, np.zeros_like(total))
+        kept = self._kept_sums((*question, joblib.hash(X), stages.tobytes(), self.seed))
+        groups = list(_probe_groups(count))
+        for first, last in groups:
+            if (first, last) not in kept:
+                kept[first, last] = self._column_sums(X, statistic, stages, self._probe_blocks(X, last, first))
+        total, total_of_squares = np.sum([kept[group] for group in groups], axis=0)
         mean = total / count
         variance = np.maximum(total_of_squares / count - mean**2, 0.0) * count / (count - 1)
         return Estimate(mean, np.sqrt(variance / count))
+
+    def _column_sums(
+        self,
+        X: NDArray | None,
+        statistic: Callable[[NDArray, NDArray], NDArray],
+        stages: NDArray,
+        blocks: Iterator[NDArray],
+    ) -> tuple[NDArray, NDArray]:
+        """Sum a per-column statistic of the staged response, and its square, over blocks of columns."""
+        totals: list[Any] = [0.0] * len(stages)
+        for V in blocks:
+            for position, response in enumerate(self.staged_response(X, V, stages=stages)):
+                columns = statistic(V, response)
+                totals[position] = totals[position] + np.stack([columns.sum(axis=-1), (columns**2).sum(axis=-1)])
+        total, total_of_squares = np.moveaxis(np.stack(totals), 1, 0)
+        return total, total_of_squares
+
+    def _kept_sums(self, question: Hashable) -> dict[tuple[int, int], tuple[NDArray, NDArray]]:
+        """Give the sums over the groups of probes that a question has had; those asked last are kept."""
+        kept = self._probe_sums.setdefault(question, {})
+        self._probe_sums.move_to_end(question)
+        while len(self._probe_sums) > KEPT_QUESTIONS:
+            self._probe_sums.popitem(last=False)
+        return kept
 
     def _response(self, X: NDArray | None, V: NDArray, offset: bool = False) -> NDArray:
         """F_T(X; V): the last item of the staged response."""
@@ -411,10 +550,10 @@ class Telescope(ABC):
         for block in self._column_blocks(len(columns), self.n_query(X)):
             yield self._unit_columns(columns[block])
 
-    def _probe_blocks(self, X: NDArray | None, n_probes: int) -> Iterator[NDArray]:
-        """Rademacher columns, block by block; column j is the same however many are asked for."""
-        rng = np.random.default_rng(self.seed)
-        for block in self._column_blocks(n_probes, self.n_query(X)):
+    def _probe_blocks(self, X: NDArray | None, n_probes: int, first: int = 0) -> Iterator[NDArray]:
+        """Rademacher columns from ``first`` on, block by block; column j is the same however many are asked for."""
+        rng = np.random.Generator(np.random.PCG64(self.seed).advance(first * self.n_samples))  # one draw an entry
+        for block in self._column_blocks(n_probes - first, self.n_query(X)):
             draws = rng.random((block.stop - block.start, self.n_samples))
             yield np.ascontiguousarray(np.where(draws < 0.5, -1.0, 1.0).T)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.base import BaseEstimator, RegressorMixin
@@ -59,6 +60,11 @@ def draw_seed(random_state: Any) -> int:
     raise ValueError(f"random_state must be None, an int, a RandomState or a Generator, got {random_state!r}.")
 
 
+def _query_labels(X: Any, n_query: int) -> pd.Index:
+    """Labels of query rows: those of a DataFrame, or positions."""
+    return X.index if isinstance(X, pd.DataFrame) else pd.RangeIndex(n_query, name="query")
+
+
 def held_out_rows(n_rows: int, fraction: float, seed: int) -> tuple[NDArray, NDArray]:
     """Split row numbers for early stopping.
 
@@ -104,6 +110,8 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         self, X: Any, y: Any, sample_weight: Any, ensure_all_finite: bool | str = True
     ) -> tuple[NDArray, NDArray, NDArray]:
         """Validate what `fit` is given: X and y in float64, and non-negative weights, ones if there are none."""
+        # Kept for `top_examples` to name rows by; without a record nothing of the training rows is.
+        self._training_index = X.index if isinstance(X, pd.DataFrame) and getattr(self, "record", True) else None
         X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_all_finite=ensure_all_finite)
         weights = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False, copy=True
@@ -222,6 +230,69 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         """
         return self.telescope_.kernel_weights(self._query(X))
 
+    def top_examples(self, X: Any, k: int = 5) -> pd.DataFrame:
+        """Find the training rows that weigh most in every prediction.
+
+        Worked in blocks of queries that fit scikit-learn's ``working_memory``: the matrix of all weights is never
+        made.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Query rows.
+        k : int, default=5
+            Training rows to find for each query, at most as many as were trained on.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``k`` lines a query, the largest absolute weight first. Columns: ``query``, the position of the query, or
+            its label in the index where X is a DataFrame; ``row``, the position of the training row in what `fit` was
+            given; ``index``, its label in the index, only where `fit` was given a DataFrame; ``weight``, its kernel
+            weight; ``label``, its training label. Rows that were not trained on never appear.
+
+        Raises
+        ------
+        ValueError
+            If ``k`` is less than 1 or more than the number of rows trained on.
+        """
+        telescope = self.telescope_
+        rows, weights = telescope.top_examples(self._query(X), k)
+        table = pd.DataFrame({"row": rows.ravel(), "weight": weights.ravel(), "label": telescope.y[rows.ravel()]})
+        table.insert(0, "query", _query_labels(X, len(rows)).to_flat_index().repeat(k))
+        if self._training_index is not None:
+            table.insert(2, "index", self._training_index.to_flat_index()[rows.ravel()])
+        return table
+
+    def breakdown(self, X: Any, stages: Any = None) -> pd.DataFrame:
+        """Split predictions into what the start and every stage of training contributed.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Query rows.
+        stages : None, int or array-like of int, default=None
+            As in `staged_predict`. Between two stages asked for, contributions are added up and stand at the later
+            one.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One line for the start, stage 0, and one for each stage asked for; one column a query, named by its
+            position, or by its label in the index where X is a DataFrame. Columns add up to the telescoping model
+            after the last stage asked for: for trees the prediction, for nets close to it, as `approximation_error`
+            reports.
+
+        Raises
+        ------
+        ValueError
+            If a stage does not exist.
+        """
+        stages, contributions = self.telescope_.breakdown(self._query(X), stages)
+        return pd.DataFrame(
+            contributions, index=pd.Index(stages, name="stage"), columns=_query_labels(X, contributions.shape[1])
+        )
+
     def offset(self, X: Any) -> NDArray:
         """Predict what is left when all labels are zero.
 
@@ -269,7 +340,13 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         return (value, error) if return_se else value
 
     def staged_effective_params(
-        self, X: Any, stages: Any = None, *, n_probes: int | str | None = "auto", return_se: bool = False
+        self,
+        X: Any,
+        stages: Any = None,
+        *,
+        n_probes: int | str | None = "auto",
+        return_se: bool = False,
+        subsets: Subsets = None,
     ) -> Any:
         """Effective parameters on any rows along training.
 
@@ -283,16 +360,47 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             As in `effective_params`.
         return_se : bool, default=False
             Whether to return the standard errors too.
+        subsets : sequence of array-like of int, default=None
+            Rows of X that make up each set; all sets and stages are answered in one pass.
 
         Returns
         -------
-        ndarray of shape (n_stages,)
-            p after each stage.
-        ndarray of shape (n_stages,)
+        ndarray of shape (n_stages,) or (n_stages, n_subsets)
+            p after each stage, on the set or on each subset.
+        ndarray of shape (n_stages,) or (n_stages, n_subsets)
             Standard errors, only with ``return_se=True``.
         """
-        p, se = self.telescope_.staged_effective_params(self._query(X), stages=stages, n_probes=n_probes)
+        p, se = self.telescope_.staged_effective_params(
+            self._query(X), stages=stages, n_probes=n_probes, subsets=subsets
+        )
         return (p, se) if return_se else p
+
+    def staged_training_summary(self, stages: Any = None, *, n_probes: int | str | None = "auto") -> pd.DataFrame:
+        """Effective parameters and degrees of freedom on the rows trained on, along training, in one pass.
+
+        Parameters
+        ----------
+        stages : None, int or array-like of int, default=None
+            As in `staged_predict`.
+        n_probes : int, "auto" or None, default="auto"
+            As in `effective_params`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One line a stage; columns ``effective_params``, ``effective_params_se``, ``degrees_of_freedom`` and
+            ``degrees_of_freedom_se``. The last stage has the values of the attributes of those names.
+        """
+        telescope = self.telescope_
+        p, trace = telescope.staged_training_summary(stages=stages, n_probes=n_probes)
+        columns = {
+            "effective_params": p.value,
+            "effective_params_se": p.standard_error,
+            "degrees_of_freedom": trace.value,
+            "degrees_of_freedom_se": trace.standard_error,
+        }
+        index = pd.Index(resolve_stages(stages, telescope.n_stages), name="stage")
+        return pd.DataFrame(columns, index=index)
 
     def staged_kernel(self, X: Any, stages: Any = None) -> Iterator[sparse.csr_array]:
         """Give the kernel of each stage.

@@ -1,0 +1,156 @@
+"""Which rows weigh most, what each stage added, and estimates that more probes refine."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import N_QUERY, N_TRAIN, make_net, make_trees, random_rows
+from sklearn import config_context
+
+
+@pytest.mark.parametrize("k", [1, 5, N_TRAIN])
+def test_top_examples_are_the_largest_absolute_weights(fitted, data, query, k):
+    weights = fitted.kernel_weights(query)
+    table = fitted.top_examples(query, k)
+    assert table.columns.tolist() == ["query", "row", "weight", "label"]
+    assert table["query"].tolist() == np.repeat(np.arange(N_QUERY), k).tolist()
+    found = table["row"].to_numpy().reshape(N_QUERY, k)
+    np.testing.assert_allclose(table["weight"], np.take_along_axis(weights, found, axis=1).ravel(), atol=1e-12)
+    expected = -np.sort(-np.abs(weights), axis=1)[:, :k]
+    np.testing.assert_allclose(np.abs(table["weight"]).to_numpy().reshape(N_QUERY, k), expected, atol=1e-12)
+    assert all(len(set(rows)) == k for rows in found)
+    np.testing.assert_array_equal(table["label"], data[1][table["row"]])
+
+
+def test_top_examples_in_blocks_are_the_same(fitted, query):
+    whole = fitted.top_examples(query, 4)
+    with config_context(working_memory=0.004):
+        in_blocks = fitted.top_examples(query, 4)
+    assert whole["row"].tolist() == in_blocks["row"].tolist()
+    np.testing.assert_allclose(whole["weight"], in_blocks["weight"], atol=1e-12)
+
+
+def test_top_examples_carry_the_labels_of_data_frames(make, data, query):
+    X = pd.DataFrame(data[0], columns=list("abcd"), index=[f"row {i}" for i in range(N_TRAIN)])
+    Q = pd.DataFrame(query, columns=list("abcd"), index=[f"query {i}" for i in range(N_QUERY)])
+    table = make().fit(X, data[1]).top_examples(Q, 3)
+    assert table["query"].tolist() == np.repeat(Q.index, 3).tolist()
+    assert table["index"].tolist() == [f"row {row}" for row in table["row"]]
+
+
+def test_top_examples_never_name_rows_that_were_not_trained_on(make, data, query):
+    sample_weight = np.ones(N_TRAIN)
+    sample_weight[::2] = 0
+    model = make().fit(*data, sample_weight=sample_weight)
+    assert set(model.top_examples(query, N_TRAIN // 2)["row"]) == set(range(1, N_TRAIN, 2))
+    with pytest.raises(ValueError, match=f"k={N_TRAIN // 2 + 1} must lie between 1 and {N_TRAIN // 2}"):
+        model.top_examples(query, N_TRAIN // 2 + 1)
+
+
+@pytest.mark.parametrize(("k", "error"), [(0, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError)])
+def test_bad_k_is_named(fitted, query, k, error):
+    with pytest.raises(error, match="k"):
+        fitted.top_examples(query, k)
+
+
+@pytest.mark.parametrize("stages", [None, 3, [2, 5]])
+def test_a_breakdown_adds_up_to_the_telescoping_model(fitted, query, stages):
+    table = fitted.breakdown(query, stages)
+    assert table.index[0] == 0
+    *_, last = fitted.staged_predict(query, stages=stages, approximation="telescoping")
+    np.testing.assert_allclose(table.sum(axis=0), last, atol=1e-12)
+    np.testing.assert_allclose(table.loc[0], next(fitted.staged_predict(query, stages=[0])))
+
+
+def test_a_breakdown_of_trees_is_the_output_of_every_tree(data, query):
+    model = make_trees().fit(*data)
+    outputs = [model.booster_.predict(query, start_iteration=stage, num_iteration=1) for stage in range(12)]
+    np.testing.assert_allclose(model.breakdown(query).to_numpy()[2:], outputs[1:], atol=1e-12)
+    np.testing.assert_allclose(model.breakdown(query).sum(axis=0), model.predict(query), rtol=1e-12)
+
+
+def carried_columns(model, monkeypatch):
+    """Count the label columns that are carried from now on."""
+    telescope, counts = model.telescope_, []
+    carry = telescope.staged_response
+
+    def counting(X, V, offset=False, stages=None):
+        counts.append(V.shape[1])
+        return carry(X, V, offset=offset, stages=stages)
+
+    monkeypatch.setattr(telescope, "staged_response", counting)
+    return counts
+
+
+@pytest.mark.parametrize(("before", "new"), [((), 64), ((32,), 32), ((32, 64), 0), ((40,), 32)])
+def test_more_probes_carry_only_the_new_ones_and_give_the_same(make, data, query, monkeypatch, before, new):
+    fresh, model = make().fit(*data), make().fit(*data)
+    for n_probes in before:
+        model.effective_params(query, n_probes=n_probes)
+    counts = carried_columns(model, monkeypatch)
+    asked = {"stages": [3, model.n_stages_], "n_probes": 64, "return_se": True}
+    refined = model.effective_params(query, n_probes=64, return_se=True)
+    assert sum(counts) == new
+    assert refined == fresh.effective_params(query, n_probes=64, return_se=True)
+    staged = model.staged_effective_params(query, **asked)
+    np.testing.assert_allclose([part[-1] for part in staged], refined, rtol=1e-9)
+
+
+def test_staged_answers_on_subsets_are_those_of_the_subsets(fitted, query):
+    subsets = [np.arange(4), np.array([9, 2])]
+    together = fitted.staged_effective_params(query, 3, n_probes=None, subsets=subsets)
+    alone = [fitted.staged_effective_params(query[rows], 3, n_probes=None) for rows in subsets]
+    np.testing.assert_allclose(together, np.transpose(alone))
+
+
+def test_staged_training_summary_ends_with_the_attributes(fitted):
+    table = fitted.staged_training_summary(stages=3, n_probes=None)
+    last = table.iloc[-1]
+    assert last["effective_params"] == pytest.approx(fitted.effective_params_)
+    assert last["degrees_of_freedom"] == pytest.approx(fitted.degrees_of_freedom_)
+    stage = int(table.index[0])
+    (S,) = fitted.telescope_.staged_response(None, np.eye(N_TRAIN), stages=[stage])
+    assert table.iloc[0]["effective_params"] == pytest.approx((S**2).sum())
+    assert table.iloc[0]["degrees_of_freedom"] == pytest.approx(np.trace(S))
+
+
+# Standard errors
+
+
+def ask(telescope, query, n_probes):
+    """p on the training rows, the trace, and p on the query: values and standard errors, each of shape (3,)."""
+    p, trace = telescope.training_summary(n_probes=n_probes)
+    of_query = telescope.staged_effective_params(query, stages=[telescope.n_stages], n_probes=n_probes)
+    parts = [*p, *trace, *(part[0] for part in of_query)]
+    return np.array(parts[::2]), np.array(parts[1::2])
+
+
+def respond_with_exact_weights(telescope, query, monkeypatch):
+    """Multiply by S, worked once, where the response would be carried anew for every seed."""
+    weights = {True: telescope.kernel_weights(None), False: telescope.kernel_weights(query)}
+
+    def exact(X, V, offset=False, stages=None):
+        yield weights[X is None] @ V
+
+    monkeypatch.setattr(telescope, "staged_response", exact)
+
+
+@pytest.mark.parametrize("family", ["trees", "net"])
+def test_errors_of_estimates_are_as_large_as_their_standard_errors_say(family, monkeypatch):
+    X, y = random_rows(300, seed=11)
+    query = random_rows(200, seed=12)[0]
+    settings = {"hidden_layer_sizes": (30,), "learning_rate_init": 0.1, "batch_size": 100}
+    model = make_trees(n_estimators=30, num_leaves=15) if family == "trees" else make_net(**settings)
+    telescope = model.fit(X, y).telescope_
+    exact, carried = ask(telescope, query, None)[0], ask(telescope, query, 32)
+    respond_with_exact_weights(telescope, query, monkeypatch)
+    telescope._probe_sums.clear()
+    np.testing.assert_allclose(ask(telescope, query, 32), carried, rtol=1e-6)
+    errors = np.empty((200, 3))
+    for seed in range(200):
+        telescope.seed = seed
+        value, standard_error = ask(telescope, query, 32)
+        errors[seed] = (value - exact) / standard_error
+    assert np.abs(errors.mean(axis=0)).max() <= 0.2
+    spread = errors.std(axis=0, ddof=1)
+    assert spread.min() >= 0.85
+    assert spread.max() <= 1.25
