@@ -195,7 +195,7 @@ def answers(model, X):
     }
 
 
-@pytest.mark.parametrize("working_memory", [0.05, 0.012])
+@pytest.mark.parametrize("working_memory", [0.05, 0.025])
 def test_small_working_memory_changes_no_answer(fitted, query, working_memory):
     expected = answers(fitted, query)
     with config_context(working_memory=working_memory):
