@@ -147,7 +147,7 @@ def resolve_stages(stages: Any, n_stages: int, *, with_start: bool = True) -> ND
 
 
 def _largest(magnitudes: NDArray, k: int) -> NDArray[np.intp]:
-    """Columns of the ``k`` largest entries of every row, the largest first and equal ones in order."""
+    """Columns of the ``k`` largest entries of every row, the largest first."""
     chosen = np.sort(np.argpartition(magnitudes, -k, axis=1)[:, -k:], axis=1)
     order = np.argsort(-np.take_along_axis(magnitudes, chosen, axis=1), axis=1, kind="stable")
     return np.take_along_axis(chosen, order, axis=1)
@@ -295,7 +295,7 @@ class Telescope(ABC):
         Returns
         -------
         rows : ndarray of int of shape (n_query, k)
-            Training rows, the largest absolute weight first; equal ones in the order of the rows.
+            Training rows, the largest absolute weight first. Which of several equal ones are among them is not fixed.
         weights : ndarray of shape (n_query, k)
             Their kernel weights.
 

@@ -162,6 +162,20 @@ def test_chosen_sections_of_plain_sgd_are_no_longer_than_an_epoch(rows):
     assert np.diff(momentum.section_ends_, prepend=0).max() > 3
 
 
+def test_sections_of_plain_sgd_span_an_epoch_under_early_stopping_too(rows):
+    model = make_net(**SGD, section="auto", section_tol=10.0, early_stopping=True, validation_fraction=0.2)
+    model.set_params(learning_rate_init=0.3, max_iter=30, n_iter_no_change=3).fit(*rows)
+    assert np.diff(model.section_ends_, prepend=0).max() == min(2, model.n_stages_)
+
+
+def test_listing_attributes_chooses_no_sections(rows, monkeypatch):
+    model = make_net(section="auto").fit(*rows)
+    monkeypatch.setattr("telescoping_sklearn.neural._estimators.chosen_sections", None)
+    assert not {"section_ends_", "section_gap_"} & set(dir(model))
+    with pytest.raises(TypeError):
+        _ = model.section_ends_
+
+
 def test_a_larger_tolerance_takes_fewer_sections(rows):
     model = make_net(section="auto", activation="gelu", max_iter=40, learning_rate_init=0.05).fit(*rows)
     counts = [len(with_rule(model, section_tol=tol).section_ends_) for tol in (1e-6, 1e-4, 1e-3, 1e-1)]

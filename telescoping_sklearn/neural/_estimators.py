@@ -32,7 +32,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     """Multilayer perceptron, trained through skorch, that keeps its run and can be asked what each label did.
 
     The loss is half the squared error, 1/2 (y - f)^2, averaged over a batch; sample weights are rescaled to mean 1 over
-    the rows trained on. Queries are evaluated in float64, whatever `dtype` trained.
+    the rows trained on. Predictions are evaluated in float64, whatever `dtype` trained; label responses and kernels in
+    the precision of training.
 
     Parameters
     ----------
@@ -91,10 +92,10 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         is far closer, "gauss2" costs two evaluations and is closer still. May be set after fitting.
     section : "auto" or int, default="auto"
         Updates bridged by one evaluation. "auto" chooses section ends in one pass over the recorded run, so that the
-        gaps that they leave on 256 training rows add up to at most `section_tol`. May be set after fitting.
+        telescope stays within `section_tol` of the net on 256 training rows. May be set after fitting.
     section_tol : float, default=0.01
-        Mean gap that "auto" allows over the run, in units of the labels' standard deviation. Where single updates
-        leave more, the gap reached is what `section_gap_` says. May be set after fitting.
+        Mean gap that "auto" allows at any section's end, in units of the labels' standard deviation. Where single
+        updates leave more, `section_gap_` says what was reached. May be set after fitting.
     dtype : {"float32", "float64"}, default="float32"
         Precision of training.
     device : str, default="cpu"
@@ -139,7 +140,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     section_ends_ : ndarray of int of shape (n_sections,)
         Last stage of every section; chosen ones are kept with the record.
     section_gap_ : float
-        Gap that the chosen sections leave, in units of the labels' standard deviation; nan where lengths were given.
+        Largest mean gap between the net and its telescope at any chosen section's end, in units of the labels'
+        standard deviation; nan where lengths were given.
     telescope_ : Telescope
         The telescope, made when first asked for.
     kernel_weights_ : ndarray of shape (n_train, n_train)
@@ -445,7 +447,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
 
     def _let_go(self) -> None:
         """Free the record of an earlier fit."""
-        for name in ("_trajectory", "_make_rule", "_rows", "_fingerprint", "record_nbytes_"):
+        for name in ("_trajectory", "_make_rule", "_rows", "_fingerprint", "_chosen_sections", "record_nbytes_"):
             self.__dict__.pop(name, None)
 
     def _scorer(self, plan: TrainingPlan, X: NDArray, y: NDArray, weights: NDArray) -> Callable[[Tensor], float]:
@@ -469,7 +471,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
 
     @property
     def section_gap_(self) -> float:
-        """Mean gap that the chosen sections leave, summed over the run, in units of the labels' standard deviation.
+        """Largest mean gap between net and telescope at any section's end, in units of the labels' standard deviation.
 
         It is nan where `section` is a number: then nothing is watched.
         """
@@ -490,7 +492,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             rows.X,
             rows.weights,
             rule=self.rule,
-            dtype=_DTYPES[self.dtype],
+            dtype=self.module_.theta.dtype,
             device=torch.device(self.device),
         )
         return TangentTelescope(
@@ -508,7 +510,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             spread = float(np.std(self._rows.y[trained]))
             # Where kernels are carried, bringing batches forward inside a section costs its length squared.
             plain = getattr(self._make_rule(), "is_plain", False)
-            longest = max(1, self.n_stages_ // self.n_iter_) if plain else self.n_stages_
+            longest = self._trajectory.batches.per_epoch if plain else self.n_stages_
             self._chosen_sections[key] = chosen_sections(path, rows, self.section_tol, spread, longest)
         return self._chosen_sections[key]
 

@@ -127,7 +127,8 @@ class TangentTelescope(Telescope):
         rows = self._rows(X)
         weights = np.zeros((len(rows), self.n_samples))
         plan = self._plans(len(rows), len(rows), backward=True)
-        for first in range(0, len(rows), size := items_per_block(plan.column_bytes, len(rows), self._most_bytes(plan))):
+        size = items_per_block(plan.column_bytes, len(rows), self._most_bytes(plan))
+        for first in range(0, len(rows), size):
             weights[first : first + size] = self._carry_back(rows[first : first + size], plan.route)
         return weights
 
