@@ -1,5 +1,7 @@
 """Every way to carry a label response gives the same numbers, and sections leave the gap that they say."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from test_neural import OPTIMIZERS, SGD, with_rule
 
 from telescoping_sklearn.neural._carriers import KernelCarrier
 from telescoping_sklearn.neural._sections import Sections, equal_sections
+from telescoping_sklearn.neural._update_rules import AdamResponse, SGDResponse
 
 N = 40
 
@@ -199,6 +202,21 @@ def test_chosen_sections_are_kept_with_the_record(rows, monkeypatch):
 
 
 # Precision
+
+
+@pytest.mark.parametrize("make_rule", [AdamResponse, partial(SGDResponse, momentum=0.9)], ids=["adam", "momentum"])
+@pytest.mark.parametrize("backward", [False, True])
+def test_momentum_that_fades_never_turns_subnormal(make_rule, backward):
+    rule, ones = make_rule(), torch.ones((1, 3))
+    steps = []
+    for stage in range(1200, 0, -1) if backward else range(1, 1201):
+        fed = torch.zeros((1, 3)) if steps else ones
+        step = rule.transposed_step(fed, stage, 0.1, ones)[0] if backward else rule.step(fed, ones, stage, 0.1, ones)
+        steps.append(float(step[0, 0].abs()))
+    shrinking = np.array(steps[2:])
+    assert shrinking[-1] == 0
+    assert shrinking[shrinking > 0].min() > np.finfo(np.float32).tiny
+    assert shrinking[100] == pytest.approx(shrinking[99] * 0.9, rel=1e-4)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
