@@ -1,10 +1,27 @@
 """Which rows weigh most, what each stage added, and estimates that more probes refine."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import N_QUERY, N_TRAIN, make_net, make_trees, random_rows
 from sklearn import config_context
+
+from telescoping_sklearn import _memory
+from telescoping_sklearn._telescope import KEPT_QUESTIONS
+
+
+def fresh(model):
+    """The same fitted model with nothing asked yet."""
+    return pickle.loads(pickle.dumps(model))
+
+
+def frames(data, query):
+    """Training rows and queries as DataFrames whose index labels are no positions."""
+    names = list("abcd")
+    train = pd.DataFrame(data[0], columns=names, index=[f"house {i}" for i in range(N_TRAIN)])
+    return train, pd.DataFrame(query, columns=names, index=pd.date_range("2020-01-01", periods=N_QUERY))
 
 
 @pytest.mark.parametrize("k", [1, 5, N_TRAIN])
@@ -37,6 +54,31 @@ def test_top_examples_carry_the_labels_of_data_frames(make, data, query):
     assert table["index"].tolist() == [f"row {row}" for row in table["row"]]
 
 
+def test_equal_weights_come_in_the_order_of_the_rows(data):
+    model = make_trees(n_estimators=1, num_leaves=2, min_child_samples=15).fit(*data)
+    table = model.top_examples(data[0][:3], N_TRAIN)
+    for _, tied in table.groupby(["query", "weight"]):
+        assert tied["row"].is_monotonic_increasing
+
+
+def test_top_examples_take_an_index_of_several_levels(data, query):
+    train, asked = frames(data, query)
+    train.index = pd.MultiIndex.from_product([["a", "b"], range(N_TRAIN // 2)])
+    table = make_trees().fit(train, data[1]).top_examples(asked, 2)
+    assert table["index"].tolist() == [train.index[row] for row in table["row"]]
+
+
+def test_the_index_is_kept_in_copies_and_dropped_with_the_rows(make, data, query):
+    train, asked = frames(data, query)
+    model = make().fit(train, data[1])
+    pd.testing.assert_frame_equal(fresh(model).top_examples(asked), model.top_examples(asked))
+    assert "index" not in model.fit(*data).top_examples(query).columns
+    model.set_params(record=False).fit(train, data[1])
+    assert not any(isinstance(value, pd.Index) for value in vars(model).values())
+    with pytest.raises(ValueError, match="record=True"):
+        model.top_examples(asked)
+
+
 def test_top_examples_never_name_rows_that_were_not_trained_on(make, data, query):
     sample_weight = np.ones(N_TRAIN)
     sample_weight[::2] = 0
@@ -52,13 +94,39 @@ def test_bad_k_is_named(fitted, query, k, error):
         fitted.top_examples(query, k)
 
 
-@pytest.mark.parametrize("stages", [None, 3, [2, 5]])
+@pytest.mark.parametrize("stages", [None, 3, [2, 5], [0, 2], [0]])
 def test_a_breakdown_adds_up_to_the_telescoping_model(fitted, query, stages):
     table = fitted.breakdown(query, stages)
     assert table.index[0] == 0
     *_, last = fitted.staged_predict(query, stages=stages, approximation="telescoping")
     np.testing.assert_allclose(table.sum(axis=0), last, atol=1e-12)
     np.testing.assert_allclose(table.loc[0], next(fitted.staged_predict(query, stages=[0])))
+
+
+def test_a_breakdown_names_queries_by_their_index(make, data, query):
+    train, asked = frames(data, query)
+    model = make().fit(train, data[1])
+    pd.testing.assert_index_equal(model.breakdown(asked, 2).columns, asked.index)
+
+
+def test_breakdowns_that_cannot_be_held_are_refused(fitted, query, monkeypatch):
+    telescope = fitted.telescope_
+    monkeypatch.setattr(_memory, "machine_memory_bytes", lambda: 8 * 3 * N_QUERY)
+    assert telescope.breakdown(query, 2)[1].shape == (3, N_QUERY)
+    with pytest.raises(MemoryError, match="stages=20"):
+        telescope.breakdown(query)
+    with pytest.raises(MemoryError, match="smaller k"):
+        telescope.top_examples(query, 5)
+
+
+def test_questions_refuse_other_columns_and_stages_that_do_not_exist(fitted, query):
+    for ask in (fitted.top_examples, fitted.breakdown):
+        with pytest.raises(ValueError, match="features"):
+            ask(query[:, :3])
+    for stages, error in (([99999], ValueError), (0, ValueError), ("all", TypeError)):
+        for ask in (lambda stages: fitted.breakdown(query, stages), fitted.staged_training_summary):
+            with pytest.raises(error, match="stages"):
+                ask(stages)
 
 
 def test_a_breakdown_of_trees_is_the_output_of_every_tree(data, query):
@@ -93,6 +161,74 @@ def test_more_probes_carry_only_the_new_ones_and_give_the_same(make, data, query
     assert refined == fresh.effective_params(query, n_probes=64, return_se=True)
     staged = model.staged_effective_params(query, **asked)
     np.testing.assert_allclose([part[-1] for part in staged], refined, rtol=1e-9)
+
+
+@pytest.fixture
+def counted(fitted, monkeypatch):
+    """A telescope with nothing asked yet, and the numbers of columns that it carried."""
+    telescope = fresh(fitted).telescope_
+    carried, carry = [], telescope.staged_response
+
+    def count(X, V, *args, **kwargs):
+        carried.append(V.shape[1])
+        return carry(X, V, *args, **kwargs)
+
+    monkeypatch.setattr(telescope, "staged_response", count)
+    return telescope, carried
+
+
+def test_answers_do_not_depend_on_what_was_asked_before(counted, fitted, query):
+    telescope, carried = counted
+    for n_probes in (2, 50, 33, 9, 70):
+        asked = telescope.staged_effective_params(query, n_probes=n_probes)
+        alone = fresh(fitted).telescope_.staged_effective_params(query, n_probes=n_probes)
+        np.testing.assert_array_equal(asked, alone)
+    assert sum(carried) == 2 + 50 + 1 + 9 + 38  # groups end at 32 and 64; parts of a group are not used for more
+
+
+def test_other_questions_are_not_mistaken_for_it(counted, fitted, query):
+    telescope, carried = counted
+    questions = [
+        lambda telescope: telescope.staged_effective_params(query, stages=[2], n_probes=8),
+        lambda telescope: telescope.staged_effective_params(query, stages=[3], n_probes=8),
+        lambda telescope: telescope.staged_effective_params(query[:5], stages=[2], n_probes=8),
+        lambda telescope: telescope.staged_effective_params(query, stages=[2], n_probes=8, subsets=[[1]]),
+        lambda telescope: telescope.staged_effective_params(query, stages=[2], n_probes=8, subsets=[[7]]),
+        lambda telescope: telescope.staged_effective_params(None, stages=[2], n_probes=8),
+        lambda telescope: telescope.staged_training_summary(stages=[2], n_probes=8),
+    ]
+    for ask in questions:
+        np.testing.assert_array_equal(np.ravel(ask(telescope)), np.ravel(ask(fresh(fitted).telescope_)))
+    telescope.seed += 1
+    assert questions[0](telescope) != questions[0](fresh(fitted).telescope_)
+    assert sum(carried) == 8 * 8
+
+
+def test_only_the_questions_asked_last_are_kept(counted, query):
+    telescope, carried = counted
+    for n_rows in range(1, KEPT_QUESTIONS + 3):
+        telescope.staged_effective_params(query[:n_rows], stages=[1], n_probes=2)
+    assert len(telescope._probe_sums) == KEPT_QUESTIONS
+    del carried[:]
+    telescope.staged_effective_params(query[: KEPT_QUESTIONS + 2], stages=[1], n_probes=2)
+    assert not carried
+    telescope.staged_effective_params(query[:1], stages=[1], n_probes=2)
+    assert carried == [2]
+
+
+def test_kept_probes_are_not_pickled(fitted, query):
+    model = fresh(fitted)
+    size = len(pickle.dumps(model))
+    model.effective_params(query, n_probes=16)
+    assert model.telescope_._probe_sums
+    assert len(pickle.dumps(model)) <= size + 64
+    assert not fresh(model).telescope_._probe_sums
+
+
+def test_probes_from_the_middle_are_those_of_the_whole(fitted):
+    telescope = fitted.telescope_
+    whole = np.hstack(list(telescope._probe_blocks(None, 50)))
+    np.testing.assert_array_equal(np.hstack(list(telescope._probe_blocks(None, 50, 17))), whole[:, 17:])
 
 
 def test_staged_answers_on_subsets_are_those_of_the_subsets(fitted, query):
