@@ -57,6 +57,23 @@ class SquaredError:
         """
         return prediction - y
 
+    def weighted_mean(self, gradient: Array, weighted_gradient: Array) -> Array:
+        """Weighted mean of the loss, from derivatives that training has worked out already.
+
+        Parameters
+        ----------
+        gradient : array of shape (n,)
+            First derivatives, from `gradient`.
+        weighted_gradient : array of shape (n,)
+            The same, each times its row's share in the mean.
+
+        Returns
+        -------
+        scalar
+            The sum of shares times 1/2 (y - f)^2.
+        """
+        return 0.5 * (gradient @ weighted_gradient)
+
     def curvature(self, n_rows: int) -> NDArray:
         """Second derivative of the loss in the prediction, the same at every label and prediction.
 

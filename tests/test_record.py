@@ -42,7 +42,7 @@ def others():
 
 
 def tight(rows, **settings):
-    """The same run with everything kept, and with as little as its checkpoints need."""
+    """The same run where every update may be kept, and where one stretch is held."""
     kept = make_net(**settings).fit(*rows)
     n_rows = len(kept._trajectory.batches.orders[0])
     plan = kept._plan(n_rows).record_plan(n_rows)
@@ -56,16 +56,16 @@ def tight(rows, **settings):
 def test_replayed_stages_are_those_that_were_kept_bit_for_bit(rows, settings):
     kept, replayed = tight(rows, **settings)
     run, again = kept._trajectory, replayed._trajectory
-    assert run.stretches is not None
-    assert again.stretches is None
+    assert run.keeps_stretches
+    assert not again.keeps_stretches
     assert len(again.checkpoints) > 2
-    assert again.nbytes < run.nbytes
     for stages in (range(run.n_stages + 1), range(run.n_stages, -1, -1), [5, 30, 4, 29, 0]):
         for stage in (stage for stage in stages if stage <= run.n_stages):
             assert torch.equal(run.theta(stage), again.theta(stage))
             if stage and run.adaptive:
                 assert torch.equal(run.phi(stage), again.phi(stage))
     assert torch.equal(run.parameters, again.parameters)
+    assert again.nbytes < run.nbytes
     assert run.adaptive == again.adaptive == (run.denominators is not None)
     np.testing.assert_array_equal(run.learning_rates, again.learning_rates)
     for batch, same in zip(run.batches, again.batches, strict=True):
@@ -90,10 +90,10 @@ def test_a_replayed_estimator_answers_as_one_that_kept_everything_and_so_does_a_
 def test_pickles_carry_the_rows_once_and_nothing_that_was_replayed(others):
     rows = random_rows(4000, n_features=40)
     _, model = tight(rows, hidden_layer_sizes=(3,), batch_size="full", max_iter=20)
-    assert model._trajectory.stretches is None
+    assert not model._trajectory.keeps_stretches
     assert rows[0].nbytes < len(pickle.dumps(model)) < 1.3 * rows[0].nbytes
     assert len(model._trajectory.parameters) == 21
-    assert model._trajectory._replayed is not None
+    assert model._trajectory._held
     assert len(pickle.dumps(model)) < 1.3 * rows[0].nbytes
 
 
@@ -107,7 +107,7 @@ def test_one_stretch_is_held_and_each_is_trained_once_in_order(rows, monkeypatch
             run.theta(asked)
     assert [stages[0] for stages in trained] == sorted({stages[0] for stages in trained})
     trained.clear()
-    run._replayed = None
+    run._held.clear()
     for stage in range(run.n_stages, 0, -1):
         run.theta(stage)
     assert len(trained) <= len(run.checkpoints)
@@ -136,16 +136,41 @@ def test_rounding_is_forgiven_only_to_a_record_that_was_loaded(rows):
     assert _trajectory.ELSEWHERE == 1e-5
 
 
-def test_early_stopping_may_spare_the_checkpoints(rows):
+def test_stretches_are_trained_again_once_where_all_fit(rows, others, monkeypatch):
+    model, trained = make_net().fit(*rows), []
+    run = model._trajectory
+    replay = run.replay
+    run.replay = lambda checkpoint, stages, *rest: trained.append(stages) or replay(checkpoint, stages, *rest)
+    model.kernel_weights(others)
+    model.kernel_norms(others)
+    assert len(trained) == len(run.checkpoints)
+    assert run.nbytes == model.record_nbytes_
+
+
+def test_a_loaded_run_of_which_all_was_kept_needs_no_replay(rows, others):
+    model = make_net(optimizer="adam").fit(*rows)
+    loaded = pickle.loads(pickle.dumps(model))
+    loaded._trajectory.replay = None
+    np.testing.assert_array_equal(loaded.kernel_weights(others), model.kernel_weights(others))
+    assert loaded._trajectory.nbytes == model.record_nbytes_
+
+
+def test_early_stopping_may_let_all_updates_fit(rows):
     long = make_net(max_iter=10_000, tol=1e3, n_iter_no_change=3, record_budget="5MB").fit(*rows)
     assert long.n_iter_ == 5
-    assert long._trajectory.stretches is not None
-    assert long._trajectory.checkpoints == []
+    assert long._trajectory.keeps_stretches
+    assert (
+        not make_net(max_iter=10_000, n_iter_no_change=np.inf, record_budget="5MB")
+        .fit(*rows)
+        ._trajectory.keeps_stretches
+    )
 
 
 def test_the_size_is_stated_and_within_the_budget(rows):
     kept, replayed = tight(rows)
-    assert kept.record_nbytes_ >= kept._trajectory.parameters.nbytes
+    assert kept._trajectory.nbytes < kept.record_nbytes_ / 3
+    assert len(kept._trajectory.parameters) == kept.n_stages_ + 1
+    assert kept.record_nbytes_ == kept._trajectory.nbytes < parse_budget(kept.record_budget)
     assert replayed.record_nbytes_ == replayed._trajectory.nbytes < replayed.record_budget
     assert not hasattr(make_net(record=False).fit(*rows), "record_nbytes_")
 

@@ -22,7 +22,7 @@ from telescoping_sklearn.neural._sections import Sections, chosen_sections, equa
 from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._tangent_telescope import TangentTelescope
 from telescoping_sklearn.neural._training import TrainingPlan, TrainingRows, threads_for, train, trial_state
-from telescoping_sklearn.neural._trajectory import parse_budget
+from telescoping_sklearn.neural._trajectory import ELSEWHERE, parse_budget
 
 _OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -105,9 +105,9 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     record : bool, default=True
         Whether to keep the run. ``False`` suits grid searches; explanations then raise.
     record_budget : str or int, default="1GiB"
-        Memory that the record may take: a size such as "500MiB", or bytes. Every update is kept if all fit. Otherwise
-        checkpoints are kept, and explanations train again between them: the same numbers, checked at every checkpoint,
-        for about the time of one more fit a question.
+        Memory that the record may take: a size such as "500MiB", or bytes. While training, checkpoints are recorded;
+        explanations train again between them: the same numbers, checked at every checkpoint. Where every update fits,
+        this is done once, for about the time of one more fit; otherwise once a question.
     verbose : bool, default=False
         Whether to show progress.
 
@@ -130,7 +130,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     n_params_ : int
         Number of parameters p.
     record_nbytes_ : int
-        Size of the record in bytes, which pickles carry too; only where the run is kept.
+        Size of the record in bytes once it was asked about, which pickles carry too; only where the run is kept.
+        Before, the record takes less: checkpoints only.
     seed_ : int
         The seed drawn from `random_state`.
     n_features_in_ : int
@@ -330,11 +331,13 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             # Batches are numbered within the rows trained on; explanations speak of the rows given to fit.
             self._trajectory = trained.trajectory.renumbered(kept)
             self._trajectory.replay = plan.replay(rows)
+            if torch.device(self.device).type != "cpu":
+                self._trajectory.tolerance = ELSEWHERE
             self._make_rule = trained.make_rule
             self._rows = rows
             self._fingerprint = _fingerprint(X, y)
             self._chosen_sections: dict[tuple[str, float], Sections] = {}
-            self.record_nbytes_ = self._trajectory.nbytes
+            self.record_nbytes_ = self._trajectory.complete_nbytes
         return self
 
     def drop_record(self) -> "TelescopingMLPRegressor":

@@ -30,7 +30,6 @@ from telescoping_sklearn.neural._trajectory import (
     Trajectory,
     TrajectoryWriter,
     epoch_batches,
-    keep,
 )
 from telescoping_sklearn.neural._update_rules import UpdateRule, denominator_of, update_rule
 
@@ -85,20 +84,24 @@ class Backpropagation:
     def __init__(self, module: MultilayerPerceptron):
         self._theta = module.theta
         self.gradient = torch.zeros_like(module.theta, requires_grad=False)
-        self._layers = list(module.architecture.layers(module.theta.detach()))
+        layers = list(module.architecture.layers(module.theta.detach()))
+        self._layers = [(weight, weight.T, bias) for weight, bias in layers]
         self._slots = list(module.architecture.layers(self.gradient))
         activations = module.architecture.layer_activations()
         self._activations = [None if function is ACTIVATIONS["identity"] else function for function in activations]
+        self._loss = SquaredError()
 
     @torch.no_grad()
     def __call__(self, X: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         """Loss of a batch, a scalar; its gradient is left in ``theta.grad``."""
         inputs, before = [X], []
-        for (weight, bias), activation in zip(self._layers, self._activations, strict=True):
-            before.append(torch.addmm(bias, inputs[-1], weight.T))
+        for (_, transposed, bias), activation in zip(self._layers, self._activations, strict=True):
+            before.append(torch.addmm(bias, inputs[-1], transposed))
             inputs.append(before[-1] if activation is None else activation.value(before[-1]))
-        prediction, loss = inputs.pop()[:, 0], SquaredError()
-        back = (weights * loss.gradient(y, prediction) / len(y))[:, None]
+        residual = self._loss.gradient(y, inputs.pop()[:, 0])
+        share = weights * residual
+        share /= len(y)
+        back = share[:, None]
         for level in range(len(before) - 1, -1, -1):
             activation = self._activations[level]
             if activation is ACTIVATIONS["relu"]:
@@ -111,7 +114,7 @@ class Backpropagation:
             if level:
                 back = back @ self._layers[level][0]
         self._theta.grad = self.gradient
-        return (weights * loss.loss(y, prediction)).mean()
+        return self._loss.weighted_mean(residual, share)
 
 
 class LeanNet(NeuralNet):
@@ -488,7 +491,9 @@ class TrainAgain:
                 propagate(*batch)
                 group["lr"] = float(rates[row])
                 optimizer.step()
-                keep(stretch, row, module.theta, denominator, optimizer.state[module.theta], group)
+                stretch.parameters[row].copy_(theta)
+                if stretch.denominators is not None and denominator is not None:
+                    stretch.denominators[row].copy_(denominator(optimizer.state[module.theta], group))
         return stretch
 
     def _restored(self, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -566,7 +571,8 @@ def train(
     """
     writer = None
     if plan.record:
-        writer = TrajectoryWriter(plan.record_plan(len(rows.y)), theta, denominator_of(plan.optimizer))
+        adaptive = denominator_of(plan.optimizer) is not None
+        writer = TrajectoryWriter(plan.record_plan(len(rows.y)), theta, adaptive)
     watch = WatchRun(writer)
     stop = StopWithoutProgress(watch, plan.tol, plan.n_iter_no_change, score)
     progress = ShowProgress(plan.max_iter, watch) if plan.verbose else None

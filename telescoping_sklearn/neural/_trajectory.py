@@ -1,14 +1,15 @@
 """The recorded run: what training did at every update, and nothing that can be derived from it.
 
-The run is cut into stretches of L updates. Where the budget allows, every stretch is kept. Elsewhere only what training
-needs to start again is kept at the beginning of each stretch, a checkpoint, and a stretch is trained again when
-somebody asks about it: one at a time is held, and its last parameters must be those of the next checkpoint.
+The run is cut into stretches of L updates, and what training needs to start again is recorded at the beginning of each,
+a checkpoint. Copying every update instead would cost small nets as much as a third of their training, which searches
+over settings would pay for nothing. A stretch is trained again when somebody asks about it, and must arrive at the
+next checkpoint. Where the budget allows, it is then kept; elsewhere one at a time is held.
 """
 
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, overload
 
@@ -20,11 +21,9 @@ from torch import Tensor
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 #: Relative gap allowed between a replay and the checkpoint after it, once a record has left the process that made it:
-#: another processor may round sums in another order. Within that process the two must be equal.
+#: another processor may round sums in another order, and accelerators may do so from one call to the next. Within that
+#: process, on the CPU, the two must be equal.
 ELSEWHERE = 1e-5
-#: Memory is asked for in blocks of this size: NumPy has large ones on huge pages, and writing to small fresh pages
-#: costs more than the copy.
-_BLOCK_BYTES = 2**25
 _RECENT = 4  # parameters kept at hand beside a replayed stretch: a section that spans two asks for its start again
 
 
@@ -165,7 +164,7 @@ class Stretch:
 
     @classmethod
     def empty(cls, n_updates: int, theta: Tensor, adaptive: bool) -> "Stretch":
-        """Return room for that many updates; pages of memory are taken only as they are written."""
+        """Return room for that many updates on the CPU."""
         shape = (n_updates, theta.numel())
         return cls(torch.empty(shape, dtype=theta.dtype), torch.empty(shape, dtype=theta.dtype) if adaptive else None)
 
@@ -173,13 +172,6 @@ class Stretch:
     def nbytes(self) -> int:
         """Bytes held."""
         return self.parameters.nbytes + (0 if self.denominators is None else self.denominators.nbytes)
-
-    def until(self, n_updates: int) -> "Stretch":
-        """Return its first updates, in memory of their own."""
-        if n_updates == len(self.parameters):
-            return self
-        denominators = None if self.denominators is None else self.denominators[:n_updates].clone()
-        return Stretch(self.parameters[:n_updates].clone(), denominators)
 
 
 class Replay(Protocol):
@@ -205,10 +197,10 @@ class Trajectory:
         Whether the optimiser divides by denominators phi_t, as Adam does; elsewhere phi = 1.
     stretch_length : int
         Updates L of a stretch; the last may be shorter.
-    stretches : list of Stretch or None
-        The whole run, where it is kept.
     checkpoints : list of Checkpoint
-        State at the start of every stretch, where it is not.
+        State at the start of every stretch.
+    keeps_stretches : bool
+        Whether stretches are kept once they were trained again, or held one at a time.
     """
 
     def __init__(
@@ -219,8 +211,8 @@ class Trajectory:
         learning_rates: NDArray,
         adaptive: bool,
         stretch_length: int,
-        stretches: list[Stretch] | None,
         checkpoints: list[Checkpoint],
+        keeps_stretches: bool,
     ):
         self.start = start
         self.end = end
@@ -228,11 +220,11 @@ class Trajectory:
         self.learning_rates = learning_rates
         self.adaptive = adaptive
         self.stretch_length = stretch_length
-        self.stretches = stretches
         self.checkpoints = checkpoints
+        self.keeps_stretches = keeps_stretches
         self.replay: Replay | None = None
-        self._tolerance = 0.0
-        self._replayed: tuple[int, Stretch] | None = None
+        self.tolerance = 0.0
+        self._held: dict[int, Stretch] = {}
         self._recent: OrderedDict[int, Tensor] = OrderedDict()
 
     @property
@@ -242,10 +234,19 @@ class Trajectory:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the record holds; a stretch that is being replayed comes on top."""
-        held = sum(stretch.nbytes for stretch in self.stretches or [])
+        """Bytes that the record holds, the stretches that were trained again included."""
+        held = sum(stretch.nbytes for stretch in self._held.values())
         held += sum(checkpoint.nbytes for checkpoint in self.checkpoints)
         return held + self.start.nbytes + self.end.nbytes + self.batches.nbytes + self.learning_rates.nbytes
+
+    @property
+    def complete_nbytes(self) -> int:
+        """Bytes that the record holds once every update that it keeps was trained again, and in a pickle."""
+        if not self.keeps_stretches:
+            return self.nbytes - sum(stretch.nbytes for stretch in self._held.values())
+        held = sum(len(stretch.parameters) for stretch in self._held.values())
+        per_update = self.start.nbytes * (2 if self.adaptive else 1)
+        return self.nbytes + (self.n_stages - held) * per_update
 
     @property
     def parameters(self) -> Tensor:
@@ -282,12 +283,14 @@ class Trajectory:
         stretch, row = divmod(stage - 1, self.stretch_length)
         if stage == 0:
             return self.start
-        if self.stretches is not None:
-            return self.stretches[stretch].parameters[row]
+        if self.keeps_stretches and stretch in self._held:
+            return self._held[stretch].parameters[row]
         if stage == self.n_stages:
             return self.end
         if row == self.stretch_length - 1:
             return self.checkpoints[stretch + 1].theta
+        if self.keeps_stretches:
+            return self._stretch(stretch).parameters[row]
         if stage not in self._recent:
             self._recent[stage] = self._stretch(stretch).parameters[row].clone()
         self._recent.move_to_end(stage)
@@ -299,19 +302,16 @@ class Trajectory:
         return (self._stretch(number) for number in range(-(-self.n_stages // self.stretch_length)))
 
     def _stretch(self, number: int) -> Stretch:
-        """Give a stretch, trained again if it is neither kept nor the last one that was."""
-        if self.stretches is not None:
-            return self.stretches[number]
-        if self._replayed is not None and self._replayed[0] == number:
-            return self._replayed[1]
-        self._replayed = None  # before the next one is made, so that one is held
-        stretch = self._train_again(number)
-        self._replayed = number, stretch
-        return stretch
+        """Give a stretch, trained again if it is not held."""
+        if number not in self._held:
+            if not self.keeps_stretches:
+                self._held.clear()  # before the next one is made, so that one is held
+            self._held[number] = self._train_again(number)
+        return self._held[number]
 
     def _train_again(self, number: int) -> Stretch:
         if self.replay is None:
-            raise ValueError("This run is kept as checkpoints, and nothing was given to replay it with.")
+            raise ValueError("Nothing was given to train stretches of this run again with.")
         first = number * self.stretch_length
         last = min(first + self.stretch_length, self.n_stages)
         stretch = self.replay(
@@ -320,24 +320,29 @@ class Trajectory:
         expected = self.end if last == self.n_stages else self.checkpoints[number + 1].theta
         gap = float(torch.linalg.vector_norm(stretch.parameters[-1].double() - expected.double()))
         size = float(torch.linalg.vector_norm(expected.double()))
-        if not gap <= self._tolerance * size:
+        if not gap <= self.tolerance * size:
             raise ValueError(
                 f"Replaying updates {first + 1} to {last} did not arrive at the recorded parameters: the relative gap "
-                f"is {gap / max(size, 1e-300):.1e}, and at most {self._tolerance:g} is allowed. Either X, y or the "
+                f"is {gap / max(size, 1e-300):.1e}, and at most {self.tolerance:g} is allowed. Either X, y or the "
                 "record were changed since fit, or this machine rounds otherwise than the one that trained. Fit again "
-                "here, or with a record_budget that keeps every update."
+                "here."
             )
         return stretch
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what was replayed."""
-        return {name: value for name, value in vars(self).items() if name not in ("_replayed", "_recent")}
+        """Take every update along where all fit, since another machine may not round as this one; else none of them."""
+        left_out: tuple[str, ...] = ("_held", "_recent")
+        if self.keeps_stretches:
+            for _ in self._all_stretches():
+                pass
+            left_out = ("_recent",)
+        return {name: value for name, value in vars(self).items() if name not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Allow for a machine that rounds otherwise."""
-        vars(self).update(state)
-        self._tolerance = ELSEWHERE
-        self._replayed, self._recent = None, OrderedDict()
+        vars(self).update({"_held": {}} | state)
+        self.tolerance = ELSEWHERE
+        self._recent = OrderedDict()
 
 
 class Denominators(Sequence[Tensor]):
@@ -411,32 +416,21 @@ class RecordPlan:
         return max(1, min(self.n_updates, round(best)))
 
     @property
-    def n_checkpoints(self) -> int:
-        """Checkpoints of the whole run."""
-        return -(-self.n_updates // self.stretch_length)
-
-    @property
-    def keeps_everything(self) -> bool:
-        """Whether every update fits, however long training takes."""
-        return self.n_updates * self.stage_bytes + self.bookkeeping_bytes <= self.budget
-
-    @property
     def least_bytes(self) -> int:
         """The least that the record and one replayed stretch can take."""
-        checkpoints = self.n_checkpoints * self.checkpoint_bytes + self.stretch_length * self.stage_bytes
-        return self.bookkeeping_bytes + min(checkpoints, self.n_updates * self.stage_bytes)
+        return self.bytes_of(self.n_updates) + self.stretch_length * self.stage_bytes
 
-    @property
-    def n_keepable(self) -> int:
-        """Updates that may be kept beside the checkpoints, in case training stops before they are too many."""
-        if self.keeps_everything:
-            return self.n_updates
-        spare = self.budget - self.bookkeeping_bytes - self.n_checkpoints * self.checkpoint_bytes
-        return spare // self.stage_bytes
+    def bytes_of(self, n_updates: int) -> int:
+        """Bytes of the record of so many updates, before any stretch is trained again."""
+        return self.bookkeeping_bytes + -(-n_updates // self.stretch_length) * self.checkpoint_bytes
+
+    def keeps_stretches(self, n_updates: int) -> bool:
+        """Whether all stretches of so many updates fit beside the record."""
+        return self.bytes_of(n_updates) + n_updates * self.stage_bytes <= self.budget
 
 
 class TrajectoryWriter:
-    """Collects a run: every update while they fit, and checkpoints where they may not.
+    """Collects a run: a checkpoint before every stretch, and what the updates between them are told apart by.
 
     Parameters
     ----------
@@ -444,19 +438,18 @@ class TrajectoryWriter:
         How the run is kept.
     theta : Tensor of shape (p,)
         theta_0.
-    denominator : callable or None
-        Reads phi_t off the optimiser's state and group after its update; None where phi = 1.
+    adaptive : bool
+        Whether the optimiser has denominators.
     """
 
-    def __init__(self, plan: RecordPlan, theta: Tensor, denominator: Callable[[Any, Any], Tensor] | None):
+    def __init__(self, plan: RecordPlan, theta: Tensor, adaptive: bool):
         self._plan = plan
+        self._length = plan.stretch_length
         self._start = _copy(theta)
-        self._denominator = denominator
-        self._stretches: list[Stretch] | None = []
-        self._checkpoints = [] if plan.keeps_everything else [Checkpoint(self._start, {})]
+        self._adaptive = adaptive
+        self._checkpoints = [Checkpoint(self._start, {})]
         self._orders: list[NDArray] = []
         self._rates: list[float] = []
-        self._blocks: list[NDArray] = []
 
     def start_epoch(self, order: Tensor) -> None:
         """Record the order of an epoch's rows."""
@@ -466,62 +459,22 @@ class TrajectoryWriter:
 
     def add(self, theta: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Record the update that an optimiser has just made."""
-        group, state = optimizer.param_groups[0], optimizer.state
-        number, row = divmod(len(self._rates), self._plan.stretch_length)
-        self._rates.append(group["lr"])
-        if len(self._rates) > self._plan.n_keepable:
-            self._stretches, self._blocks = None, []  # too many: the checkpoints have to do
-        if self._stretches is not None:
-            if row == 0:
-                self._stretches.append(self._room(self._plan.n_updates - len(self._rates) + 1))
-            keep(self._stretches[number], row, theta, self._denominator, state[theta], group)
-        if self._checkpoints and row == self._plan.stretch_length - 1:
-            self._checkpoints.append(Checkpoint.of(theta, state[theta]))
-
-    def _room(self, n_left: int) -> Stretch:
-        """Cut a stretch from a block of memory, which is asked for in one piece."""
-        length = self._plan.stretch_length
-        if not self._blocks or len(self._blocks[0]) < min(length, n_left):
-            n_stretches = max(1, _BLOCK_BYTES // (length * self._plan.stage_bytes))
-            shape = (min(n_left, n_stretches * length), self._start.numel())
-            dtype = self._start.numpy().dtype
-            self._blocks = [np.empty(shape, dtype) for _ in range(1 if self._denominator is None else 2)]
-        cut = [torch.from_numpy(block[:length]) for block in self._blocks]
-        self._blocks = [block[length:] for block in self._blocks]
-        return Stretch(cut[0], cut[1] if len(cut) > 1 else None)
+        self._rates.append(optimizer.param_groups[0]["lr"])
+        if len(self._rates) % self._length == 0:
+            self._checkpoints.append(Checkpoint.of(theta, optimizer.state[theta]))
 
     def finish(self, n_stages: int, end: Tensor) -> Trajectory:
-        """Return the run up to a stage, whose parameters are given, in memory of its own size."""
-        length = self._plan.stretch_length
-        number = -(-n_stages // length)
-        stretches = self._stretches
-        if stretches is not None:
-            last = stretches[number - 1].until(n_stages - (number - 1) * length)
-            stretches = [*stretches[: number - 1], last]
+        """Return the run up to a stage, whose parameters are given."""
         return Trajectory(
             self._start,
             _copy(end),
             Batches(self._orders, self._plan.batch_size, len(self._rates)).until(n_stages),
             np.array(self._rates[:n_stages]),
-            self._denominator is not None,
-            length,
-            stretches,
-            [] if stretches is not None else self._checkpoints[:number],
+            self._adaptive,
+            self._length,
+            self._checkpoints[: -(-n_stages // self._length)],
+            self._plan.keeps_stretches(n_stages),
         )
-
-
-def keep(
-    stretch: Stretch,
-    row: int,
-    theta: Tensor,
-    denominator: Callable[[Any, Any], Tensor] | None,
-    state: dict[str, Any],
-    group: dict[str, Any],
-) -> None:
-    """Write an update into its row of a stretch."""
-    stretch.parameters[row].copy_(theta.detach())
-    if stretch.denominators is not None and denominator is not None:
-        stretch.denominators[row].copy_(denominator(state, group))
 
 
 def epoch_batches(
