@@ -45,7 +45,7 @@ def tight(rows, **settings):
     """The same run where every update may be kept, and where one stretch is held."""
     kept = make_net(**settings).fit(*rows)
     n_rows = len(kept._trajectory.batches.orders[0])
-    plan = kept._plan(n_rows).record_plan(n_rows)
+    plan = kept._plan(n_rows, kept.module_.network).record_plan(n_rows)
     return kept, make_net(**settings, record_budget=plan.least_bytes).fit(*rows)
 
 

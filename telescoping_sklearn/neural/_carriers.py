@@ -48,7 +48,7 @@ class ParameterCarrier:
     def __init__(self, path: Path, rule: UpdateRule, n_columns: int):
         self.path = path
         self.rule = rule
-        shape = (n_columns, path.architecture.n_params)
+        shape = (n_columns, path.network.n_params)
         self.parameters = torch.zeros(shape, dtype=path.dtype, device=path.device)
         self.moved = torch.zeros_like(self.parameters)
 
@@ -116,7 +116,7 @@ class BackwardParameterCarrier:
     def __init__(self, path: Path, rule: ReversibleRule, n_columns: int):
         self.path = path
         self.rule = rule
-        shape = (n_columns, path.architecture.n_params)
+        shape = (n_columns, path.network.n_params)
         self.on_parameters = torch.zeros(shape, dtype=path.dtype, device=path.device)
         self.on_moved = torch.zeros_like(self.on_parameters)
 

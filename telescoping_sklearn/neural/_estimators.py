@@ -12,11 +12,12 @@ from sklearn.base import _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor
+from torch import Tensor, nn
 
 from telescoping_sklearn import _memory
 from telescoping_sklearn.base import BaseTelescopingEstimator, RecordDroppedError, draw_seed, held_out_rows
-from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, MultilayerPerceptron
+from telescoping_sklearn.neural._modules import read_module
+from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule, Network
 from telescoping_sklearn.neural._path import RULES, Path, as_double
 from telescoping_sklearn.neural._sections import Sections, chosen_sections, equal_sections, watched_rows
 from telescoping_sklearn.neural._tangent import row_blocks
@@ -43,6 +44,11 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         Function after every hidden layer.
     output_activation : {"identity", "sigmoid"}, default="identity"
         Function after the output; the model is then sigma(g(x)), still with squared error.
+    module : None, torch.nn.Module or callable, default=None
+        A network of one's own, in place of the three parameters above: a module that maps rows (n_rows, n_features) to
+        one number each, whose parameters are where training starts; or what makes such a module, given the number of
+        features, with torch's generator seeded from `random_state`. Chains of linear layers are worked layer by layer,
+        anything else through ``torch.func``, which is slower. Dropout and batch normalisation are refused.
     optimizer : {"sgd", "adam", "adamw"} or subclass of torch.optim.Optimizer, default="adam"
         torch's optimiser. A class takes its settings from `optimizer_settings` alone, and must be one whose response
         was registered with `telescoping_sklearn.neural.register_update_rule`.
@@ -126,7 +132,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     best_validation_score_ : float
         The best of them; only with `early_stopping`.
     module_ : torch.nn.Module
-        The trained net; its only parameter, ``theta``, is laid out as ``torch.nn.Linear`` layers, weight before bias.
+        The trained net; its only parameter, ``theta``, is laid out as ``torch.nn.Linear`` layers, weight before bias,
+        or as the ``named_parameters`` of `module`.
     n_params_ : int
         Number of parameters p.
     record_nbytes_ : int
@@ -175,6 +182,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "output_activation": [StrOptions({"identity", "sigmoid"})],
+        "module": [callable, None],
         "optimizer": [StrOptions(set(_OPTIMIZERS)), callable],
         "optimizer_settings": [dict, None],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
@@ -212,6 +220,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         *,
         activation: str = "relu",
         output_activation: str = "identity",
+        module: nn.Module | Callable[[int], nn.Module] | None = None,
         optimizer: str | type[torch.optim.Optimizer] = "adam",
         optimizer_settings: dict[str, Any] | None = None,
         learning_rate_init: float = 1e-3,
@@ -245,6 +254,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.output_activation = output_activation
+        self.module = module
         self.optimizer = optimizer
         self.optimizer_settings = optimizer_settings
         self.learning_rate_init = learning_rate_init
@@ -311,15 +321,16 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         row_weights = np.zeros(len(y))
         row_weights[kept] = weights[kept] * (len(kept) / weights[kept].sum())
 
-        plan = self._plan(len(kept))
+        network, theta = self._network()
+        plan = self._plan(len(kept), network)
         rows = TrainingRows(X, y, row_weights)
         self._refuse_large_record(plan, len(kept))
-        theta = plan.architecture.initial_parameters(self.seed_, self.init_scale).to(_DTYPES[self.dtype])
+        theta = (self.init_scale * theta).to(_DTYPES[self.dtype])
         score = None if held_out is None else self._scorer(plan, X[held_out], y[held_out], weights[held_out])
         trained = train(plan, theta.to(self.device), rows.subset(kept), score)
 
-        self.module_ = MultilayerPerceptron(plan.architecture, trained.theta)
-        self.n_params_ = plan.architecture.n_params
+        self.module_ = FlatModule(plan.network, trained.theta)
+        self.n_params_ = plan.network.n_params
         self.n_stages_ = trained.n_stages
         self.n_iter_ = len(trained.loss_curve)
         self.loss_curve_ = trained.loss_curve
@@ -367,19 +378,24 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             Predictions, evaluated in float64.
         """
         X = self._query(X)
-        return _predict(self.module_.architecture, self.module_.theta.detach(), X)
+        return _predict(self.module_.network, self.module_.theta.detach(), X)
 
-    def _plan(self, n_rows: int) -> TrainingPlan:
-        """Translate the parameters; refuse the combinations that torch has no meaning for."""
+    def _network(self) -> tuple[Network, Tensor]:
+        """Make the network, and the parameters that it starts from."""
+        if self.module is not None:
+            return read_module(self.module, self.n_features_in_, self.seed_)
         sizes = np.atleast_1d(self.hidden_layer_sizes).tolist()
         if any(not isinstance(size, int) or size < 1 for size in sizes):
             raise ValueError(f"hidden_layer_sizes={self.hidden_layer_sizes!r} must hold positive ints.")
-        widths = (self.n_features_in_, *sizes, 1)
+        network = Architecture((self.n_features_in_, *sizes, 1), self.activation, self.output_activation)
+        return network, network.initial_parameters(self.seed_)
+
+    def _plan(self, n_rows: int, network: Network) -> TrainingPlan:
+        """Translate the parameters; refuse the combinations that torch has no meaning for."""
         named: dict[Any, Any] = {"auto": 200, "full": n_rows}
         batch_size = min(named.get(self.batch_size, self.batch_size), n_rows)
-        architecture = Architecture(widths, self.activation, self.output_activation)
         plan = TrainingPlan(
-            architecture=architecture,
+            network=network,
             optimizer=self._optimizer_class(),
             optimizer_settings=self._optimizer_settings(),
             lr_schedule=self.lr_schedule,
@@ -394,7 +410,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             verbose=bool(self.verbose),
             dtype=_DTYPES[self.dtype],
             device=self.device,
-            n_threads=threads_for(architecture, batch_size),
+            n_threads=threads_for(network, batch_size),
             seed=self.seed_,
         )
         trial_state(plan.optimizer, plan.optimizer_settings)
@@ -442,7 +458,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         record = plan.record_plan(n_rows)
         if record.least_bytes > record.budget:
             raise MemoryError(
-                f"The record of {record.n_updates} updates of {plan.architecture.n_params} parameters would take "
+                f"The record of {record.n_updates} updates of {plan.network.n_params} parameters would take "
                 f"{record.least_bytes / 2**30:.3g} GiB even as checkpoints, and record_budget={self.record_budget!r} "
                 f"on this machine allows {record.budget / 2**30:.3g} GiB. Raise record_budget, lower max_iter, raise "
                 "batch_size, or set record=False and give up explanations."
@@ -455,7 +471,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
 
     def _scorer(self, plan: TrainingPlan, X: NDArray, y: NDArray, weights: NDArray) -> Callable[[Tensor], float]:
         def score(theta: Tensor) -> float:
-            prediction = _predict(plan.architecture, theta, X)
+            prediction = _predict(plan.network, theta, X)
             return r2_score(y, prediction, sample_weight=weights) if np.isfinite(prediction).all() else -np.inf
 
         return score
@@ -490,7 +506,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         if _fingerprint(rows.X, rows.y) != self._fingerprint:
             raise ValueError("X or y were changed since fit, so the recorded run cannot be followed. Fit again.")
         path = Path(
-            self.module_.architecture,
+            self.module_.network,
             self._trajectory,
             rows.X,
             rows.weights,
@@ -523,8 +539,8 @@ def _fingerprint(X: NDArray, y: NDArray) -> str:
     return joblib.hash((np.ascontiguousarray(X), np.ascontiguousarray(y)))
 
 
-def _predict(architecture: Architecture, theta: Tensor, X: NDArray) -> NDArray:
+def _predict(network: Network, theta: Tensor, X: NDArray) -> NDArray:
     """Predict in float64, in blocks of rows, (n_query,)."""
     rows, theta = as_double(X, theta.device), theta.double()
-    blocks = row_blocks(architecture, len(rows), n_columns=1)
-    return torch.cat([architecture.forward(theta, rows[block]) for block in blocks]).cpu().numpy()
+    blocks = row_blocks(network, len(rows), n_columns=1)
+    return torch.cat([network.forward(theta, rows[block]) for block in blocks]).cpu().numpy()

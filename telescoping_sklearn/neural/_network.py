@@ -1,4 +1,4 @@
-"""The multilayer perceptron, as a function of one flat parameter vector.
+"""Networks as functions of one flat parameter vector, and the multilayer perceptron among them.
 
 Training, recording and differentiating all speak of theta, a vector of p numbers laid out layer by layer as
 ``torch.nn.Linear`` has them, weight before bias. One parameter means one optimiser state to record, and the views of
@@ -6,7 +6,7 @@ its layers cost nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,29 @@ ACTIVATIONS = {
 }
 
 
+class Network(Protocol):
+    """What training and telescopes ask of a network, whatever it is made of."""
+
+    @property
+    def n_params(self) -> int:
+        """Number of parameters p."""
+
+    @property
+    def row_numbers(self) -> int:
+        """Numbers that a row's derivatives hold."""
+
+    @property
+    def column_numbers(self) -> int:
+        """Numbers that a row holds for each direction or column that its Jacobian is multiplied with."""
+
+    @property
+    def pair_operations(self) -> int:
+        """Multiplications of one entry of a tangent kernel."""
+
+    def forward(self, theta: Tensor, X: Tensor) -> Tensor:
+        """Predict, (n_rows,), in the precision of theta."""
+
+
 class Architecture(NamedTuple):
     """Shape of a multilayer perceptron with one output.
 
@@ -58,6 +81,21 @@ class Architecture(NamedTuple):
     def n_params(self) -> int:
         """Number of parameters p."""
         return sum((fan_in + 1) * fan_out for fan_in, fan_out in self.layer_shapes())
+
+    @property
+    def row_numbers(self) -> int:
+        """Numbers that a row's derivatives hold: layer inputs, derivatives, and what they are made of."""
+        return 3 * sum(self.widths)
+
+    @property
+    def column_numbers(self) -> int:
+        """Numbers that a row holds for each direction or column that its Jacobian is multiplied with."""
+        return max(self.widths[1:]) + 2
+
+    @property
+    def pair_operations(self) -> int:
+        """Multiplications of one entry of a tangent kernel."""
+        return 2 * sum(self.widths)
 
     def layer_shapes(self) -> list[tuple[int, int]]:
         """List inputs and outputs of every layer."""
@@ -92,15 +130,13 @@ class Architecture(NamedTuple):
             X = activation.value(nn.functional.linear(X, weight, bias))
         return X.squeeze(-1)
 
-    def initial_parameters(self, seed: int, scale: float) -> Tensor:
-        """Draw torch's own initialisation of ``torch.nn.Linear`` layers and multiply it by ``scale``.
+    def initial_parameters(self, seed: int) -> Tensor:
+        """Draw torch's own initialisation of ``torch.nn.Linear`` layers.
 
         Parameters
         ----------
         seed : int
             Seed; torch's global generator is left as it was.
-        scale : float
-            Factor of every weight and bias.
 
         Returns
         -------
@@ -111,25 +147,25 @@ class Architecture(NamedTuple):
             torch.manual_seed(seed)
             linears = [nn.Linear(fan_in, fan_out) for fan_in, fan_out in self.layer_shapes()]
             pieces: Sequence[Tensor] = [piece.flatten() for linear in linears for piece in (linear.weight, linear.bias)]
-            return scale * torch.cat(list(pieces))
+            return torch.cat(list(pieces))
 
 
-class MultilayerPerceptron(nn.Module):
-    """A multilayer perceptron whose only parameter is theta.
+class FlatModule(nn.Module):
+    """A network whose only parameter is theta.
 
     Parameters
     ----------
-    architecture : Architecture
-        Its shape.
+    network : Network
+        The network.
     theta : Tensor of shape (p,)
         Initial parameters; their dtype and device are the module's.
     """
 
-    def __init__(self, architecture: Architecture, theta: Tensor):
+    def __init__(self, network: Network, theta: Tensor):
         super().__init__()
-        self.architecture = architecture
+        self.network = network
         self.theta = nn.Parameter(theta)
 
     def forward(self, X: Tensor) -> Tensor:
         """Predict, (n_rows,)."""
-        return self.architecture.forward(self.theta, X)
+        return self.network.forward(self.theta, X)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from telescoping_sklearn.neural._network import Architecture
+from telescoping_sklearn.neural._network import Network
 from telescoping_sklearn.neural._tangent import Tangent, row_blocks, tangent
 from telescoping_sklearn.neural._trajectory import Trajectory
 
@@ -35,8 +35,8 @@ class Path:
 
     Parameters
     ----------
-    architecture : Architecture
-        The net.
+    network : Network
+        The network.
     trajectory : Trajectory
         The recorded run.
     training_rows : ndarray of shape (n_train, n_features)
@@ -53,7 +53,7 @@ class Path:
 
     def __init__(
         self,
-        architecture: Architecture,
+        network: Network,
         trajectory: Trajectory,
         training_rows: NDArray,
         row_weights: NDArray,
@@ -61,7 +61,7 @@ class Path:
         dtype: torch.dtype,
         device: torch.device,
     ):
-        self.architecture = architecture
+        self.network = network
         self.trajectory = trajectory
         self.rule = rule
         self.device = device
@@ -97,7 +97,7 @@ class Path:
 
     def tangent(self, theta: Tensor, rows: Tensor) -> Tangent:
         """Jacobian of a block of rows, in the working precision."""
-        return tangent(self.architecture, theta.to(self.dtype), rows.to(self.dtype))
+        return tangent(self.network, theta.to(self.dtype), rows.to(self.dtype))
 
     def outer(self, first: int, last: int) -> list[tuple[float, Tensor]]:
         """Weight and parameters of every outer Jacobian between two stages."""
@@ -113,7 +113,7 @@ class Path:
         """
         outer = self.outer(first, last)
         for block in row_blocks(
-            self.architecture, len(rows), n_columns=n_columns, n_others=n_others, itemsize=self.dtype.itemsize
+            self.network, len(rows), n_columns=n_columns, n_others=n_others, itemsize=self.dtype.itemsize
         ):
             for weight, theta in outer:
                 yield block, weight, self.tangent(theta, rows[block])
@@ -122,8 +122,8 @@ class Path:
         """Predictions of the net itself after a stage, in float64."""
         theta = self.theta(stage)
         outputs = torch.empty(len(rows), dtype=torch.float64, device=self.device)
-        for block in row_blocks(self.architecture, len(rows), n_columns=1):
-            outputs[block] = self.architecture.forward(theta, rows[block])
+        for block in row_blocks(self.network, len(rows), n_columns=1):
+            outputs[block] = self.network.forward(theta, rows[block])
         return outputs
 
     def change(self, rows: Tensor, first: int, last: int, directions: Tensor) -> Tensor:

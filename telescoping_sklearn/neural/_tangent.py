@@ -1,4 +1,7 @@
-"""Tangents of a multilayer perceptron from structured derivatives, with no Jacobian made.
+"""Tangents: the Jacobian of a block of rows, as what it is multiplied with.
+
+Those of a multilayer perceptron come from structured derivatives, with no Jacobian made; any other module's go through
+``torch.func``, see `_functional`.
 
 For one output, the derivative in layer l's weight is an outer product: J_l(x) = delta_l(x) a_{l-1}(x)^T, with
 a_{l-1} the layer's input and delta_l the derivative of the output in the layer's pre-activation (Novak et al. 2022).
@@ -8,20 +11,42 @@ small matrix products.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from telescoping_sklearn._memory import items_per_block
-from telescoping_sklearn.neural._network import Architecture
+from telescoping_sklearn.neural._functional import FunctionalNetwork, FunctionalTangent
+from telescoping_sklearn.neural._network import Architecture, Network
 
 #: Bytes of temporaries beyond which a block of rows gets slower: it leaves the caches and pages come fresh.
 _FASTEST_BLOCK = 16 * 2**20
 
 
+class Tangent(Protocol):
+    """The Jacobian of the outputs of a block of rows at one theta."""
+
+    @property
+    def outputs(self) -> Tensor:
+        """The network's predictions, (n_rows,)."""
+
+    def jvp(self, directions: Tensor) -> Tensor:
+        """J D^T, (n_rows, k), for k directions in the parameters, (k, p)."""
+
+    def vjp(self, columns: Tensor) -> Tensor:
+        """C^T J, (k, p), for k columns over the rows, (n_rows, k)."""
+
+    def kernel(self, other: Any) -> Tensor:
+        """J J'^T, (n_rows, n_other), with a tangent of the same network at the same or another theta."""
+
+    def gradients(self) -> Tensor:
+        """J itself, (n_rows, p): for few rows only."""
+
+
 @dataclass(frozen=True)
-class Tangent:
-    """The Jacobian of the outputs of a block of rows at one theta, as structured derivatives.
+class LayerwiseTangent:
+    """The Jacobian of a multilayer perceptron as structured derivatives.
 
     Attributes
     ----------
@@ -66,7 +91,7 @@ class Tangent:
             pieces.append(columns.T @ delta)
         return torch.cat(pieces, dim=1)
 
-    def kernel(self, other: "Tangent") -> Tensor:
+    def kernel(self, other: "LayerwiseTangent") -> Tensor:
         """J J'^T, (n_rows, n_other): sum over layers of (delta . delta') (a . a' + 1)."""
         return sum(
             (delta @ delta_other.T) * (a @ a_other.T + 1)
@@ -78,13 +103,13 @@ class Tangent:
         return self.vjp(torch.eye(len(self.outputs), dtype=self.outputs.dtype, device=self.outputs.device))
 
 
-def tangent(architecture: Architecture, theta: Tensor, X: Tensor) -> Tangent:
-    """Run a block of rows forward and back once.
+def tangent(network: Network, theta: Tensor, X: Tensor) -> Tangent:
+    """Take the Jacobian of a block of rows by the route that the network has.
 
     Parameters
     ----------
-    architecture : Architecture
-        The net.
+    network : Network
+        The network.
     theta : Tensor of shape (p,)
         Where the Jacobian is taken.
     X : Tensor of shape (n_rows, n_features)
@@ -93,8 +118,15 @@ def tangent(architecture: Architecture, theta: Tensor, X: Tensor) -> Tangent:
     Returns
     -------
     Tangent
-        The Jacobian as structured derivatives.
+        The Jacobian.
     """
+    if isinstance(network, Architecture):
+        return _layerwise(network, theta, X)
+    return FunctionalTangent(cast(FunctionalNetwork, network), theta, X)
+
+
+def _layerwise(architecture: Architecture, theta: Tensor, X: Tensor) -> LayerwiseTangent:
+    """Run the rows forward and back once."""
     layers, activations = list(architecture.layers(theta)), architecture.layer_activations()
     inputs, slopes = [], []
     a = X
@@ -106,18 +138,18 @@ def tangent(architecture: Architecture, theta: Tensor, X: Tensor) -> Tangent:
     deltas = [slopes[-1]]
     for (weight, _), slope in zip(reversed(layers[1:]), reversed(slopes[:-1]), strict=True):
         deltas.append((deltas[-1] @ weight) * slope)
-    return Tangent(architecture, inputs, deltas[::-1], a.squeeze(-1))
+    return LayerwiseTangent(architecture, inputs, deltas[::-1], a.squeeze(-1))
 
 
 def row_blocks(
-    architecture: Architecture, n_rows: int, *, n_columns: int = 0, n_others: int = 0, itemsize: int = 8
+    network: Network, n_rows: int, *, n_columns: int = 0, n_others: int = 0, itemsize: int = 8
 ) -> Iterator[slice]:
     """Cut rows into blocks whose derivatives and products stay within the working memory and the caches.
 
     Parameters
     ----------
-    architecture : Architecture
-        The net.
+    network : Network
+        The network.
     n_rows : int
         Number of rows.
     n_columns : int, default=0
@@ -132,7 +164,6 @@ def row_blocks(
     iterator of slice
         Consecutive blocks.
     """
-    widest = max(architecture.widths[1:])
-    held = itemsize * (3 * sum(architecture.widths) + n_columns * (widest + 2) + 3 * n_others)
+    held = itemsize * (network.row_numbers + n_columns * network.column_numbers + 3 * n_others)
     size = items_per_block(held, max(n_rows, 1), most_bytes=_FASTEST_BLOCK)
     return (slice(first, min(first + size, n_rows)) for first in range(0, n_rows, size))

@@ -56,7 +56,7 @@ class Plan(NamedTuple):
 
 
 class TangentTelescope(Telescope):
-    """The telescope of a recorded run of a multilayer perceptron.
+    """The telescope of a recorded run of a network.
 
     Parameters
     ----------
@@ -166,11 +166,11 @@ class TangentTelescope(Telescope):
         path, rows = self.path, self._rows(X)
         outputs = path.outputs(rows, 0)
         at_start = path.theta(0)
-        size = items_per_block(8.0 * (2 * path.architecture.n_params + len(rows)), len(wanted), _FASTEST_COLUMNS)
+        size = items_per_block(8.0 * (2 * path.network.n_params + len(rows)), len(wanted), _FASTEST_COLUMNS)
         for first in range(0, len(wanted), size):
             moved = torch.cat([path.step(0, stage) for stage in wanted[first : first + size]])
             changes = torch.empty((len(rows), len(moved)), dtype=path.dtype, device=path.device)
-            for block in row_blocks(path.architecture, len(rows), n_columns=len(moved), itemsize=path.dtype.itemsize):
+            for block in row_blocks(path.network, len(rows), n_columns=len(moved), itemsize=path.dtype.itemsize):
                 changes[block] = path.tangent(at_start, rows[block]).jvp(moved)
             for change in changes.T:
                 yield (outputs + change).cpu().numpy()
@@ -214,7 +214,7 @@ class TangentTelescope(Telescope):
     def _plans(self, n_query: int, n_columns: int, backward: bool = False) -> Plan:
         """Choose the cheapest plan of one direction for so many columns."""
         direction = "backward " if backward else ""
-        p, widths = self.path.architecture.n_params, sum(self.path.architecture.widths) * 2
+        p, pair = self.path.network.n_params, self.path.network.pair_operations
         itemsize, nodes = self.path.dtype.itemsize, len(self.path.nodes)
         lengths = self.sections.lengths
         batch = min(len(self.path.trajectory.batches[0]), self.n_samples)
@@ -227,7 +227,7 @@ class TangentTelescope(Telescope):
         if getattr(self._make_rule(), "is_plain", False):
             pairs = nodes * batch * (rows * float(lengths.sum()) + batch * float((lengths * (lengths - 1) / 2).sum()))
             held = rows * 3 + batch * float(lengths.max())
-            plans.append(Plan(direction + "kernel", tangents + pairs * (widths + n_columns), itemsize * held))
+            plans.append(Plan(direction + "kernel", tangents + pairs * (pair + n_columns), itemsize * held))
         return min(plans, key=lambda plan: plan.operations)
 
     # -- beyond the hooks --------------------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ class TangentTelescope(Telescope):
         """Yield blocks of a stage's kernel: slices of the queries and of the batch, and the kernel there."""
         path, batch = self.path, self.path.batch(stage)
         theta, phi = path.theta(stage - 1), path.phi(stage)
-        held = path.architecture.n_params if phi is not None else sum(path.architecture.widths)
+        held = path.network.n_params if phi is not None else path.network.row_numbers
         size = items_per_block(16.0 * held, len(batch))
         for start in range(0, len(batch), size):
             columns = slice(start, min(start + size, len(batch)))
@@ -337,7 +337,7 @@ class TangentTelescope(Telescope):
             there = path.tangent(theta, path.rows[members])
             directions = None if phi is None else there.gradients() / phi
             products = {"n_columns" if phi is not None else "n_others": len(members)}
-            for queries in row_blocks(path.architecture, len(rows), itemsize=path.dtype.itemsize, **products):
+            for queries in row_blocks(path.network, len(rows), itemsize=path.dtype.itemsize, **products):
                 here = path.tangent(theta, rows[queries])
                 block = here.kernel(there) if directions is None else here.jvp(directions)
                 yield queries, columns, block * weights

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from tqdm.auto import tqdm
 
-from telescoping_sklearn.losses import SquaredError
-from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, MultilayerPerceptron
+from telescoping_sklearn.neural._backpropagation import propagation
+from telescoping_sklearn.neural._network import FlatModule, Network
 from telescoping_sklearn.neural._schedule import learning_rates
 from telescoping_sklearn.neural._trajectory import (
     Batches,
@@ -35,8 +35,6 @@ from telescoping_sklearn.neural._update_rules import UpdateRule, denominator_of,
 
 _CHECKED = 3  # first updates in which an optimiser's response must give the steps it took
 _SINGLE_THREAD = 2**24  # multiplications of a forward pass below which a second thread costs more than it brings
-
-_relu_backward = torch.ops.aten.threshold_backward  # what autograd calls; a mask and a product take five times longer
 
 
 class TensorBatches:
@@ -70,53 +68,6 @@ class TensorBatches:
         return epoch_batches(self.dataset.tensors, order, self.batch_size)
 
 
-class Backpropagation:
-    """Loss and gradient of batches by hand: for small nets autograd's tape costs more than the arithmetic.
-
-    The loss is the weighted sum of the rows' losses over the number of rows of the batch.
-
-    Parameters
-    ----------
-    module : MultilayerPerceptron
-        The net; its gradient is left in ``theta.grad``, its parameters must stay where they are in memory.
-    """
-
-    def __init__(self, module: MultilayerPerceptron):
-        self._theta = module.theta
-        self.gradient = torch.zeros_like(module.theta, requires_grad=False)
-        layers = list(module.architecture.layers(module.theta.detach()))
-        self._layers = [(weight, weight.T, bias) for weight, bias in layers]
-        self._slots = list(module.architecture.layers(self.gradient))
-        activations = module.architecture.layer_activations()
-        self._activations = [None if function is ACTIVATIONS["identity"] else function for function in activations]
-        self._loss = SquaredError()
-
-    @torch.no_grad()
-    def __call__(self, X: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-        """Loss of a batch, a scalar; its gradient is left in ``theta.grad``."""
-        inputs, before = [X], []
-        for (_, transposed, bias), activation in zip(self._layers, self._activations, strict=True):
-            before.append(torch.addmm(bias, inputs[-1], transposed))
-            inputs.append(before[-1] if activation is None else activation.value(before[-1]))
-        residual = self._loss.gradient(y, inputs.pop()[:, 0])
-        share = weights * residual
-        share /= len(y)
-        back = share[:, None]
-        for level in range(len(before) - 1, -1, -1):
-            activation = self._activations[level]
-            if activation is ACTIVATIONS["relu"]:
-                back = _relu_backward(back, before[level], 0)
-            elif activation is not None:
-                back = back * activation.slope(before[level])
-            for_weight, for_bias = self._slots[level]
-            torch.mm(back.T, inputs[level], out=for_weight)
-            torch.sum(back, 0, out=for_bias)
-            if level:
-                back = back @ self._layers[level][0]
-        self._theta.grad = self.gradient
-        return self._loss.weighted_mean(residual, share)
-
-
 class LeanNet(NeuralNet):
     """skorch's net whose epoch does nothing between two updates but what training and its record need."""
 
@@ -129,7 +80,7 @@ class LeanNet(NeuralNet):
         if iterator is None:
             return
         theta, optimizer = self.module_.theta, self.optimizer_
-        propagate = Backpropagation(self.module_)
+        propagate = propagation(self.module_)
         (group,) = optimizer.param_groups
         order = iterator.draw_order()
         self.watch.start_epoch(order)
@@ -324,8 +275,8 @@ class TrainingPlan:
 
     Attributes
     ----------
-    architecture : Architecture
-        The net.
+    network : Network
+        The network.
     optimizer : type
         torch's optimiser.
     optimizer_settings : dict
@@ -350,7 +301,7 @@ class TrainingPlan:
         Seeds the order of the batches.
     """
 
-    architecture: Architecture
+    network: Network
     optimizer: type[torch.optim.Optimizer]
     optimizer_settings: dict[str, Any]
     lr_schedule: Any
@@ -375,7 +326,7 @@ class TrainingPlan:
     def record_plan(self, n_rows: int) -> RecordPlan:
         """How the run of so many rows is kept."""
         state, adaptive = trial_state(self.optimizer, self.optimizer_settings)
-        vector = self.dtype.itemsize * self.architecture.n_params
+        vector = self.dtype.itemsize * self.network.n_params
         return RecordPlan(
             n_updates=self.max_iter * -(-n_rows // self.batch_size),
             batch_size=self.batch_size,
@@ -388,7 +339,7 @@ class TrainingPlan:
     def replay(self, rows: TrainingRows) -> "TrainAgain":
         """Return what trains again from a checkpoint, given the rows that its batches speak of."""
         return TrainAgain(
-            self.architecture,
+            self.network,
             self.optimizer,
             self.optimizer_settings,
             self.batch_size,
@@ -399,9 +350,9 @@ class TrainingPlan:
         )
 
 
-def threads_for(architecture: Architecture, batch_size: int) -> int:
+def threads_for(network: Network, batch_size: int) -> int:
     """Threads to train with: one for small batches of small nets, where more only wait for each other."""
-    return 1 if batch_size * architecture.n_params < _SINGLE_THREAD else torch.get_num_threads()
+    return 1 if batch_size * network.n_params < _SINGLE_THREAD else torch.get_num_threads()
 
 
 @contextmanager
@@ -448,8 +399,8 @@ class TrainAgain:
 
     Attributes
     ----------
-    architecture : Architecture
-        The net.
+    network : Network
+        The network.
     optimizer : type
         torch's optimiser.
     optimizer_settings : dict
@@ -466,7 +417,7 @@ class TrainAgain:
         Rows that the batches speak of.
     """
 
-    architecture: Architecture
+    network: Network
     optimizer: type[torch.optim.Optimizer]
     optimizer_settings: dict[str, Any]
     batch_size: int
@@ -478,14 +429,14 @@ class TrainAgain:
     def __call__(self, checkpoint: Checkpoint, stages: range, batches: Batches, rates: NDArray) -> Stretch:
         """Return the updates of some stages, of which the first follows the checkpoint."""
         theta = checkpoint.theta.to(self.device, copy=True)
-        module = MultilayerPerceptron(self.architecture, theta)
+        module = FlatModule(self.network, theta)
         optimizer = self.optimizer(module.parameters(), **self.optimizer_settings)
         (group,) = optimizer.param_groups
         if checkpoint.state:
             optimizer.state[module.theta] = self._restored(checkpoint)
         denominator = denominator_of(self.optimizer)
         stretch = Stretch.empty(len(stages), checkpoint.theta, denominator is not None)
-        propagate = Backpropagation(module)
+        propagate = propagation(module)
         with threads(self.n_threads):
             for row, batch in enumerate(self._batches(stages, batches)):
                 propagate(*batch)
@@ -607,8 +558,8 @@ def _skorch_net(plan: TrainingPlan, theta: Tensor, callbacks: list[Callback]) ->
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(plan.seed).generate_state(1)[0]))
     named = [(type(callback).__name__, callback) for callback in callbacks]
     net = LeanNet(
-        MultilayerPerceptron,
-        module__architecture=plan.architecture,
+        FlatModule,
+        module__network=plan.network,
         module__theta=theta.clone(),
         criterion=nn.MSELoss,  # never called: the loss and its gradient are worked by hand
         optimizer=plan.optimizer,

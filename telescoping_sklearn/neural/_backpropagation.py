@@ -1,0 +1,116 @@
+"""Loss and gradient of a batch, by hand for multilayer perceptrons and through autograd for other modules.
+
+The loss is the weighted sum of the rows' losses over the number of rows of the batch.
+"""
+
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from telescoping_sklearn.losses import SquaredError
+from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule
+
+_relu_backward = torch.ops.aten.threshold_backward  # what autograd calls; a mask and a product take five times longer
+
+
+class Propagation(Protocol):
+    """Works loss and gradient of batches."""
+
+    gradient: Tensor
+
+    def __call__(self, X: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        """Loss of a batch, a scalar; its gradient is left in ``theta.grad`` and `gradient`."""
+
+
+def propagation(module: FlatModule) -> Propagation:
+    """Choose the route that the module's network has.
+
+    Parameters
+    ----------
+    module : FlatModule
+        The module; its parameters must stay where they are in memory.
+
+    Returns
+    -------
+    Propagation
+        What works loss and gradient.
+    """
+    if isinstance(module.network, Architecture):
+        return LayerwisePropagation(module)
+    return AutogradPropagation(module)
+
+
+class LayerwisePropagation:
+    """Loss and gradient of batches by hand: for small nets autograd's tape costs more than the arithmetic.
+
+    The loss is the weighted sum of the rows' losses over the number of rows of the batch.
+
+    Parameters
+    ----------
+    module : FlatModule
+        A multilayer perceptron; its gradient is left in ``theta.grad``, and its parameters must stay where they are in
+        memory.
+    """
+
+    def __init__(self, module: FlatModule):
+        architecture = cast(Architecture, module.network)
+        self._theta = module.theta
+        self.gradient = torch.zeros_like(module.theta, requires_grad=False)
+        layers = list(architecture.layers(module.theta.detach()))
+        self._layers = [(weight, weight.T, bias) for weight, bias in layers]
+        self._slots = list(architecture.layers(self.gradient))
+        activations = architecture.layer_activations()
+        self._activations = [None if function is ACTIVATIONS["identity"] else function for function in activations]
+        self._loss = SquaredError()
+
+    @torch.no_grad()
+    def __call__(self, X: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        """Loss of a batch, a scalar; its gradient is left in ``theta.grad``."""
+        inputs, before = [X], []
+        for (_, transposed, bias), activation in zip(self._layers, self._activations, strict=True):
+            before.append(torch.addmm(bias, inputs[-1], transposed))
+            inputs.append(before[-1] if activation is None else activation.value(before[-1]))
+        residual = self._loss.gradient(y, inputs.pop()[:, 0])
+        share = weights * residual
+        share /= len(y)
+        back = share[:, None]
+        for level in range(len(before) - 1, -1, -1):
+            activation = self._activations[level]
+            if activation is ACTIVATIONS["relu"]:
+                back = _relu_backward(back, before[level], 0)
+            elif activation is not None:
+                back = back * activation.slope(before[level])
+            for_weight, for_bias = self._slots[level]
+            torch.mm(back.T, inputs[level], out=for_weight)
+            torch.sum(back, 0, out=for_bias)
+            if level:
+                back = back @ self._layers[level][0]
+        self._theta.grad = self.gradient
+        return self._loss.weighted_mean(residual, share)
+
+
+class AutogradPropagation:
+    """Loss and gradient of batches through autograd, for any module.
+
+    Parameters
+    ----------
+    module : FlatModule
+        The module; its gradient is left in ``theta.grad``.
+    """
+
+    def __init__(self, module: FlatModule):
+        self._module = module
+        self.gradient = torch.zeros_like(module.theta, requires_grad=False)
+        self._loss = SquaredError()
+
+    def __call__(self, X: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        """Loss of a batch, a scalar; its gradient is left in ``theta.grad``."""
+        theta = self._module.theta
+        prediction = self._module(X)
+        residual = self._loss.gradient(y, prediction.detach())
+        share = weights * residual / len(y)
+        (gradient,) = torch.autograd.grad(prediction, theta, share)
+        self.gradient.copy_(gradient)
+        theta.grad = self.gradient
+        return self._loss.weighted_mean(residual, share)

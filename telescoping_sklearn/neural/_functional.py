@@ -1,0 +1,198 @@
+"""Any ``torch.nn.Module`` as a function of one flat parameter vector, and its tangents through ``torch.func``.
+
+What holds for every module is dearer than the structured derivatives of a chain of linear layers: products with k
+directions are k forward passes under forward differentiation, products with k columns k backward passes, and kernels
+need the gradients of their rows. Everything is worked in blocks.
+"""
+
+import copy
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp, vjp, vmap
+
+from telescoping_sklearn._memory import items_per_block
+
+#: Bytes of activations and their derivatives beyond which more columns at once bring nothing.
+_FASTEST_BLOCK = 64 * 2**20
+_LIVE = 3  # copies of the activations that differentiation holds at once: values, derivatives, what is made next
+
+_REFUSED: tuple[tuple[type[nn.Module], str], ...] = (
+    (nn.modules.dropout._DropoutNd, "dropout takes every gradient on another net, so that no fixed kernel adds up"),
+    (nn.modules.batchnorm._BatchNorm, "with batch normalisation the output of a row depends on the rest of its batch"),
+)
+
+
+class FunctionalNetwork:
+    """A module whose trainable parameters are one vector theta, laid out in the order of ``named_parameters``.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Maps rows (n_rows, n_features) to predictions (n_rows,) or (n_rows, 1). It is copied.
+    n_features : int
+        Columns of the rows.
+
+    Raises
+    ------
+    ValueError
+        If the module holds dropout or batch normalisation, draws random numbers, lets rows depend on each other, or
+        does not take the rows or give one number each.
+    """
+
+    def __init__(self, module: nn.Module, n_features: int):
+        for part in module.modules():
+            for refused, reason in _REFUSED:
+                if isinstance(part, refused):
+                    raise ValueError(f"module holds {type(part).__name__}: {reason}. Leave it out.")
+        self.template = copy.deepcopy(module).to("cpu")
+        trained = {name: part for name, part in self.template.named_parameters() if part.requires_grad}
+        if not trained:
+            raise ValueError("module has no trainable parameters.")
+        self.shapes = {name: tuple(part.shape) for name, part in trained.items()}
+        held = dict(self.template.named_parameters()) | dict(self.template.named_buffers())
+        self._fixed = {name: part.detach().clone() for name, part in held.items() if name not in trained}
+        self._check(n_features)
+        self.n_activations = n_features + self._count_activations(n_features)
+
+    @property
+    def n_params(self) -> int:
+        """Number of trainable parameters p."""
+        return sum(prod(shape) for shape in self.shapes.values())
+
+    @property
+    def row_numbers(self) -> int:
+        """Numbers that a row's derivatives hold."""
+        return _LIVE * self.n_activations
+
+    @property
+    def column_numbers(self) -> int:
+        """Numbers that a row holds for each direction or column: the product, since columns come in blocks."""
+        return 2
+
+    @property
+    def pair_operations(self) -> int:
+        """Multiplications of one entry of a tangent kernel."""
+        return self.n_params
+
+    def initial_parameters(self) -> Tensor:
+        """Parameters that the module came with, (p,), in float64."""
+        parts = dict(self.template.named_parameters())
+        return torch.cat([parts[name].detach().double().flatten() for name in self.shapes])
+
+    def forward(self, theta: Tensor, X: Tensor) -> Tensor:
+        """Predict, (n_rows,), in the precision and on the device of theta."""
+        pieces = theta.split([prod(shape) for shape in self.shapes.values()])
+        parts = {name: piece.view(shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)}
+        for name, part in self._fixed.items():
+            parts[name] = part.to(theta.device, theta.dtype if part.is_floating_point() else part.dtype)
+        return functional_call(self.template, parts, (X,)).reshape(len(X))
+
+    def _check(self, n_features: int) -> None:
+        """Run a few rows together, again, and one by one."""
+        generator = torch.Generator().manual_seed(0)
+        X = torch.randn((3, n_features), dtype=torch.float64, generator=generator)
+        theta = self.initial_parameters()
+        try:
+            with torch.no_grad():
+                together, again = self.forward(theta, X), self.forward(theta, X)
+                alone = torch.cat([self.forward(theta, row[None]) for row in X])
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"module must map rows of {n_features} features, (n_rows, {n_features}), to one number each: {error}"
+            ) from error
+        if not torch.equal(together, again):
+            raise ValueError("module draws random numbers: every gradient would be taken on another net.")
+        if not torch.allclose(together, alone, rtol=1e-8, atol=1e-10):
+            raise ValueError("module lets the output of a row depend on the other rows of its batch.")
+
+    def _count_activations(self, n_features: int) -> int:
+        """Count the numbers that the module's parts put out for one row."""
+        counts: list[int] = []
+
+        def count(part: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                counts.append(output.numel())
+
+        hooks = [part.register_forward_hook(count) for part in self.template.modules()]
+        try:
+            with torch.no_grad():
+                self.forward(self.initial_parameters(), torch.zeros((1, n_features), dtype=torch.float64))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return sum(counts)
+
+
+class FunctionalTangent:
+    """The Jacobian of the outputs of a block of rows at one theta, never made but for few rows.
+
+    Parameters
+    ----------
+    network : FunctionalNetwork
+        The module.
+    theta : Tensor of shape (p,)
+        Where the Jacobian is taken.
+    X : Tensor of shape (n_rows, n_features)
+        The rows.
+    """
+
+    def __init__(self, network: FunctionalNetwork, theta: Tensor, X: Tensor):
+        self.network = network
+        self.theta = theta.detach()
+        self.X = X
+
+    @property
+    def outputs(self) -> Tensor:
+        """The module's predictions, (n_rows,)."""
+        with torch.no_grad():
+            return self.network.forward(self.theta, self.X)
+
+    def jvp(self, directions: Tensor) -> Tensor:
+        """J D^T, (n_rows, k), for k directions in the parameters, (k, p)."""
+
+        def along(direction: Tensor) -> Tensor:
+            return jvp(self._predict, (self.theta,), (direction,))[1]
+
+        return self._by_columns(along, directions).T
+
+    def vjp(self, columns: Tensor) -> Tensor:
+        """C^T J, (k, p), for k columns over the rows, (n_rows, k)."""
+        pull_back = vjp(self._predict, self.theta)[1]
+        return self._by_columns(lambda column: pull_back(column)[0], columns.T)
+
+    def kernel(self, other: "FunctionalTangent") -> Tensor:
+        """J J'^T, (n_rows, n_other), from blocks of gradients."""
+        product = torch.empty((len(self.X), len(other.X)), dtype=self.theta.dtype, device=self.theta.device)
+        for columns in other._gradient_blocks():
+            there = other.gradients(columns)
+            for rows in self._gradient_blocks():
+                product[rows, columns] = self.gradients(rows) @ there.T
+        return product
+
+    def gradients(self, rows: slice = slice(None)) -> Tensor:
+        """J itself, (n_rows, p), or some of its rows: for few only."""
+
+        def single(theta: Tensor, x: Tensor) -> Tensor:
+            return self.network.forward(theta, x[None])[0]
+
+        X = self.X[rows]
+        size = items_per_block(self._bytes_of(1), max(len(X), 1), _FASTEST_BLOCK)
+        return vmap(grad(single), in_dims=(None, 0), chunk_size=size)(self.theta, X)
+
+    def _predict(self, theta: Tensor) -> Tensor:
+        return self.network.forward(theta, self.X)
+
+    def _by_columns(self, function: Callable[[Tensor], Tensor], columns: Tensor) -> Tensor:
+        size = items_per_block(self._bytes_of(len(self.X)), max(len(columns), 1), _FASTEST_BLOCK)
+        return vmap(function, chunk_size=size)(columns)
+
+    def _bytes_of(self, n_rows: int) -> float:
+        return float(self.theta.element_size()) * n_rows * self.network.row_numbers
+
+    def _gradient_blocks(self) -> list[slice]:
+        size = items_per_block(self.theta.element_size() * 2.0 * self.network.n_params, max(len(self.X), 1))
+        return [slice(first, min(first + size, len(self.X))) for first in range(0, len(self.X), size)]

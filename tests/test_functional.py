@@ -1,0 +1,294 @@
+"""Any torch module: tangents against structured derivatives and one-sample autograd, and whole runs."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_net, random_rows
+from oracles import MODULES, fresh_net, jacobian
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from telescoping_sklearn.neural._functional import FunctionalNetwork, FunctionalTangent
+from telescoping_sklearn.neural._modules import read_module
+from telescoping_sklearn.neural._network import Architecture
+from telescoping_sklearn.neural._tangent import tangent
+
+N_FEATURES = 4
+
+
+class Opaque(nn.Module):
+    """Hides what a module is made of."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, X):
+        return self.inner(X)
+
+
+class Residual(nn.Module):
+    """A residual block with layer normalisation, a buffer, a frozen parameter and one layer used twice."""
+
+    def __init__(self, n_features=N_FEATURES):
+        super().__init__()
+        self.first = nn.Linear(n_features, 6)
+        self.norm = nn.LayerNorm(6)
+        self.inner = nn.Linear(6, 6, bias=False)
+        self.last = nn.Linear(6, 1)
+        self.scale = nn.Parameter(torch.tensor(0.7), requires_grad=False)
+        self.register_buffer("shift", torch.linspace(-1, 1, 6))
+
+    def forward(self, X):
+        hidden = torch.tanh(self.first(X)) + self.shift
+        for _ in range(2):
+            hidden = hidden + self.scale * torch.tanh(self.inner(self.norm(hidden)))
+        return self.last(hidden)
+
+
+class Convolutional(nn.Module):
+    """Convolution along the columns; one output without a second axis."""
+
+    def __init__(self, n_features=N_FEATURES):
+        super().__init__()
+        self.convolution = nn.Conv1d(1, 3, 2)
+        self.last = nn.Linear(3 * (n_features - 1), 1)
+
+    def forward(self, X):
+        return self.last(torch.nn.functional.silu(self.convolution(X[:, None])).flatten(1))[:, 0]
+
+
+def perceptron(n_features=N_FEATURES, activation="tanh", hidden=(7, 5)):
+    return fresh_net((n_features, *hidden, 1), activation)
+
+
+def seeded(make, seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
+# Tangents
+
+
+@pytest.mark.parametrize("working_memory", [1024, 1e-4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("activation", MODULES)
+def test_functional_and_structured_derivatives_agree(activation, dtype, working_memory):
+    net = seeded(lambda: perceptron(activation=activation))
+    functional, (layerwise, theta) = FunctionalNetwork(net, N_FEATURES), read_module(net, N_FEATURES, 0)
+    assert isinstance(layerwise, Architecture)
+    assert functional.n_params == layerwise.n_params
+    here, there = (torch.as_tensor(random_rows(n, seed=n)[0], dtype=dtype) for n in (9, 5))
+    theta = theta.to(dtype)
+    directions, columns = (
+        torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+        for shape in ((6, functional.n_params), (9, 3))
+    )
+    with config_context(working_memory=working_memory):
+        ours, theirs = (tangent(network, theta, here) for network in (functional, layerwise))
+        others = [tangent(network, 1.1 * theta, there) for network in (functional, layerwise)]
+        found = [
+            (route.outputs, route.jvp(directions), route.vjp(columns), route.gradients(), route.kernel(other))
+            for route, other in zip((ours, theirs), others, strict=True)
+        ]
+    assert isinstance(ours, FunctionalTangent)
+    tolerance = 1e-12 if dtype is torch.float64 else 1e-5
+    for mine, other in zip(*found, strict=True):
+        torch.testing.assert_close(mine, other, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("make", [Residual, Convolutional, perceptron])
+def test_functional_tangents_are_those_of_one_sample_autograd(make):
+    net = seeded(make).double()
+    trained = [part for part in net.parameters() if part.requires_grad]
+    network = FunctionalNetwork(net, N_FEATURES)
+    X = torch.as_tensor(random_rows(8)[0])
+    expected = torch.stack(
+        [torch.cat([part.flatten() for part in torch.autograd.grad(net(x[None]).squeeze(), trained)]) for x in X]
+    )
+    if make is perceptron:
+        torch.testing.assert_close(expected, jacobian(net, X))
+    found = tangent(network, network.initial_parameters(), X)
+    directions = torch.randn((3, network.n_params), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found.gradients(), expected)
+    torch.testing.assert_close(found.jvp(directions), expected @ directions.T)
+    torch.testing.assert_close(found.vjp(expected[:, :2]), expected[:, :2].T @ expected)
+    torch.testing.assert_close(found.kernel(found), expected @ expected.T)
+    torch.testing.assert_close(found.outputs, net(X).detach().reshape(-1))
+
+
+# Whole runs
+
+RUNS = {
+    "sgd": {"momentum": 0.0},
+    "sections": {"momentum": 0.0, "section": 5, "rule": "gauss2"},
+    "momentum": {"momentum": 0.8, "weight_decay": 0.05, "rule": "left"},
+    "adam": {"optimizer": "adam", "learning_rate_init": 1e-2},
+    "adamw": {"optimizer": "adamw", "learning_rate_init": 1e-2, "weight_decay": 0.2, "section": 3},
+    "single": {"dtype": "float32", "optimizer": "adam"},
+    "early": {"early_stopping": True},
+}
+
+
+@pytest.mark.parametrize("settings", RUNS.values(), ids=RUNS)
+def test_a_perceptron_given_as_a_module_is_the_same_model_by_either_route(settings):
+    (X, y), (others, _) = random_rows(), random_rows(6, seed=3)
+    weights = np.random.default_rng(0).uniform(0.5, 2, len(y))
+    net = seeded(perceptron)
+    models = [make_net(module=module, **settings).fit(X, y, sample_weight=weights) for module in (net, Opaque(net))]
+    kinds = [type(model.module_.network) for model in models]
+    assert kinds == [Architecture, FunctionalNetwork]
+    layerwise, functional = models
+    tolerance = 1e-3 if settings.get("dtype") == "float32" else 1e-8
+
+    def same(ask):
+        mine, theirs = np.asarray(ask(functional)), np.asarray(ask(layerwise))
+        np.testing.assert_allclose(mine, theirs, rtol=tolerance, atol=tolerance * np.abs(theirs).max())
+
+    same(lambda model: model.module_.theta.detach())
+    same(lambda model: model.predict(others))
+    same(lambda model: model.kernel_weights(others))
+    same(lambda model: model.telescope_.backward_weights(others[:2]))
+    same(lambda model: model.offset(others))
+    same(lambda model: model.kernel_norms(others, stages=4))
+    same(lambda model: model.effective_params(others, n_probes=3))
+    same(lambda model: list(model.staged_predict(others, 5, approximation="telescoping")))
+    same(lambda model: list(model.staged_predict(others, 5, approximation="linearized")))
+
+
+@pytest.mark.parametrize("make", [Residual, Convolutional])
+@pytest.mark.parametrize("settings", RUNS.values(), ids=RUNS)
+def test_weights_of_any_module_rebuild_it(make, settings):
+    (X, y), (others, _) = random_rows(), random_rows(6, seed=3)
+    model = make_net(module=seeded(make), **settings | {"section": 1, "rule": "midpoint"}).fit(X, y)
+    rebuilt = model.kernel_weights(others) @ y + model.offset(others)
+    np.testing.assert_allclose(rebuilt, model.predict(others), atol=2e-3 * y.std())
+    assert model.approximation_error(others, stages=2).telescoping_max < 2e-3 * y.std()
+    assert model.n_params_ == FunctionalNetwork(seeded(make), N_FEATURES).n_params
+
+
+def test_training_a_module_is_training_it_with_torch():
+    X, y = random_rows()
+    model = make_net(module=seeded(Residual), batch_size="full", momentum=0.5, max_iter=15).fit(X, y)
+    net = seeded(Residual).double()
+    optimizer = torch.optim.SGD([part for part in net.parameters() if part.requires_grad], lr=0.02, momentum=0.5)
+    for _ in range(15):
+        optimizer.zero_grad()
+        (((net(torch.as_tensor(X))[:, 0] - torch.as_tensor(y)) ** 2).mean() / 2).backward()
+        optimizer.step()
+    expected = net(torch.as_tensor(X)).detach()[:, 0].numpy()
+    np.testing.assert_allclose(model.predict(X), expected, rtol=1e-6, atol=1e-8)
+
+
+# As an estimator
+
+
+def test_makers_get_the_number_of_features_and_the_seed():
+    X, y = random_rows(n_features=6)
+    before = torch.get_rng_state()
+    models = [make_net(module=Residual, random_state=seed).fit(X, y) for seed in (0, 0, 1)]
+    assert torch.equal(before, torch.get_rng_state())
+    first, again, other = (model.predict(X) for model in models)
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
+
+
+def test_a_module_is_left_as_it_was_and_is_cloned_pickled_and_used_in_pipelines():
+    X, y = random_rows()
+    net = seeded(Residual)
+    before = {name: part.clone() for name, part in net.state_dict().items()}
+    pipe = make_pipeline(StandardScaler(), make_net(module=net)).fit(X, y)
+    for name, part in net.state_dict().items():
+        assert torch.equal(part, before[name])
+    again = clone(pipe).fit(X, y)
+    loaded = pickle.loads(pickle.dumps(again))
+    for other in (again, loaded):
+        np.testing.assert_array_equal(other.predict(X), pipe.predict(X))
+        np.testing.assert_array_equal(
+            other[-1].kernel_weights(pipe[:-1].transform(X[:3])), pipe[-1].kernel_weights(pipe[:-1].transform(X[:3]))
+        )
+
+
+CHAINS = {
+    "linear": (lambda: nn.Linear(N_FEATURES, 1), ((N_FEATURES, 1), "identity", "identity")),
+    "nested": (
+        lambda: nn.Sequential(nn.Sequential(nn.Linear(N_FEATURES, 3), nn.GELU()), nn.Linear(3, 1), nn.Sigmoid()),
+        ((N_FEATURES, 3, 1), "gelu", "sigmoid"),
+    ),
+    "perceptron": (perceptron, ((N_FEATURES, 7, 5, 1), "tanh", "identity")),
+    "two activations": (
+        lambda: nn.Sequential(nn.Linear(N_FEATURES, 3), nn.ReLU(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 1)),
+        None,
+    ),
+    "no bias": (lambda: nn.Linear(N_FEATURES, 1, bias=False), None),
+    "approximate": (lambda: nn.Sequential(nn.Linear(N_FEATURES, 3), nn.GELU("tanh"), nn.Linear(3, 1)), None),
+    "other activation": (lambda: nn.Sequential(nn.Linear(N_FEATURES, 3), nn.ELU(), nn.Linear(3, 1)), None),
+    "layers in a row": (lambda: nn.Sequential(nn.Linear(N_FEATURES, 3), nn.Linear(3, 1)), None),
+    "residual": (Residual, None),
+}
+
+
+@pytest.mark.parametrize(("make", "expected"), CHAINS.values(), ids=CHAINS)
+def test_the_route_is_chosen_by_what_the_module_is(make, expected):
+    net = seeded(make)
+    network, theta = read_module(net, N_FEATURES, 0)
+    X = torch.as_tensor(random_rows(5)[0])
+    torch.testing.assert_close(network.forward(theta, X), net.double()(X).detach().reshape(-1))
+    if expected is None:
+        assert isinstance(network, FunctionalNetwork)
+    else:
+        assert network == Architecture(*expected)
+
+
+class Random(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(N_FEATURES, 1)
+
+    def forward(self, X):
+        return self.linear(nn.functional.dropout(X, 0.5))
+
+
+class Centred(Random):
+    def forward(self, X):
+        return self.linear(X - X.mean(0))
+
+
+class Untrained(Random):
+    def __init__(self):
+        super().__init__()
+        self.requires_grad_(False)
+
+    def forward(self, X):
+        return self.linear(X)
+
+
+REFUSED = {
+    "Dropout.*fixed kernel": lambda: nn.Sequential(nn.Linear(N_FEATURES, 3), nn.Dropout(), nn.Linear(3, 1)),
+    "BatchNorm1d.*rest of its batch": lambda: nn.Sequential(
+        nn.Linear(N_FEATURES, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)
+    ),
+    "random numbers": Random,
+    "depend on the other rows": Centred,
+    "no trainable parameters": Untrained,
+    "rows of 4 features": lambda: nn.Linear(N_FEATURES + 1, 1),
+    "one number each": lambda: nn.Linear(N_FEATURES, 2),
+    "returned int": lambda: lambda n_features: n_features,
+}
+
+
+@pytest.mark.parametrize(("message", "make"), REFUSED.items(), ids=REFUSED)
+def test_modules_without_a_fixed_kernel_are_refused_with_the_reason(message, make):
+    with pytest.raises(ValueError, match=f"(?s)module.*{message}"):
+        make_net(module=make()).fit(*random_rows())
+
+
+def test_a_module_that_is_none_is_named():
+    with pytest.raises(ValueError, match="'module' parameter"):
+        make_net(module="net").fit(*random_rows())
