@@ -13,6 +13,7 @@ from oracles import jacobian, jacobian_recursion, net_at
 from sklearn import config_context
 from test_neural import OPTIMIZERS, SGD, with_rule
 
+from telescoping_sklearn.neural import _carriers
 from telescoping_sklearn.neural._carriers import KernelCarrier
 from telescoping_sklearn.neural._sections import Sections, equal_sections
 from telescoping_sklearn.neural._update_rules import AdamResponse, SGDResponse
@@ -77,6 +78,19 @@ def test_kernel_and_parameters_agree_at_stages_inside_sections(rows, others):
     by_kernel = forward(telescope, others, KernelCarrier(telescope.path), stages)
     by_parameters = forward(telescope, others, telescope._parameter_carrier(N, False), stages)
     np.testing.assert_allclose(by_kernel, by_parameters, rtol=1e-8, atol=1e-13)
+
+
+@pytest.mark.parametrize("working_memory", [1024, 0.002], ids=["kept", "too large to keep"])
+def test_kept_inner_products_of_wide_inputs_change_nothing(working_memory):
+    X, y = random_rows(N, seed=3, n_features=_carriers._WIDE_INPUTS)
+    telescope = make_net(**SGD, section=3, max_iter=2, learning_rate_init=1e-3).fit(0.1 * X, y).telescope_
+    with config_context(working_memory=working_memory):
+        carrier = KernelCarrier(telescope.path)
+        found = forward(telescope, X[:7], carrier, [4, telescope.n_stages])
+    expected = forward(telescope, X[:7], telescope._parameter_carrier(N, False), [4, telescope.n_stages])
+    np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-13)
+    assert len(carrier._products) == 2  # training rows and queries
+    assert all((products is None) == (working_memory < 1) for _, products in carrier._products.values())
 
 
 @given(

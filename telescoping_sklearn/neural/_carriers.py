@@ -14,9 +14,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from telescoping_sklearn._memory import working_memory_bytes
 from telescoping_sklearn.neural._path import Path
 from telescoping_sklearn.neural._tangent import Tangent
 from telescoping_sklearn.neural._update_rules import ReversibleRule, UpdateRule
+
+#: Columns of X from which looking up inner products of rows is cheaper than taking them again.
+_WIDE_INPUTS = 128
 
 
 class Carrier(Protocol):
@@ -25,8 +29,8 @@ class Carrier(Protocol):
     def take(self, stage: int, there: Tangent, residual: Tensor) -> None:
         """Take in one update: the weighted residuals of its batch, (b, k)."""
 
-    def bridge(self, rows: Tensor, first: int, last: int) -> Tensor:
-        """Change of the response at rows between two stages, (n_rows, k)."""
+    def bridge(self, rows: Tensor, first: int, last: int, *, lasting: bool = False) -> Tensor:
+        """Change of the response at rows between two stages, (n_rows, k); lasting rows are asked about again."""
 
     def close(self) -> None:
         """End the section."""
@@ -59,7 +63,7 @@ class ParameterCarrier:
         self.parameters += step
         self.moved += step
 
-    def bridge(self, rows: Tensor, first: int, last: int) -> Tensor:
+    def bridge(self, rows: Tensor, first: int, last: int, *, lasting: bool = False) -> Tensor:
         """J(theta*; x) applied to what the parameters moved by."""
         return self.path.change(rows, first, last, self.moved)
 
@@ -79,25 +83,40 @@ class KernelCarrier:
 
     def __init__(self, path: Path):
         self.path = path
-        self.taken: list[tuple[Tangent, Tensor]] = []
+        self.taken: list[tuple[int, Tangent, Tensor]] = []
+        self._products: dict[int, tuple[Tensor, Tensor | None]] = {}
 
     def take(self, stage: int, there: Tangent, residual: Tensor) -> None:
         """Keep -lr times the weighted residuals, with the Jacobian that they belong to."""
-        self.taken.append((there, -float(self.path.trajectory.learning_rates[stage - 1]) * residual))
+        self.taken.append((stage, there, -float(self.path.trajectory.learning_rates[stage - 1]) * residual))
 
-    def bridge(self, rows: Tensor, first: int, last: int) -> Tensor:
+    def bridge(self, rows: Tensor, first: int, last: int, *, lasting: bool = False) -> Tensor:
         """Sum over the section's batches of K(x, B) times what they hold."""
-        n_columns = self.taken[0][1].shape[1]
+        n_others, n_columns = self.taken[0][2].shape
         change = torch.zeros((len(rows), n_columns), dtype=self.path.dtype, device=self.path.device)
-        n_others = len(self.taken[0][1])
+        products = self._input_products(rows) if lasting else None
         for block, weight, here in self.path.outer_tangents(rows, first, last, n_others=n_others):
-            for there, held in self.taken:
-                change[block].addmm_(here.kernel(there), held, alpha=weight)
+            for stage, there, held in self.taken:
+                kept = None if products is None else products[self.path.batch(stage)][:, block]
+                change[block].addmm_(there.kernel(here, kept).T, held, alpha=weight)
         return change
 
     def close(self) -> None:
         """Start again from here."""
         self.taken = []
+
+    def _input_products(self, rows: Tensor) -> Tensor | None:
+        """Inner products of all training rows with rows, (n_train, n_rows), which never change along the run.
+
+        They are kept where that pays and fits.
+        """
+        if self.path.network.input_width < _WIDE_INPUTS:
+            return None
+        if id(rows) not in self._products:
+            fits = self.path.dtype.itemsize * len(self.path.rows) * len(rows) <= working_memory_bytes() / 4
+            made = self.path.rows.to(self.path.dtype) @ rows.to(self.path.dtype).T if fits else None
+            self._products[id(rows)] = rows, made  # the rows are held, so that their id stays theirs
+        return self._products[id(rows)][1]
 
 
 class BackwardParameterCarrier:

@@ -78,6 +78,11 @@ class FunctionalNetwork:
         """Multiplications of one entry of a tangent kernel."""
         return self.n_params
 
+    @property
+    def input_width(self) -> int:
+        """No inner products of inputs are made: 0."""
+        return 0
+
     def initial_parameters(self) -> Tensor:
         """Parameters that the module came with, (p,), in float64."""
         parts = dict(self.template.named_parameters())
@@ -164,8 +169,8 @@ class FunctionalTangent:
         pull_back = vjp(self._predict, self.theta)[1]
         return self._by_columns(lambda column: pull_back(column)[0], columns.T)
 
-    def kernel(self, other: "FunctionalTangent") -> Tensor:
-        """J J'^T, (n_rows, n_other), from blocks of gradients."""
+    def kernel(self, other: "FunctionalTangent", input_products: Tensor | None = None) -> Tensor:
+        """J J'^T, (n_rows, n_other), from blocks of gradients; products of inputs are of no use here."""
         product = torch.empty((len(self.X), len(other.X)), dtype=self.theta.dtype, device=self.theta.device)
         for columns in other._gradient_blocks():
             there = other.gradients(columns)

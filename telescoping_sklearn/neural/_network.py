@@ -58,6 +58,10 @@ class Network(Protocol):
     def pair_operations(self) -> int:
         """Multiplications of one entry of a tangent kernel."""
 
+    @property
+    def input_width(self) -> int:
+        """Length of the inner products of inputs that every tangent kernel holds; 0 where it holds none."""
+
     def forward(self, theta: Tensor, X: Tensor) -> Tensor:
         """Predict, (n_rows,), in the precision of theta."""
 
@@ -96,6 +100,11 @@ class Architecture(NamedTuple):
     def pair_operations(self) -> int:
         """Multiplications of one entry of a tangent kernel."""
         return 2 * sum(self.widths)
+
+    @property
+    def input_width(self) -> int:
+        """Length of the inner products of inputs, which the first layer's part of every tangent kernel holds."""
+        return self.widths[0]
 
     def layer_shapes(self) -> list[tuple[int, int]]:
         """List inputs and outputs of every layer."""

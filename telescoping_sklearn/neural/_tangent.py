@@ -37,8 +37,11 @@ class Tangent(Protocol):
     def vjp(self, columns: Tensor) -> Tensor:
         """C^T J, (k, p), for k columns over the rows, (n_rows, k)."""
 
-    def kernel(self, other: Any) -> Tensor:
-        """J J'^T, (n_rows, n_other), with a tangent of the same network at the same or another theta."""
+    def kernel(self, other: Any, input_products: Tensor | None = None) -> Tensor:
+        """J J'^T, (n_rows, n_other), with a tangent of the same network at the same or another theta.
+
+        Inner products of the rows themselves, (n_rows, n_other), may be given where they were kept.
+        """
 
     def gradients(self) -> Tensor:
         """J itself, (n_rows, p): for few rows only."""
@@ -91,12 +94,16 @@ class LayerwiseTangent:
             pieces.append(columns.T @ delta)
         return torch.cat(pieces, dim=1)
 
-    def kernel(self, other: "LayerwiseTangent") -> Tensor:
+    def kernel(self, other: "LayerwiseTangent", input_products: Tensor | None = None) -> Tensor:
         """J J'^T, (n_rows, n_other): sum over layers of (delta . delta') (a . a' + 1)."""
-        return sum(
-            (delta @ delta_other.T) * (a @ a_other.T + 1)
-            for a, delta, a_other, delta_other in zip(self.inputs, self.deltas, other.inputs, other.deltas, strict=True)
-        )  # type: ignore[return-value]
+        product = torch.zeros(
+            (len(self.outputs), len(other.outputs)), dtype=self.outputs.dtype, device=self.outputs.device
+        )
+        kept = input_products
+        for a, delta, a_other, delta_other in zip(self.inputs, self.deltas, other.inputs, other.deltas, strict=True):
+            product += (delta @ delta_other.T) * ((a @ a_other.T if kept is None else kept) + 1)
+            kept = None  # only the first layer's inputs are the rows
+        return product
 
     def gradients(self) -> Tensor:
         """J itself, (n_rows, p): for few rows only."""

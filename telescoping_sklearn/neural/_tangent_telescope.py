@@ -290,14 +290,14 @@ class TangentTelescope(Telescope):
             carrier.take(stage, path.batch_tangent(stage), residual)
             if self.sections.is_end(stage):
                 if stage < wanted[-1] or X is None:
-                    training += carrier.bridge(path.rows, first, stage)
+                    training += carrier.bridge(path.rows, first, stage, lasting=True)
                 if X is not None:
-                    query += carrier.bridge(rows, first, stage)
+                    query += carrier.bridge(rows, first, stage, lasting=True)
                 carrier.close()
                 if stage in asked:
                     yield query.clone()
             elif stage in asked:
-                yield query + carrier.bridge(rows, first, stage)
+                yield query + carrier.bridge(rows, first, stage, lasting=True)
 
     def _carry_back(self, rows: Tensor, route: str) -> NDArray:
         """Kernel weights of a block of queries, (n_query, n_train): the recursion of `_carry`, transposed."""
