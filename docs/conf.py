@@ -16,6 +16,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
+    "myst_parser",  # the page that the performance suite writes
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]

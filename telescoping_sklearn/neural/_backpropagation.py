@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from telescoping_sklearn.losses import SquaredError
-from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule
-
-_relu_backward = torch.ops.aten.threshold_backward  # what autograd calls; a mask and a product take five times longer
+from telescoping_sklearn.neural._network import Architecture, FlatModule
 
 
 class Propagation(Protocol):
@@ -60,8 +58,7 @@ class LayerwisePropagation:
         layers = list(architecture.layers(module.theta.detach()))
         self._layers = [(weight, weight.T, bias) for weight, bias in layers]
         self._slots = list(architecture.layers(self.gradient))
-        activations = architecture.layer_activations()
-        self._activations = [None if function is ACTIVATIONS["identity"] else function for function in activations]
+        self._activations = architecture.layer_activations()
         self._loss = SquaredError()
 
     @torch.no_grad()
@@ -70,17 +67,13 @@ class LayerwisePropagation:
         inputs, before = [X], []
         for (_, transposed, bias), activation in zip(self._layers, self._activations, strict=True):
             before.append(torch.addmm(bias, inputs[-1], transposed))
-            inputs.append(before[-1] if activation is None else activation.value(before[-1]))
+            inputs.append(activation.value(before[-1]))
         residual = self._loss.gradient(y, inputs.pop()[:, 0])
         share = weights * residual
         share /= len(y)
         back = share[:, None]
         for level in range(len(before) - 1, -1, -1):
-            activation = self._activations[level]
-            if activation is ACTIVATIONS["relu"]:
-                back = _relu_backward(back, before[level], 0)
-            elif activation is not None:
-                back = back * activation.slope(before[level])
+            back = self._activations[level].pull_back(back, before[level])
             for_weight, for_bias = self._slots[level]
             torch.mm(back.T, inputs[level], out=for_weight)
             torch.sum(back, 0, out=for_bias)

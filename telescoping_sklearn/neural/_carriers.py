@@ -29,8 +29,8 @@ class Carrier(Protocol):
     def take(self, stage: int, there: Tangent, residual: Tensor) -> None:
         """Take in one update: the weighted residuals of its batch, (b, k)."""
 
-    def bridge(self, rows: Tensor, first: int, last: int, *, lasting: bool = False) -> Tensor:
-        """Change of the response at rows between two stages, (n_rows, k); lasting rows are asked about again."""
+    def bridge(self, response: Tensor, rows: Tensor, first: int, last: int, *, lasting: bool = False) -> None:
+        """Bring the response at rows, (n_rows, k), from one stage to another; lasting rows are asked about again."""
 
     def close(self) -> None:
         """End the section."""
@@ -63,9 +63,9 @@ class ParameterCarrier:
         self.parameters += step
         self.moved += step
 
-    def bridge(self, rows: Tensor, first: int, last: int, *, lasting: bool = False) -> Tensor:
-        """J(theta*; x) applied to what the parameters moved by."""
-        return self.path.change(rows, first, last, self.moved)
+    def bridge(self, response: Tensor, rows: Tensor, first: int, last: int, *, lasting: bool = False) -> None:
+        """Add J(theta*; x) applied to what the parameters moved by."""
+        response += self.path.change(rows, first, last, self.moved)
 
     def close(self) -> None:
         """Start again from here."""
@@ -90,16 +90,14 @@ class KernelCarrier:
         """Keep -lr times the weighted residuals, with the Jacobian that they belong to."""
         self.taken.append((stage, there, -float(self.path.trajectory.learning_rates[stage - 1]) * residual))
 
-    def bridge(self, rows: Tensor, first: int, last: int, *, lasting: bool = False) -> Tensor:
-        """Sum over the section's batches of K(x, B) times what they hold."""
-        n_others, n_columns = self.taken[0][2].shape
-        change = torch.zeros((len(rows), n_columns), dtype=self.path.dtype, device=self.path.device)
+    def bridge(self, response: Tensor, rows: Tensor, first: int, last: int, *, lasting: bool = False) -> None:
+        """Add the sum over the section's batches of K(x, B) times what they hold."""
+        n_others = len(self.taken[0][2])
         products = self._input_products(rows) if lasting else None
         for block, weight, here in self.path.outer_tangents(rows, first, last, n_others=n_others):
             for stage, there, held in self.taken:
                 kept = None if products is None else products[self.path.batch(stage)][:, block]
-                change[block].addmm_(there.kernel(here, kept).T, held, alpha=weight)
-        return change
+                response[block].addmm_(there.kernel(here, kept).T, held, alpha=weight)
 
     def close(self) -> None:
         """Start again from here."""

@@ -13,15 +13,27 @@ from torch import Tensor, nn
 
 
 class Elementwise(NamedTuple):
-    """An elementwise function and its derivative, both of the pre-activation."""
+    """An elementwise function and its derivative, both of the pre-activation.
+
+    ``fused`` multiplies a gradient with the derivative at the pre-activation, where that is cheaper in one.
+    """
 
     value: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
+    fused: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def pull_back(self, gradient: Tensor, z: Tensor) -> Tensor:
+        """Bring a gradient from behind the function to the pre-activation."""
+        return gradient * self.slope(z) if self.fused is None else self.fused(gradient, z)
 
 
 def _sigmoid_slope(z: Tensor) -> Tensor:
     s = torch.sigmoid(z)
     return s * (1 - s)
+
+
+def _relu_pull_back(gradient: Tensor, z: Tensor) -> Tensor:
+    return torch.ops.aten.threshold_backward(gradient, z, 0)  # a mask and a product take five times longer
 
 
 def _gelu_slope(z: Tensor) -> Tensor:
@@ -31,11 +43,11 @@ def _gelu_slope(z: Tensor) -> Tensor:
 
 #: Activations by name. relu has slope 0 at 0, as torch has it.
 ACTIVATIONS = {
-    "relu": Elementwise(torch.relu, lambda z: (z > 0).to(z.dtype)),
+    "relu": Elementwise(torch.relu, lambda z: (z > 0).to(z.dtype), _relu_pull_back),
     "tanh": Elementwise(torch.tanh, lambda z: 1 - torch.tanh(z) ** 2),
     "gelu": Elementwise(nn.functional.gelu, _gelu_slope),
     "sigmoid": Elementwise(torch.sigmoid, _sigmoid_slope),
-    "identity": Elementwise(lambda z: z, torch.ones_like),
+    "identity": Elementwise(lambda z: z, torch.ones_like, lambda gradient, z: gradient),
 }
 
 

@@ -96,14 +96,13 @@ class LayerwiseTangent:
 
     def kernel(self, other: "LayerwiseTangent", input_products: Tensor | None = None) -> Tensor:
         """J J'^T, (n_rows, n_other): sum over layers of (delta . delta') (a . a' + 1)."""
-        product = torch.zeros(
-            (len(self.outputs), len(other.outputs)), dtype=self.outputs.dtype, device=self.outputs.device
-        )
-        kept = input_products
+        total, first = torch.empty(0), True
         for a, delta, a_other, delta_other in zip(self.inputs, self.deltas, other.inputs, other.deltas, strict=True):
-            product += (delta @ delta_other.T) * ((a @ a_other.T if kept is None else kept) + 1)
-            kept = None  # only the first layer's inputs are the rows
-        return product
+            kept = input_products if first else None  # only the first layer's inputs are the rows
+            term = (a @ a_other.T).add_(1) if kept is None else kept + 1
+            term.mul_(delta @ delta_other.T)
+            total, first = (term if first else total.add_(term)), False
+        return total
 
     def gradients(self) -> Tensor:
         """J itself, (n_rows, p): for few rows only."""
@@ -135,16 +134,14 @@ def tangent(network: Network, theta: Tensor, X: Tensor) -> Tangent:
 def _layerwise(architecture: Architecture, theta: Tensor, X: Tensor) -> LayerwiseTangent:
     """Run the rows forward and back once."""
     layers, activations = list(architecture.layers(theta)), architecture.layer_activations()
-    inputs, slopes = [], []
-    a = X
+    inputs, before, a = [], [], X
     for (weight, bias), activation in zip(layers, activations, strict=True):
         inputs.append(a)
-        z = torch.addmm(bias, a, weight.T)
-        slopes.append(activation.slope(z))
-        a = activation.value(z)
-    deltas = [slopes[-1]]
-    for (weight, _), slope in zip(reversed(layers[1:]), reversed(slopes[:-1]), strict=True):
-        deltas.append((deltas[-1] @ weight) * slope)
+        before.append(torch.addmm(bias, a, weight.T))
+        a = activation.value(before[-1])
+    deltas = [activations[-1].pull_back(torch.ones_like(before[-1]), before[-1])]
+    for level in range(len(layers) - 2, -1, -1):
+        deltas.append(activations[level].pull_back(deltas[-1] @ layers[level + 1][0], before[level]))
     return LayerwiseTangent(architecture, inputs, deltas[::-1], a.squeeze(-1))
 
 

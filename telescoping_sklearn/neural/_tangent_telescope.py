@@ -285,19 +285,21 @@ class TangentTelescope(Telescope):
             first, batch = self.sections.first_of(stage), path.batch(stage)
             response = training[batch]
             if stage - 1 > first:
-                response += carrier.bridge(path.rows[batch], first, stage - 1)
+                carrier.bridge(response, path.rows[batch], first, stage - 1)
             residual = response.sub_(V[batch]).mul_(path.batch_weights(batch)[:, None])
             carrier.take(stage, path.batch_tangent(stage), residual)
             if self.sections.is_end(stage):
                 if stage < wanted[-1] or X is None:
-                    training += carrier.bridge(path.rows, first, stage, lasting=True)
+                    carrier.bridge(training, path.rows, first, stage, lasting=True)
                 if X is not None:
-                    query += carrier.bridge(rows, first, stage, lasting=True)
+                    carrier.bridge(query, rows, first, stage, lasting=True)
                 carrier.close()
                 if stage in asked:
                     yield query.clone()
             elif stage in asked:
-                yield query + carrier.bridge(rows, first, stage, lasting=True)
+                inside = query.clone()
+                carrier.bridge(inside, rows, first, stage, lasting=True)
+                yield inside
 
     def _carry_back(self, rows: Tensor, route: str) -> NDArray:
         """Kernel weights of a block of queries, (n_query, n_train): the recursion of `_carry`, transposed."""

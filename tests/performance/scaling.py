@@ -5,7 +5,7 @@ from functools import partial
 from tests.performance._data import random_rows
 from tests.performance._measure import timed
 from tests.performance._results import Result, markdown_table, plain_log_ticks, slope
-from tests.performance.neural import net
+from tests.performance.neural import net, without_answers
 
 BATCH = 128
 ORDINARY = {"n": 1024, "width": 64, "k": 16, "T": 64}
@@ -21,7 +21,7 @@ def cost(n, width, k, T):
     data = random_rows(n, n, 8)
     model = net((width, width), batch_size=BATCH, max_iter=max(1, T * BATCH // n), section=8)
     fitting = best(lambda: model.fit(data.X, data.y))
-    answer = best(lambda: model.staged_effective_params(data.query, stages=4, n_probes=k))
+    answer = best(lambda: without_answers(model).staged_effective_params(data.query, stages=4, n_probes=k))
     return {"n": n, "p": model.n_params_, "k": k, "T": model.n_stages_, "fit": fitting, "probes": answer}
 
 
