@@ -19,10 +19,11 @@ from telescoping_sklearn.base import BaseTelescopingEstimator, RecordDroppedErro
 from telescoping_sklearn.neural._modules import read_module
 from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule, Network
 from telescoping_sklearn.neural._path import RULES, Path, as_double
+from telescoping_sklearn.neural._plan import TrainingPlan, TrainingRows, threads_for, trial_state
 from telescoping_sklearn.neural._sections import Sections, chosen_sections, equal_sections, watched_rows
 from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._tangent_telescope import TangentTelescope
-from telescoping_sklearn.neural._training import TrainingPlan, TrainingRows, threads_for, train, trial_state
+from telescoping_sklearn.neural._training import train
 from telescoping_sklearn.neural._trajectory import ELSEWHERE, parse_budget
 
 _OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
