@@ -19,6 +19,7 @@ from telescoping_sklearn.neural._network import Architecture
 from telescoping_sklearn.neural._tangent import tangent
 
 N_FEATURES = 4
+SOME = torch.as_tensor(random_rows(3)[0])
 
 
 class Opaque(nn.Module):
@@ -81,7 +82,7 @@ def seeded(make, seed=0):
 @pytest.mark.parametrize("activation", MODULES)
 def test_functional_and_structured_derivatives_agree(activation, dtype, working_memory):
     net = seeded(lambda: perceptron(activation=activation))
-    functional, (layerwise, theta) = FunctionalNetwork(net, N_FEATURES), read_module(net, N_FEATURES, 0)
+    functional, (layerwise, theta) = FunctionalNetwork(net, SOME), read_module(net, SOME.numpy(), 0)
     assert isinstance(layerwise, Architecture)
     assert functional.n_params == layerwise.n_params
     here, there = (torch.as_tensor(random_rows(n, seed=n)[0], dtype=dtype) for n in (9, 5))
@@ -107,7 +108,7 @@ def test_functional_and_structured_derivatives_agree(activation, dtype, working_
 def test_functional_tangents_are_those_of_one_sample_autograd(make):
     net = seeded(make).double()
     trained = [part for part in net.parameters() if part.requires_grad]
-    network = FunctionalNetwork(net, N_FEATURES)
+    network = FunctionalNetwork(net, SOME)
     X = torch.as_tensor(random_rows(8)[0])
     expected = torch.stack(
         [torch.cat([part.flatten() for part in torch.autograd.grad(net(x[None]).squeeze(), trained)]) for x in X]
@@ -166,11 +167,12 @@ def test_a_perceptron_given_as_a_module_is_the_same_model_by_either_route(settin
 @pytest.mark.parametrize("settings", RUNS.values(), ids=RUNS)
 def test_weights_of_any_module_rebuild_it(make, settings):
     (X, y), (others, _) = random_rows(), random_rows(6, seed=3)
-    model = make_net(module=seeded(make), **settings | {"section": 1, "rule": "midpoint"}).fit(X, y)
+    model = make_net(module=seeded(make), **settings).fit(X, y)
     rebuilt = model.kernel_weights(others) @ y + model.offset(others)
-    np.testing.assert_allclose(rebuilt, model.predict(others), atol=2e-3 * y.std())
-    assert model.approximation_error(others, stages=2).telescoping_max < 2e-3 * y.std()
-    assert model.n_params_ == FunctionalNetwork(seeded(make), N_FEATURES).n_params
+    tolerance = (0.05 if model.rule == "left" or model.section > 1 else 2e-3) * y.std()
+    np.testing.assert_allclose(rebuilt, model.predict(others), atol=tolerance)
+    assert model.approximation_error(others, stages=2).telescoping_max < tolerance
+    assert model.n_params_ == FunctionalNetwork(seeded(make), SOME).n_params
 
 
 def test_training_a_module_is_training_it_with_torch():
@@ -237,13 +239,85 @@ CHAINS = {
 @pytest.mark.parametrize(("make", "expected"), CHAINS.values(), ids=CHAINS)
 def test_the_route_is_chosen_by_what_the_module_is(make, expected):
     net = seeded(make)
-    network, theta = read_module(net, N_FEATURES, 0)
+    network, theta = read_module(net, SOME.numpy(), 0)
     X = torch.as_tensor(random_rows(5)[0])
     torch.testing.assert_close(network.forward(theta, X), net.double()(X).detach().reshape(-1))
     if expected is None:
         assert isinstance(network, FunctionalNetwork)
     else:
         assert network == Architecture(*expected)
+
+
+def hooked():
+    net = perceptron()
+    net[0].register_forward_hook(lambda part, inputs, output: 0.5 * output)
+    return net
+
+
+def tied():
+    first, second = nn.Linear(N_FEATURES, N_FEATURES), nn.Linear(N_FEATURES, N_FEATURES)
+    second.weight = first.weight
+    return nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), nn.Linear(N_FEATURES, 1))
+
+
+def own_forward():
+    net = perceptron()
+    net[1].forward = torch.sin
+    return net
+
+
+@pytest.mark.parametrize("make", [hooked, tied, own_forward])
+def test_chains_that_do_more_than_they_show_are_run_as_they_are(make):
+    (X, y), net = random_rows(), seeded(make)
+    network, theta = read_module(net, SOME.numpy(), 0)
+    assert isinstance(network, FunctionalNetwork)
+    torch.testing.assert_close(network.forward(theta, SOME), net.double()(SOME)[:, 0].detach())
+    model = make_net(module=seeded(make)).fit(X, y)
+    np.testing.assert_allclose(model.kernel_weights(X) @ y + model.offset(X), model.predict(X), atol=2e-3)
+
+
+class Embedded(nn.Module):
+    """Takes codes in its first column."""
+
+    def __init__(self):
+        super().__init__()
+        self.codes = nn.Embedding(3, 2)
+        self.last = nn.Linear(N_FEATURES + 1, 1)
+
+    def forward(self, X):
+        return self.last(torch.cat([self.codes(X[:, 0].long()), X[:, 1:]], dim=1))
+
+
+def test_modules_are_tried_on_rows_that_they_are_made_for():
+    X, y = random_rows()
+    X[:, 0] = np.arange(len(X)) % 3
+    model = make_net(module=seeded(Embedded)).fit(X, y)
+    np.testing.assert_allclose(model.kernel_weights(X) @ y + model.offset(X), model.predict(X), atol=2e-3)
+
+
+def test_modules_that_work_in_place_leave_rows_alone():
+    X, y = random_rows()
+    before = X.copy()
+    model = make_net(module=seeded(lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(N_FEATURES, 1)))).fit(X, y)
+    model.predict(X)
+    model.kernel_weights(X[:2])
+    np.testing.assert_array_equal(X, before)
+
+
+def test_what_is_switched_off_is_taken():
+    parts = nn.Linear(N_FEATURES, 3), nn.BatchNorm1d(3), nn.Dropout(), nn.Tanh(), nn.Linear(3, 1)
+    X, y = random_rows()
+    model = make_net(module=seeded(lambda: nn.Sequential(*parts).eval())).fit(X, y)
+    np.testing.assert_allclose(model.kernel_weights(X) @ y + model.offset(X), model.predict(X), atol=2e-3)
+    make_net(module=nn.Sequential(nn.Linear(N_FEATURES, 3), nn.Dropout(0.0), nn.Linear(3, 1))).fit(X, y)
+
+
+def test_gradients_that_somebody_switched_off_are_taken_all_the_same():
+    X, y = random_rows()
+    expected = make_net(module=seeded(Residual)).fit(X, y).kernel_weights(X[:2])
+    with torch.no_grad():
+        model = make_net(module=seeded(Residual)).fit(X, y)
+        np.testing.assert_array_equal(model.kernel_weights(X[:2]), expected)
 
 
 class Random(nn.Module):
@@ -258,6 +332,22 @@ class Random(nn.Module):
 class Centred(Random):
     def forward(self, X):
         return self.linear(X - X.mean(0))
+
+
+class Moving(Random):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(N_FEATURES))
+
+    def forward(self, X):
+        with torch.no_grad():
+            self.mean.lerp_(X.mean(0), 0.1)
+        return self.linear(X)
+
+
+class Branching(Random):
+    def forward(self, X):
+        return self.linear(X) * (2.0 if float(X[0, 0]) > 10 else 1.0)
 
 
 class Untrained(Random):
@@ -276,6 +366,10 @@ REFUSED = {
     ),
     "random numbers": Random,
     "depend on the other rows": Centred,
+    "changes its buffers": Moving,
+    "cannot be differentiated by torch.func.*record=False": Branching,
+    "parameters made": lambda: nn.LazyLinear(1),
+    "number of features, and failed": lambda: nn.Linear,
     "no trainable parameters": Untrained,
     "rows of 4 features": lambda: nn.Linear(N_FEATURES + 1, 1),
     "one number each": lambda: nn.Linear(N_FEATURES, 2),

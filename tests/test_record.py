@@ -26,7 +26,7 @@ SETTINGS = {
     "scheduled": {"lr_schedule": functools.partial(lr_scheduler.ExponentialLR, gamma=0.95), "warmup_steps": 5},
     "single": {"dtype": "float32", "optimizer": "adam"},
     "unshuffled": {"shuffle": False, "activation": "relu"},
-    "stopped early": {"early_stopping": True, "learning_rate_init": 0.15, "momentum": 0.9},
+    "stopped early": {"early_stopping": True, "learning_rate_init": 0.4, "momentum": 0.9, "n_iter_no_change": 3},
 }
 settings_of = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 
@@ -144,15 +144,80 @@ def test_stretches_are_trained_again_once_where_all_fit(rows, others, monkeypatc
     model.kernel_weights(others)
     model.kernel_norms(others)
     assert len(trained) == len(run.checkpoints)
-    assert run.nbytes == model.record_nbytes_
+    assert run.nbytes > 8 * model.n_stages_ * model.n_params_
 
 
-def test_a_loaded_run_of_which_all_was_kept_needs_no_replay(rows, others):
+def test_a_completed_record_needs_no_replay_elsewhere(rows, others):
     model = make_net(optimizer="adam").fit(*rows)
-    loaded = pickle.loads(pickle.dumps(model))
+    light = len(pickle.dumps(model))
+    loaded = pickle.loads(pickle.dumps(model.complete_record()))
     loaded._trajectory.replay = None
     np.testing.assert_array_equal(loaded.kernel_weights(others), model.kernel_weights(others))
-    assert loaded._trajectory.nbytes == model.record_nbytes_
+    assert len(pickle.dumps(model)) > light + 16 * model.n_stages_ * model.n_params_
+    assert loaded.record_nbytes_ == model.record_nbytes_
+
+
+def test_a_record_that_cannot_be_completed_says_why(rows):
+    with pytest.raises(ValueError, match=r"record_budget=.* does not hold all"):
+        tight(rows)[1].complete_record()
+    with pytest.raises(RecordDroppedError, match="record=True"):
+        make_net(record=False).fit(*rows).complete_record()
+
+
+def test_pickling_computes_nothing(rows):
+    model = make_net().fit(rows[0].copy(), rows[1].copy())
+    model._rows.X[:] = 0  # so that training again would raise
+    pickle.dumps(model)
+    assert not model._trajectory._held
+
+
+def test_the_best_stage_may_lie_inside_a_stretch(rows):
+    model = make_net(**SETTINGS["stopped early"]).fit(*rows)
+    assert model.n_stages_ < model.n_iter_ * model._trajectory.batches.per_epoch
+    assert model.n_stages_ % model._trajectory.stretch_length
+    assert torch.equal(
+        model._trajectory._stretch(len(model._trajectory.checkpoints) - 1).parameters[-1].double(),
+        model._trajectory.theta(model.n_stages_),
+    )
+
+
+class Counting(torch.optim.SGD):
+    """Counts in its parameter group, and steps by what it counted."""
+
+    def step(self, closure=None):
+        (group,) = self.param_groups
+        group["count"] = group.get("count", 0) + 1
+        for parameter in group["params"]:
+            parameter.data.sub_(group["lr"] / group["count"] * parameter.grad)
+
+
+class CountingResponse:
+    def __init__(self, settings):
+        pass
+
+    def step(self, gradient, parameters, stage, rate, phi):
+        return -rate / stage * gradient
+
+
+def test_optimisers_that_count_in_their_group_are_trained_again(rows, others, monkeypatch):
+    monkeypatch.setattr(_update_rules, "_REGISTRY", dict(_update_rules._REGISTRY))
+    register_update_rule(Counting, CountingResponse)
+    model = make_net(optimizer=Counting, momentum=0.0).fit(*rows)
+    rebuilt = model.kernel_weights(others) @ rows[1] + model.offset(others)
+    np.testing.assert_allclose(rebuilt, model.predict(others), atol=1e-3)
+
+
+def test_runs_on_several_threads_are_trained_again_bit_for_bit():
+    X, y = random_rows(600, n_features=30)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        model = make_net(hidden_layer_sizes=(300, 200), batch_size=300, max_iter=4, dtype="float32").fit(X, y)
+        assert model._trajectory.replay.n_threads == 2
+        model.complete_record()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_early_stopping_may_let_all_updates_fit(rows):
@@ -168,10 +233,13 @@ def test_early_stopping_may_let_all_updates_fit(rows):
 
 def test_the_size_is_stated_and_within_the_budget(rows):
     kept, replayed = tight(rows)
-    assert kept._trajectory.nbytes < kept.record_nbytes_ / 3
-    assert len(kept._trajectory.parameters) == kept.n_stages_ + 1
-    assert kept.record_nbytes_ == kept._trajectory.nbytes < parse_budget(kept.record_budget)
-    assert replayed.record_nbytes_ == replayed._trajectory.nbytes < replayed.record_budget
+    assert kept._trajectory.nbytes < 8 * kept.n_stages_ * kept.n_params_
+    for model in (kept, replayed):
+        before = model.record_nbytes_
+        for stage in range(model.n_stages_ + 1):
+            model._trajectory.theta(stage)
+            assert model.record_nbytes_ <= parse_budget(model.record_budget)
+        assert before < model.record_nbytes_ == model._trajectory.nbytes
     assert not hasattr(make_net(record=False).fit(*rows), "record_nbytes_")
 
 

@@ -184,7 +184,7 @@ class BackwardKernelCarrier:
     def give(self, stage: int, there: Tangent) -> Tensor:
         """How queries depend on the weighted residuals of an update, (b, m'): -lr K^T times what is kept."""
         rate = float(self.path.trajectory.learning_rates[stage - 1])
-        shape = (len(there.outputs), self.bridges[0][1].shape[1])
+        shape = (there.n_rows, self.bridges[0][1].shape[1])
         product = torch.zeros(shape, dtype=self.path.dtype, device=self.path.device)
         for here, dependence in self.bridges:
             product.addmm_(here.kernel(there).T, dependence, alpha=-rate)

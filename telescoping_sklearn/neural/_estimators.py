@@ -93,7 +93,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     validation_fraction : float, default=0.1
         Share held out with `early_stopping`; its kernel weights are zero.
     init_scale : float, default=1.0
-        Factor of torch's own initial weights and biases.
+        Factor of all initial parameters: torch's own, or those of `module`.
     rule : {"midpoint", "left", "gauss2"}, default="midpoint"
         Where on an update's segment the Jacobian is taken: "left" is the paper's Eq. 5, "midpoint" costs the same and
         is far closer, "gauss2" costs two evaluations and is closer still. May be set after fitting.
@@ -114,7 +114,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     record_budget : str or int, default="1GiB"
         Memory that the record may take: a size such as "500MiB", or bytes. While training, checkpoints are recorded;
         explanations train again between them: the same numbers, checked at every checkpoint. Where every update fits,
-        this is done once, for about the time of one more fit; otherwise once a question.
+        this is done once, for about the time of one or two more fits; otherwise once a question.
     verbose : bool, default=False
         Whether to show progress.
 
@@ -138,8 +138,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     n_params_ : int
         Number of parameters p.
     record_nbytes_ : int
-        Size of the record in bytes once it was asked about, which pickles carry too; only where the run is kept.
-        Before, the record takes less: checkpoints only.
+        Bytes that the record holds: checkpoints, and with time the updates that explanations trained again; only
+        where the run is kept.
     seed_ : int
         The seed drawn from `random_state`.
     n_features_in_ : int
@@ -322,7 +322,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         row_weights = np.zeros(len(y))
         row_weights[kept] = weights[kept] * (len(kept) / weights[kept].sum())
 
-        network, theta = self._network()
+        network, theta = self._network(X[kept[:3]])
         plan = self._plan(len(kept), network)
         rows = TrainingRows(X, y, row_weights)
         self._refuse_large_record(plan, len(kept))
@@ -349,7 +349,39 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             self._rows = rows
             self._fingerprint = _fingerprint(X, y)
             self._chosen_sections: dict[tuple[str, float], Sections] = {}
-            self.record_nbytes_ = self._trajectory.complete_nbytes
+        return self
+
+    @property
+    def record_nbytes_(self) -> int:
+        """Bytes that the record holds."""
+        if not hasattr(self, "_trajectory"):
+            raise AttributeError(f"This {type(self).__name__} keeps no record.")
+        return self._trajectory.nbytes
+
+    def complete_record(self) -> "TelescopingMLPRegressor":
+        """Train every update again now, so that neither questions nor a loaded pickle have to.
+
+        Before a fitted estimator is taken to another machine, which may round otherwise and then cannot train again
+        bit for bit.
+
+        Returns
+        -------
+        TelescopingMLPRegressor
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If not all updates fit `record_budget`, or there is no record.
+        """
+        check_is_fitted(self)
+        if not hasattr(self, "_trajectory"):
+            raise RecordDroppedError(f"This {type(self).__name__} keeps no record. Fit again with record=True.")
+        if not self._trajectory.keeps_stretches:
+            raise ValueError(
+                f"record_budget={self.record_budget!r} does not hold all {self.n_stages_} updates. Fit again with more."
+            )
+        self._trajectory.complete()
         return self
 
     def drop_record(self) -> "TelescopingMLPRegressor":
@@ -381,10 +413,10 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         X = self._query(X)
         return _predict(self.module_.network, self.module_.theta.detach(), X)
 
-    def _network(self) -> tuple[Network, Tensor]:
+    def _network(self, some_rows: NDArray) -> tuple[Network, Tensor]:
         """Make the network, and the parameters that it starts from."""
         if self.module is not None:
-            return read_module(self.module, self.n_features_in_, self.seed_)
+            return read_module(self.module, some_rows, self.seed_, explained=self.record)
         sizes = np.atleast_1d(self.hidden_layer_sizes).tolist()
         if any(not isinstance(size, int) or size < 1 for size in sizes):
             raise ValueError(f"hidden_layer_sizes={self.hidden_layer_sizes!r} must hold positive ints.")
@@ -467,7 +499,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
 
     def _let_go(self) -> None:
         """Free the record of an earlier fit."""
-        for name in ("_trajectory", "_make_rule", "_rows", "_fingerprint", "_chosen_sections", "record_nbytes_"):
+        for name in ("_trajectory", "_make_rule", "_rows", "_fingerprint", "_chosen_sections"):
             self.__dict__.pop(name, None)
 
     def _scorer(self, plan: TrainingPlan, X: NDArray, y: NDArray, weights: NDArray) -> Callable[[Tensor], float]:

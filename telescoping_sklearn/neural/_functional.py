@@ -20,11 +20,6 @@ from telescoping_sklearn._memory import items_per_block
 _FASTEST_BLOCK = 64 * 2**20
 _LIVE = 3  # copies of the activations that differentiation holds at once: values, derivatives, what is made next
 
-_REFUSED: tuple[tuple[type[nn.Module], str], ...] = (
-    (nn.modules.dropout._DropoutNd, "dropout takes every gradient on another net, so that no fixed kernel adds up"),
-    (nn.modules.batchnorm._BatchNorm, "with batch normalisation the output of a row depends on the rest of its batch"),
-)
-
 
 class FunctionalNetwork:
     """A module whose trainable parameters are one vector theta, laid out in the order of ``named_parameters``.
@@ -33,30 +28,35 @@ class FunctionalNetwork:
     ----------
     module : torch.nn.Module
         Maps rows (n_rows, n_features) to predictions (n_rows,) or (n_rows, 1). It is copied.
-    n_features : int
-        Columns of the rows.
+    rows : Tensor of shape (n_rows, n_features)
+        A few rows of the kind that it is made for, to try it on.
+    explained : bool, default=True
+        Whether derivatives will be asked for, and are tried too.
 
     Raises
     ------
     ValueError
-        If the module holds dropout or batch normalisation, draws random numbers, lets rows depend on each other, or
-        does not take the rows or give one number each.
+        If the module holds dropout or batch normalisation, draws random numbers, changes its buffers, lets rows depend
+        on each other, does not take the rows or give one number each, or cannot be differentiated by ``torch.func``.
     """
 
-    def __init__(self, module: nn.Module, n_features: int):
+    def __init__(self, module: nn.Module, rows: Tensor, *, explained: bool = True):
         for part in module.modules():
-            for refused, reason in _REFUSED:
-                if isinstance(part, refused):
-                    raise ValueError(f"module holds {type(part).__name__}: {reason}. Leave it out.")
-        self.template = copy.deepcopy(module).to("cpu")
-        trained = {name: part for name, part in self.template.named_parameters() if part.requires_grad}
+            _refuse_part(part)
+        try:
+            self.template = copy.deepcopy(module).to("cpu")
+            trained = {name: part for name, part in self.template.named_parameters() if part.requires_grad}
+            self.shapes = {name: tuple(part.shape) for name, part in trained.items()}
+        except Exception as error:  # whatever a user's module raises
+            raise ValueError(f"module cannot be copied with its parameters made: {error}") from error
         if not trained:
             raise ValueError("module has no trainable parameters.")
-        self.shapes = {name: tuple(part.shape) for name, part in trained.items()}
         held = dict(self.template.named_parameters()) | dict(self.template.named_buffers())
         self._fixed = {name: part.detach().clone() for name, part in held.items() if name not in trained}
-        self._check(n_features)
-        self.n_activations = n_features + self._count_activations(n_features)
+        self._check(rows)
+        self.n_activations = rows.shape[1] + self._count_activations(rows[:1])
+        if explained:
+            self._check_derivatives(rows)
 
     @property
     def n_params(self) -> int:
@@ -90,31 +90,53 @@ class FunctionalNetwork:
 
     def forward(self, theta: Tensor, X: Tensor) -> Tensor:
         """Predict, (n_rows,), in the precision and on the device of theta."""
+        return self._run(self._parts(theta), X)
+
+    def _parts(self, theta: Tensor) -> dict[str, Tensor]:
+        """Name the parameters and buffers of the module, in the precision and on the device of theta."""
         pieces = theta.split([prod(shape) for shape in self.shapes.values()])
         parts = {name: piece.view(shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)}
         for name, part in self._fixed.items():
             parts[name] = part.to(theta.device, theta.dtype if part.is_floating_point() else part.dtype)
-        return functional_call(self.template, parts, (X,)).reshape(len(X))
+        return parts
 
-    def _check(self, n_features: int) -> None:
+    def _run(self, parts: dict[str, Tensor], X: Tensor) -> Tensor:
+        # The module may work in place, and the rows are others' memory.
+        return functional_call(self.template, parts, (X.clone(),)).reshape(len(X))
+
+    def _check(self, rows: Tensor) -> None:
         """Run a few rows together, again, and one by one."""
-        generator = torch.Generator().manual_seed(0)
-        X = torch.randn((3, n_features), dtype=torch.float64, generator=generator)
-        theta = self.initial_parameters()
+        parts = {name: part.clone() for name, part in self._parts(self.initial_parameters()).items()}
+        before = {name: parts[name].clone() for name in self._fixed}
         try:
-            with torch.no_grad():
-                together, again = self.forward(theta, X), self.forward(theta, X)
-                alone = torch.cat([self.forward(theta, row[None]) for row in X])
-        except (RuntimeError, TypeError) as error:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                together, again = self._run(parts, rows), self._run(parts, rows)
+                alone = torch.cat([self._run(parts, row[None]) for row in rows])
+        except Exception as error:  # whatever a user's module raises
             raise ValueError(
-                f"module must map rows of {n_features} features, (n_rows, {n_features}), to one number each: {error}"
+                f"module must map rows of {rows.shape[1]} features, (n_rows, {rows.shape[1]}), to one number each: "
+                f"{error}"
             ) from error
-        if not torch.equal(together, again):
+        if any(not torch.equal(part, parts[name]) for name, part in before.items()):
+            raise ValueError("module changes its buffers while it runs: every gradient would be taken on another net.")
+        if not torch.allclose(together, again, rtol=0, atol=0, equal_nan=True):
             raise ValueError("module draws random numbers: every gradient would be taken on another net.")
-        if not torch.allclose(together, alone, rtol=1e-8, atol=1e-10):
+        if not torch.allclose(together, alone, rtol=1e-8, atol=1e-10, equal_nan=True):
             raise ValueError("module lets the output of a row depend on the other rows of its batch.")
 
-    def _count_activations(self, n_features: int) -> int:
+    def _check_derivatives(self, rows: Tensor) -> None:
+        """Take every kind of product once."""
+        at = FunctionalTangent(self, self.initial_parameters(), rows)
+        try:
+            at.jvp(at.gradients())
+            at.vjp(torch.ones((len(rows), 1), dtype=rows.dtype))
+        except Exception as error:  # whatever torch cannot differentiate
+            raise ValueError(
+                f"module cannot be differentiated by torch.func, which explanations need: {error}. Write it with other "
+                "operations, or set record=False and give up explanations."
+            ) from error
+
+    def _count_activations(self, row: Tensor) -> int:
         """Count the numbers that the module's parts put out for one row."""
         counts: list[int] = []
 
@@ -125,11 +147,22 @@ class FunctionalNetwork:
         hooks = [part.register_forward_hook(count) for part in self.template.modules()]
         try:
             with torch.no_grad():
-                self.forward(self.initial_parameters(), torch.zeros((1, n_features), dtype=torch.float64))
+                self.forward(self.initial_parameters(), row)
         finally:
             for hook in hooks:
                 hook.remove()
         return sum(counts)
+
+
+def _refuse_part(part: nn.Module) -> None:
+    """Raise ValueError for a part with no fixed kernel, unless it is switched off."""
+    if isinstance(part, nn.modules.dropout._DropoutNd) and part.training and part.p > 0:
+        reason = "dropout takes every gradient on another net, so that no fixed kernel adds up"
+    elif isinstance(part, nn.modules.batchnorm._BatchNorm) and (part.training or part.running_mean is None):
+        reason = "with batch normalisation the output of a row depends on the rest of its batch"
+    else:
+        return
+    raise ValueError(f"module holds {type(part).__name__}: {reason}. Leave it out, or switch it off with eval().")
 
 
 class FunctionalTangent:
@@ -149,6 +182,11 @@ class FunctionalTangent:
         self.network = network
         self.theta = theta.detach()
         self.X = X
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the block."""
+        return len(self.X)
 
     @property
     def outputs(self) -> Tensor:

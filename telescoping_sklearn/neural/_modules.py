@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from telescoping_sklearn.neural._functional import FunctionalNetwork
-from telescoping_sklearn.neural._network import Architecture, Network
+from telescoping_sklearn.neural._network import Architecture, Network, seeded
 
 _NAMES: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
@@ -18,17 +19,21 @@ _NAMES: dict[type[nn.Module], str] = {
 }
 
 
-def read_module(module: nn.Module | Callable[[int], nn.Module], n_features: int, seed: int) -> tuple[Network, Tensor]:
+def read_module(
+    module: nn.Module | Callable[[int], nn.Module], rows: NDArray, seed: int, *, explained: bool = True
+) -> tuple[Network, Tensor]:
     """Make a network of a module, and give the parameters that it starts from.
 
     Parameters
     ----------
     module : torch.nn.Module or callable
         The module, which is left as it is; or what makes one, given the number of features.
-    n_features : int
-        Columns of the rows.
+    rows : ndarray of shape (n_rows, n_features)
+        A few training rows, to try it on.
     seed : int
         Seeds torch while a callable makes the module; torch's global generator is left as it was.
+    explained : bool, default=True
+        Whether derivatives will be asked for.
 
     Returns
     -------
@@ -44,14 +49,28 @@ def read_module(module: nn.Module | Callable[[int], nn.Module], n_features: int,
         If there is no module, or it has no fixed kernel; see `FunctionalNetwork`.
     """
     if not isinstance(module, nn.Module):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            module = module(n_features)
-        if not isinstance(module, nn.Module):
-            raise ValueError(f"module must be or return a torch.nn.Module, but returned {type(module).__name__}.")
-    functional = FunctionalNetwork(module, n_features)
-    architecture = _as_perceptron(functional.template)
-    return (functional if architecture is None else architecture), functional.initial_parameters()
+        module = _made(module, rows.shape[1], seed)
+    X = torch.tensor(rows, dtype=torch.float64)
+    architecture = _as_perceptron(module)
+    functional = FunctionalNetwork(module, X, explained=explained and architecture is None)
+    theta = functional.initial_parameters()
+    if architecture is None:
+        return functional, theta
+    with torch.no_grad():
+        if torch.allclose(architecture.forward(theta, X), functional.forward(theta, X)):
+            return architecture, theta
+    return FunctionalNetwork(module, X, explained=explained), theta  # a forward of its own, hidden in an instance
+
+
+def _made(make: Callable[[int], nn.Module], n_features: int, seed: int) -> nn.Module:
+    try:
+        with seeded(seed):
+            module = make(n_features)
+    except TypeError as error:
+        raise ValueError(f"module is called with the number of features, and failed: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"module must be or return a torch.nn.Module, but returned {type(module).__name__}.")
+    return module
 
 
 def _as_perceptron(module: nn.Module) -> Architecture | None:
@@ -60,14 +79,24 @@ def _as_perceptron(module: nn.Module) -> Architecture | None:
     linears, names = parts[::2], [_name_of(part) for part in parts[1::2]]
     if len(names) < len(linears):
         names.append("identity")
-    if not all(type(part) is nn.Linear and part.bias is not None for part in linears) or None in names:
+    if not all(type(part) is nn.Linear and _is_plain(part) for part in linears) or None in names:
         return None
-    if any(not parameter.requires_grad for parameter in module.parameters()):
+    if any(_is_hooked(part) for part in module.modules()) or len(set(names[:-1])) > 1:
         return None
-    if len({id(part) for part in linears}) < len(linears) or len(set(names[:-1])) > 1:
-        return None
+    if len({id(held) for part in linears for held in part.parameters()}) < 2 * len(linears):
+        return None  # tied
     widths = (linears[0].in_features, *(part.out_features for part in linears))
     return Architecture(widths, names[0] if len(names) > 1 else "identity", names[-1])  # type: ignore[arg-type]
+
+
+def _is_plain(part: nn.Module) -> bool:
+    """Whether a linear layer has a weight and a bias, both trained, and nothing between them and what it does."""
+    held = dict(part.named_parameters())
+    return list(held) == ["weight", "bias"] and all(value.requires_grad for value in held.values())
+
+
+def _is_hooked(part: nn.Module) -> bool:
+    return bool(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks)
 
 
 def _flattened(module: nn.Module) -> Any:

@@ -6,10 +6,19 @@ its layers cost nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global generators, of accelerators too, and leave them as they were afterwards."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
 
 
 class Elementwise(NamedTuple):
@@ -164,8 +173,7 @@ class Architecture(NamedTuple):
         Tensor of shape (p,)
             float32 parameters.
         """
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
+        with seeded(seed), torch.no_grad():
             linears = [nn.Linear(fan_in, fan_out) for fan_in, fan_out in self.layer_shapes()]
             pieces: Sequence[Tensor] = [piece.flatten() for linear in linears for piece in (linear.weight, linear.bias)]
             return torch.cat(list(pieces))

@@ -1,5 +1,6 @@
 """What a run is made of: its rows, its settings, and how a stretch of it is trained again."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -208,6 +209,7 @@ class TrainAgain:
         module = FlatModule(self.network, theta)
         optimizer = self.optimizer(module.parameters(), **self.optimizer_settings)
         (group,) = optimizer.param_groups
+        group.update(copy.deepcopy(checkpoint.group))
         if checkpoint.state:
             optimizer.state[module.theta] = self._restored(checkpoint)
         denominator = denominator_of(self.optimizer)

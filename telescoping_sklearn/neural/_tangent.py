@@ -28,6 +28,10 @@ class Tangent(Protocol):
     """The Jacobian of the outputs of a block of rows at one theta."""
 
     @property
+    def n_rows(self) -> int:
+        """Rows of the block."""
+
+    @property
     def outputs(self) -> Tensor:
         """The network's predictions, (n_rows,)."""
 
@@ -67,6 +71,11 @@ class LayerwiseTangent:
     inputs: list[Tensor]
     deltas: list[Tensor]
     outputs: Tensor
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the block."""
+        return len(self.outputs)
 
     def jvp(self, directions: Tensor) -> Tensor:
         """J D^T, (n_rows, k), for k directions in the parameters, (k, p)."""

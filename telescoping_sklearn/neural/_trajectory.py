@@ -6,6 +6,7 @@ over settings would pay for nothing. A stretch is trained again when somebody as
 next checkpoint. Where the budget allows, it is then kept; elsewhere one at a time is held.
 """
 
+import copy
 import math
 import re
 from collections import OrderedDict
@@ -20,9 +21,9 @@ from torch import Tensor
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-#: Relative gap allowed between a replay and the checkpoint after it, once a record has left the process that made it:
-#: another processor may round sums in another order, and accelerators may do so from one call to the next. Within that
-#: process, on the CPU, the two must be equal.
+#: Relative gap allowed between a replay and the checkpoint after it, once a record was pickled or copied: another
+#: processor may round sums in another order, and accelerators may do so from one call to the next. Where it was made,
+#: on the CPU, the two must be equal.
 ELSEWHERE = 1e-5
 _RECENT = 4  # parameters kept at hand beside a replayed stretch: a section that spans two asks for its start again
 
@@ -130,16 +131,24 @@ class Checkpoint:
         Parameters.
     state : dict
         The optimiser's state of them: momentum, moments, number of updates.
+    group : dict
+        The settings of the optimiser's parameter group, in which some optimisers count.
     """
 
     theta: Tensor
     state: dict[str, Any]
+    group: dict[str, Any]
 
     @classmethod
-    def of(cls, theta: Tensor, state: dict[str, Any]) -> "Checkpoint":
-        """Copy parameters and state to the CPU."""
-        copies = {name: _copy(value) if isinstance(value, Tensor) else value for name, value in state.items()}
-        return cls(_copy(theta), copies)
+    def of(cls, theta: Tensor, optimizer: torch.optim.Optimizer) -> "Checkpoint":
+        """Copy parameters, state and settings to the CPU."""
+        (group,) = optimizer.param_groups
+        settings = {name: copy.deepcopy(value) for name, value in group.items() if name != "params"}
+        state = optimizer.state.get(theta, {})
+        copies = {
+            name: _copy(value) if isinstance(value, Tensor) else copy.deepcopy(value) for name, value in state.items()
+        }
+        return cls(_copy(theta), copies, settings)
 
     @property
     def nbytes(self) -> int:
@@ -237,16 +246,8 @@ class Trajectory:
         """Bytes that the record holds, the stretches that were trained again included."""
         held = sum(stretch.nbytes for stretch in self._held.values())
         held += sum(checkpoint.nbytes for checkpoint in self.checkpoints)
+        held += sum(theta.nbytes for theta in self._recent.values())
         return held + self.start.nbytes + self.end.nbytes + self.batches.nbytes + self.learning_rates.nbytes
-
-    @property
-    def complete_nbytes(self) -> int:
-        """Bytes that the record holds once every update that it keeps was trained again, and in a pickle."""
-        if not self.keeps_stretches:
-            return self.nbytes - sum(stretch.nbytes for stretch in self._held.values())
-        held = sum(len(stretch.parameters) for stretch in self._held.values())
-        per_update = self.start.nbytes * (2 if self.adaptive else 1)
-        return self.nbytes + (self.n_stages - held) * per_update
 
     @property
     def parameters(self) -> Tensor:
@@ -324,18 +325,20 @@ class Trajectory:
             raise ValueError(
                 f"Replaying updates {first + 1} to {last} did not arrive at the recorded parameters: the relative gap "
                 f"is {gap / max(size, 1e-300):.1e}, and at most {self.tolerance:g} is allowed. Either X, y or the "
-                "record were changed since fit, or this machine rounds otherwise than the one that trained. Fit again "
-                "here."
+                "record were changed since fit, or the optimiser keeps state outside of its parameter group, or this "
+                "machine rounds otherwise than the one that trained. Fit again here, or call complete_record() there "
+                "before the estimator is taken elsewhere."
             )
         return stretch
 
+    def complete(self) -> None:
+        """Train every stretch again that is not held."""
+        for _ in self._all_stretches():
+            pass
+
     def __getstate__(self) -> dict[str, Any]:
-        """Take every update along where all fit, since another machine may not round as this one; else none of them."""
-        left_out: tuple[str, ...] = ("_held", "_recent")
-        if self.keeps_stretches:
-            for _ in self._all_stretches():
-                pass
-            left_out = ("_recent",)
+        """Take along what was trained again where it is kept; compute nothing."""
+        left_out = ("_recent",) if self.keeps_stretches else ("_held", "_recent")
         return {name: value for name, value in vars(self).items() if name not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -405,9 +408,10 @@ class RecordPlan:
 
     @property
     def bookkeeping_bytes(self) -> int:
-        """Size of batches and learning rates, and of the first and last parameters."""
+        """Size of batches and learning rates, and of the parameters at hand beside checkpoints and stretches."""
         epochs = -(-self.n_updates // -(-self.n_rows // self.batch_size))
-        return epochs * self.n_rows * self.order_dtype.itemsize + 8 * self.n_updates + 2 * self.stage_bytes
+        batches = epochs * self.n_rows * self.order_dtype.itemsize + 8 * self.n_rows  # orders, and what rows are called
+        return batches + 8 * self.n_updates + (2 + _RECENT) * self.stage_bytes
 
     @property
     def stretch_length(self) -> int:
@@ -447,7 +451,7 @@ class TrajectoryWriter:
         self._length = plan.stretch_length
         self._start = _copy(theta)
         self._adaptive = adaptive
-        self._checkpoints = [Checkpoint(self._start, {})]
+        self._checkpoints = [Checkpoint(self._start, {}, {})]
         self._orders: list[NDArray] = []
         self._rates: list[float] = []
 
@@ -461,7 +465,7 @@ class TrajectoryWriter:
         """Record the update that an optimiser has just made."""
         self._rates.append(optimizer.param_groups[0]["lr"])
         if len(self._rates) % self._length == 0:
-            self._checkpoints.append(Checkpoint.of(theta, optimizer.state[theta]))
+            self._checkpoints.append(Checkpoint.of(theta, optimizer))
 
     def finish(self, n_stages: int, end: Tensor) -> Trajectory:
         """Return the run up to a stage, whose parameters are given."""

@@ -177,7 +177,9 @@ def register_update_rule(
 
     An update must be linear in the gradients of the run so far once its denominators are held as they were. While a
     net is trained, the response is compared with the optimiser's first steps, and a rule that does not give them is
-    refused. A class that is registered already gets the new rule; subclasses are registered one by one.
+    refused. What the optimiser remembers must lie in its state of the parameters or in its parameter group, since
+    stretches of the run are trained again from copies of these. A class that is registered already gets the new rule;
+    subclasses are registered one by one.
 
     Parameters
     ----------
