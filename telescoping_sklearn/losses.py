@@ -1,11 +1,11 @@
-"""Losses that a telescope can be made for: value, curvature and start, shared by both families.
+"""Losses that a telescope can be made for: derivatives and start.
 
-The arithmetic is that of whatever is handed in, NumPy arrays or torch tensors.
+Squared error is shared by both families; its arithmetic is that of whatever is handed in, NumPy arrays or torch
+tensors. A curved loss works on raw predictions, in NumPy.
 """
 
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 Array = TypeVar("Array", bound=Any)
@@ -57,21 +57,6 @@ class SquaredError:
         """
         return prediction - y
 
-    def curvature(self, n_rows: int) -> NDArray:
-        """Second derivative of the loss in the prediction, the same at every label and prediction.
-
-        Parameters
-        ----------
-        n_rows : int
-            Number of rows n.
-
-        Returns
-        -------
-        ndarray of shape (n,)
-            Ones.
-        """
-        return np.ones(n_rows)
-
     def start(self, row_weights: NDArray) -> NDArray:
         """Weights of the labels in the constant that minimises the loss: their weighted mean.
 
@@ -86,3 +71,19 @@ class SquaredError:
             A, which sums to 1.
         """
         return row_weights / row_weights.sum()
+
+
+class CurvedLoss(Protocol):
+    """A loss whose derivatives change with the raw prediction f; each takes and gives arrays of shape (n,)."""
+
+    def gradient(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give g, the first derivative in f."""
+
+    def label_rate(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give q = -dg/dy."""
+
+    def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give h = dg/df."""
+
+    def hessian(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give H, which the boosting library puts in its leaf denominators; it need not be h."""

@@ -167,14 +167,13 @@ class LightGBMTrees:
             The ensemble, library left out.
         """
         leaves = self.find_leaves(X)
+        n_leaves = leaves.max(axis=1).astype(np.intp) + 1
         weights = row_weights.astype(np.float32).astype(np.float64)
-        loss = SquaredError()
         return LeafEnsemble(
             leaves=leaves,
-            n_leaves=leaves.max(axis=1).astype(np.intp) + 1,
+            n_leaves=n_leaves,
             row_weights=weights,
-            curvature=loss.curvature(len(weights)),
-            start_weights=loss.start(weights),
-            learning_rate=learning_rate,
-            reg_lambda=reg_lambda,
+            start_weights=SquaredError().start(weights),
+            learning_rates=np.full(self.n_stages, learning_rate),
+            ridge=None if reg_lambda == 0 else [np.full(count, float(reg_lambda)) for count in n_leaves],
         )
