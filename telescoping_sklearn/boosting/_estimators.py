@@ -1,22 +1,33 @@
 """TelescopingGBTRegressor: LightGBM behind scikit-learn's interface, with its exact telescope."""
 
+import warnings
 from typing import Any
 
 import numpy as np
+from lightgbm import Booster
 from numpy.typing import NDArray
 from sklearn.base import _fit_context
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
 from telescoping_sklearn.boosting._categories import ColumnCategories
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
-from telescoping_sklearn.boosting._lightgbm import LightGBMTrees, Rows, count_stages, fit_booster
+from telescoping_sklearn.boosting._lightgbm import (
+    LightGBMTrees,
+    Rows,
+    bagging_plan,
+    count_stages,
+    first_trees,
+    fit_booster,
+    later_seeds,
+)
 from telescoping_sklearn.boosting._parameters import (
-    OURS,
     LightGBMParameters,
+    library_settings,
     refuse_unequal_weights,
     refuse_unsupported,
 )
+from telescoping_sklearn.boosting._warm_start import FitRecord, refuse_changes
 
 
 class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
@@ -89,10 +100,24 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         Columns with at most that many categories, a missing value counted as one, are split one against the rest.
     min_data_per_group : int, default=100
         Smallest number of rows of a group of categories.
+    colsample_bynode : float, default=1.0
+        Share of the columns that each split sees.
+    max_bin : int, default=255
+        Largest number of bins of a column.
+    min_data_in_bin : int, default=3
+        Smallest number of rows of a bin.
+    interaction_constraints : list of list of int, default=None
+        Groups of columns that may meet on one path.
+    bagging_seed, feature_fraction_seed, extra_seed : int or None, default=None
+        Seeds of bags, column samples and random thresholds; None derives them from `random_state`.
     early_stopping_rounds : int or None, default=None
         Trees without progress on the validation share before training stops; None trains on all rows.
     validation_fraction : float, default=0.1
-        Share of the rows held out for early stopping; their kernel weights are zero.
+        Share of the rows held out for early stopping; their kernel weights are zero. Not used where `fit` is given
+        `X_val`.
+    warm_start : bool, default=False
+        Whether a further `fit` with a larger `n_estimators` adds trees to those that there are. Takes the same data and
+        settings, and ``record=True``; what draws at random goes on drawing.
     record : bool, default=True
         Whether to keep what explanations need: references to X and y. ``False`` suits grid searches.
 
@@ -135,9 +160,22 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     True
     """
 
+    booster_: Booster
+    n_stages_: int
+    _categories: ColumnCategories
+    _fit_record: FitRecord | None
+
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
-        self, X: Any, y: Any, sample_weight: Any = None, *, categorical_feature: Any = "auto"
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+        categorical_feature: Any = "auto",
     ) -> "TelescopingGBTRegressor":
         """Fit the ensemble.
 
@@ -150,6 +188,12 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
             Training labels.
         sample_weight : array-like of shape (n_train,), default=None
             Non-negative weights of the rows; a weight of zero gives a zero column of kernel weights.
+        X_val : array-like of shape (n_val, n_features), default=None
+            Rows that early stopping watches instead of a share of X. All of X is then trained on.
+        y_val : array-like of shape (n_val,), default=None
+            Their labels.
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Their weights.
         categorical_feature : "auto", or list of str or int, default="auto"
             Columns to split by category, by name or position, as in ``LGBMRegressor.fit``; their numbers are codes.
             "auto" stands for the unordered category columns of a DataFrame.
@@ -168,30 +212,54 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         """
         params = self.get_params(deep=False)
         refuse_unsupported(params)
-        self._forget()
+        refuse_lone_validation(X_val, y_val, sample_weight_val, self.early_stopping_rounds)
         categories = ColumnCategories(X, categorical_feature)
+        earlier = self._earlier_fit()
+        if earlier is not None:  # codes stand for the categories of the trees that there are
+            categories.dtypes = self._categories.dtypes
         X, y, weights = self._training_data(categories.encode(X), y, sample_weight, ensure_all_finite="allow-nan")
         refuse_unequal_weights(params, weights)
         # Without weights LightGBM takes a faster path, so ones are not the same as none.
-        given = None if sample_weight is None else weights
-        self.seed_ = draw_seed(self.random_state)
-        train, held_out = self._split(len(y))
-        settings = {name: value for name, value in params.items() if name not in OURS}
-        settings["random_state"] = None if self.random_state is None else self.seed_
+        train = Rows(X, y, None if sample_weight is None else weights)
+        validation = None if X_val is None else self._validation(categories, X_val, y_val, sample_weight_val)
+        new = FitRecord(params, train, validation, categories.positions)
+        if earlier is None:
+            self.seed_ = draw_seed(self.random_state)
+        elif not self._can_add_trees(earlier, new):
+            return self
+        self._forget()
+        self._categories = categories
+        self._learn(new, earlier)
+        return self
+
+    def _learn(self, new: FitRecord, earlier: FitRecord | None) -> None:
+        """Fit the booster, or add trees to it, and keep what explanations need."""
+        n_rows = len(new.train.y)
+        given: slice | NDArray = slice(None)
+        held_out: NDArray | None = None
+        if self.early_stopping_rounds is not None and new.validation is None:
+            given, held_out = held_out_rows(n_rows, self.validation_fraction, self.seed_)
+        done = 0 if earlier is None else self.n_stages_
+        before = None if earlier is None else first_trees(self.booster_, done)
+        settings = library_settings(new.params, self.seed_)
+        if before is not None:
+            settings |= later_seeds(before, done) | {"n_estimators": self.n_estimators - done}
         self.booster_ = fit_booster(
             settings,
-            _rows(train, X, y, given),
-            None if held_out is None else _rows(held_out, X, y, given),
+            new.train.take(given),
+            new.validation if held_out is None else new.train.take(held_out),
             self.early_stopping_rounds,
-            categories.positions,
+            new.categorical,
+            before,
         )
         self.n_stages_ = count_stages(self.booster_)
-        self._categories, self._settings = categories, settings
-        if self.record:
-            if held_out is not None:
-                weights[held_out] = 0.0
-            self._X, self._y, self._row_weights, self._given = X, y, weights, train
-        return self
+        if not self.record:
+            self._fit_record = None
+            return
+        plan = bagging_plan(self.booster_, settings)
+        plans = (*(() if earlier is None else earlier.plans), *(() if plan is None else ((done, plan),)))
+        self._fit_record = new._replace(plans=plans)
+        self._given = np.arange(n_rows)[given]
 
     def predict(self, X: Any) -> NDArray:
         """Predict labels.
@@ -214,11 +282,36 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         check_is_fitted(self)
         return self.booster_.feature_importance(importance_type=self.importance_type, iteration=self.n_stages_)
 
-    def _split(self, n_rows: int) -> tuple[slice | NDArray, NDArray | None]:
-        """Rows to train on, and rows that early stopping watches."""
-        if self.early_stopping_rounds is None:
-            return slice(None), None
-        return held_out_rows(n_rows, self.validation_fraction, self.seed_)
+    def _validation(self, categories: ColumnCategories, X: Any, y: Any, sample_weight: Any) -> Rows:
+        """Validate the rows that early stopping watches."""
+        X, y = validate_data(
+            self, categories.encode(X), y, dtype=np.float64, y_numeric=True, ensure_all_finite="allow-nan", reset=False
+        )
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False
+            )
+        return Rows(X, y.astype(np.float64, copy=False), sample_weight)
+
+    def _earlier_fit(self) -> FitRecord | None:
+        """Record of the fit that a warm start adds trees to."""
+        if not self.warm_start:
+            return None
+        if not self.record:
+            raise ValueError("warm_start=True needs record=True: the data of the two fits are compared.")
+        if not hasattr(self, "booster_"):
+            return None
+        if self._fit_record is None:
+            raise ValueError("warm_start=True needs a fit with record=True to add trees to: fit afresh.")
+        return self._fit_record
+
+    def _can_add_trees(self, earlier: FitRecord, new: FitRecord) -> bool:
+        """Whether a warm start has trees to add; raise where it must not."""
+        refuse_changes(earlier, new)
+        if new.params["n_estimators"] > earlier.params["n_estimators"]:
+            return True
+        warnings.warn("Warm-start fitting without increasing n_estimators does not fit new trees.", stacklevel=4)
+        return False
 
     def _trees(self) -> LightGBMTrees:
         check_is_fitted(self)
@@ -230,18 +323,22 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         return validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=False)
 
     def _make_telescope(self) -> LeafTelescope:
-        trees = self._trees()
+        record = self._fit_record
+        assert record is not None  # `telescope_` asks for a telescope only where there is a record
+        trees, (X, y, weights) = self._trees(), record.train
+        row_weights = np.zeros(len(y))
+        row_weights[self._given] = 1.0 if weights is None else weights[self._given]
         telescope = LeafTelescope(
-            trees.ensemble(self._X, self._row_weights, np.arange(len(self._y))[self._given], self._settings),
+            trees.ensemble(X, row_weights, self._given, record.params, record.plans),
             find_leaves=trees.find_leaves,
             tree_outputs=trees.tree_outputs,
-            training_rows=self._X,
-            y=self._y,
-            trained=self._row_weights > 0,
+            training_rows=X,
+            y=y,
+            trained=row_weights > 0,
             seed=self.seed_,
         )
-        gap = np.abs(telescope.reconstruct(None) - trees.predict(self._X)).max()
-        tolerance = 1e-5 * np.std(self._y) + 1e-6 * np.abs(self._y).max()
+        gap = np.abs(telescope.reconstruct(None) - trees.predict(X)).max()
+        tolerance = 1e-5 * np.std(y) + 1e-6 * np.abs(y).max()
         if not gap <= tolerance:
             raise ValueError(
                 f"The telescope misses the model's own training predictions by {gap:.3g}, more than {tolerance:.3g}. "
@@ -255,5 +352,11 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         return tags
 
 
-def _rows(rows: slice | NDArray, X: NDArray, y: NDArray, sample_weight: NDArray | None) -> Rows:
-    return Rows(X[rows], y[rows], None if sample_weight is None else sample_weight[rows])
+def refuse_lone_validation(X_val: Any, y_val: Any, sample_weight_val: Any, early_stopping_rounds: int | None) -> None:
+    """Raise ValueError where a validation set is incomplete, or nothing watches it."""
+    if X_val is None and (y_val is not None or sample_weight_val is not None):
+        raise ValueError("y_val and sample_weight_val belong to X_val, which was not given.")
+    if X_val is not None and y_val is None:
+        raise ValueError("X_val needs y_val, the labels of its rows.")
+    if X_val is not None and early_stopping_rounds is None:
+        raise ValueError("X_val is what early stopping watches: set early_stopping_rounds, for example to 20.")

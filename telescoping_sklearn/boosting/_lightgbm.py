@@ -32,6 +32,11 @@ class Rows(NamedTuple):
     y: NDArray
     sample_weight: NDArray | None
 
+    def take(self, rows: slice | NDArray) -> "Rows":
+        """Take some of the rows."""
+        weights = self.sample_weight
+        return Rows(self.X[rows], self.y[rows], None if weights is None else weights[rows])
+
 
 def fit_booster(
     params: Mapping[str, Any],
@@ -39,6 +44,7 @@ def fit_booster(
     validation: Rows | None = None,
     early_stopping_rounds: int | None = None,
     categorical: Sequence[int] = (),
+    earlier: lightgbm.Booster | None = None,
 ) -> lightgbm.Booster:
     """Fit ``LGBMRegressor`` silently and return its booster.
 
@@ -54,13 +60,17 @@ def fit_booster(
         Rounds without progress on the validation rows before training stops.
     categorical : sequence of int, default=()
         Positions of the columns that hold codes of categories.
+    earlier : lightgbm.Booster, default=None
+        Booster whose trees the new ones follow.
 
     Returns
     -------
     lightgbm.Booster
         The booster; with early stopping its ``best_iteration`` is set.
     """
-    options: dict[str, Any] = {"categorical_feature": list(categorical)} if len(categorical) else {}
+    options: dict[str, Any] = {"init_model": earlier}
+    if categorical:
+        options["categorical_feature"] = list(categorical)
     if validation is not None and early_stopping_rounds is not None:
         weights = validation.sample_weight
         options |= {
@@ -113,7 +123,14 @@ class LightGBMTrees:
         for stage in range(self.n_stages):
             yield np.asarray(self.booster.predict(X, start_iteration=stage, num_iteration=1, **self._options))
 
-    def ensemble(self, X: NDArray, row_weights: NDArray, given: NDArray, params: Mapping[str, Any]) -> LeafEnsemble:
+    def ensemble(
+        self,
+        X: NDArray,
+        row_weights: NDArray,
+        given: NDArray,
+        params: Mapping[str, Any],
+        plans: Sequence[tuple[int, BaggingPlan]] = (),
+    ) -> LeafEnsemble:
         """Read the ensemble off the booster.
 
         Parameters
@@ -126,6 +143,8 @@ class LightGBMTrees:
             Rows that LightGBM was given.
         params : mapping
             Parameters that it was given.
+        plans : sequence of (int, BaggingPlan), default=()
+            Number of trees before each stretch of training, and how its bags were drawn; nothing without bagging.
 
         Returns
         -------
@@ -150,27 +169,67 @@ class LightGBMTrees:
             start_weights=SquaredError().start(weights),
             learning_rates=np.full(self.n_stages, params["learning_rate"]),
             ridge=[of_leaves for _, of_leaves in ridges] if params["reg_lambda"] > 0 or many.any() else None,
-            bags=self._bags(text, trees, leaves, given, params) if bags_rows(params) else None,
+            bags=_bags(trees, leaves, given, plans) if plans else None,
         )
         return _smoothed(ensemble, trees, ridges, params) if params["path_smooth"] > 0 else ensemble
 
-    def _bags(
-        self, text: str, trees: list[TreeText], leaves: NDArray, given: NDArray, params: Mapping[str, Any]
-    ) -> Bags:
-        """Bags of all trees over all training rows; see `_bagging`."""
-        plan = BaggingPlan(
-            fraction=params["subsample"],
-            freq=params["subsample_freq"],
-            seed=int(text_parameter(text, "bagging_seed")),
-            most=params["n_estimators"],
-        )
-        found = find_bags(plan, leaves[:, given], [tree.leaf_count for tree in trees])
-        return stack_bags([found], given, leaves.shape[1])
+
+def bagging_plan(booster: lightgbm.Booster, params: Mapping[str, Any]) -> BaggingPlan | None:
+    """Say how the bags of a fit were drawn; None without bagging.
+
+    Parameters
+    ----------
+    booster : lightgbm.Booster
+        What the fit gave.
+    params : mapping
+        Parameters that LightGBM was given.
+
+    Returns
+    -------
+    BaggingPlan or None
+        The plan; its seed is the one that LightGBM made of its parameters.
+    """
+    if params["subsample"] == 1 or params["subsample_freq"] <= 0:
+        return None
+    seed = int(text_parameter(booster.model_to_string(num_iteration=1), "bagging_seed"))
+    return BaggingPlan(params["subsample"], params["subsample_freq"], seed, params["n_estimators"])
 
 
-def bags_rows(params: Mapping[str, Any]) -> bool:
-    """Whether every tree sees a bag of the rows only."""
-    return params["subsample"] < 1 and params["subsample_freq"] > 0
+def later_seeds(booster: lightgbm.Booster, n_stages: int) -> dict[str, int]:
+    """Choose seeds for trees that follow others, so that they do not draw again what those drew.
+
+    Parameters
+    ----------
+    booster : lightgbm.Booster
+        The booster so far.
+    n_stages : int
+        Its trees.
+
+    Returns
+    -------
+    dict
+        Seeds by the names of LightGBM's parameters.
+    """
+    text = booster.model_to_string(num_iteration=1)
+    names = ("bagging_seed", "feature_fraction_seed", "extra_seed")
+    return {name: (int(text_parameter(text, name)) + 1_000_003 * n_stages) % (2**31 - 1) for name in names}
+
+
+def first_trees(booster: lightgbm.Booster, n_stages: int) -> lightgbm.Booster:
+    """Cut a booster to its first trees: a copy, where there are more."""
+    if booster.num_trees() == n_stages:
+        return booster
+    return lightgbm.Booster(model_str=booster.model_to_string(num_iteration=n_stages))
+
+
+def _bags(trees: list[TreeText], leaves: NDArray, given: NDArray, plans: Sequence[tuple[int, BaggingPlan]]) -> Bags:
+    """Bags of all trees over all training rows; see `_bagging`."""
+    ends = [first for first, _ in plans[1:]] + [len(trees)]
+    found = [
+        find_bags(plan, leaves[first:end, given], [tree.leaf_count for tree in trees[first:end]])
+        for (first, plan), end in zip(plans, ends, strict=True)
+    ]
+    return stack_bags(found, given, leaves.shape[1])
 
 
 def _smoothed(

@@ -6,10 +6,63 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
 
 #: Parameters that are not LightGBM's.
-OURS = ("early_stopping_rounds", "validation_fraction", "record")
+OURS = ("early_stopping_rounds", "validation_fraction", "record", "warm_start")
+#: Parameters that are given to LightGBM only where they are not None.
+_OPTIONAL = ("interaction_constraints", "bagging_seed", "feature_fraction_seed", "extra_seed")
+
+_RANDOM = "random_state seeds everything; bagging_seed, feature_fraction_seed and extra_seed seed their part alone"
+_ELSEWHERE = {
+    name: f"it is called {ours} here"
+    for ours, names in {
+        "num_leaves": ("num_leaf", "max_leaves", "max_leaf", "max_leaf_nodes"),
+        "learning_rate": ("shrinkage_rate", "eta"),
+        "n_estimators": (
+            "num_iterations",
+            "num_iteration",
+            "n_iter",
+            "num_round",
+            "num_rounds",
+            "num_boost_round",
+            "nrounds",
+        ),
+        "subsample": ("bagging_fraction", "bagging", "sub_row"),
+        "subsample_freq": ("bagging_freq",),
+        "colsample_bytree": ("feature_fraction", "sub_feature"),
+        "colsample_bynode": ("feature_fraction_bynode", "sub_feature_bynode"),
+        "min_child_samples": ("min_data_in_leaf", "min_data_per_leaf", "min_data", "min_samples_leaf"),
+        "min_child_weight": ("min_sum_hessian_in_leaf", "min_sum_hessian_per_leaf", "min_sum_hessian", "min_hessian"),
+        "min_split_gain": ("min_gain_to_split",),
+        "reg_lambda": ("lambda_l2", "l2_regularization", "lambda"),
+        "reg_alpha": ("lambda_l1", "l1_regularization"),
+        "max_delta_step": ("max_tree_output", "max_leaf_output"),
+        "subsample_for_bin": ("bin_construct_sample_cnt",),
+        "max_bin": ("max_bins",),
+        "extra_trees": ("extra_tree",),
+        "boosting_type": ("boosting", "boost"),
+        "n_jobs": ("num_threads", "num_thread", "nthread", "nthreads"),
+        "early_stopping_rounds": ("early_stopping_round", "early_stopping", "n_iter_no_change"),
+        "monotone_constraints": ("mc", "monotone_constraint", "monotonic_cst"),
+    }.items()
+    for name in names
+} | {
+    "seed": _RANDOM,
+    "random_seed": _RANDOM,
+    "data_random_seed": _RANDOM,
+    "categorical_feature": "give it to fit",
+    "init_score": "it would add to the prediction what no label set; subtract it from y",
+    "boost_from_average": "boosting starts from the mean label",
+    "verbosity": "nothing is printed",
+    "verbose": "nothing is printed",
+    "metric": "early stopping watches the loss",
+    "use_quantized_grad": "rounded gradients are not linear in the labels",
+    "data_sample_strategy": "goss picks rows by their gradients, which is not linear in the labels",
+    "refit_decay_rate": "models are not refitted",
+    "linear_lambda": "linear leaves follow another algebra",
+}
 SQUARED_ERROR_NAMES = (None, "regression", "regression_l2", "l2", "mean_squared_error", "mse")
 
 
@@ -80,7 +133,28 @@ def refuse_unequal_weights(params: Mapping[str, Any], weights: NDArray) -> None:
         )
 
 
-class LightGBMParameters:
+def library_settings(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Choose what LightGBM is given.
+
+    Parameters
+    ----------
+    params : mapping
+        Parameters of the estimator.
+    seed : int
+        The fit's seed.
+
+    Returns
+    -------
+    dict
+        Parameters of ``LGBMRegressor``; with ``random_state=None`` its own fixed seeds stay.
+    """
+    given = {
+        name: value for name, value in params.items() if name not in OURS and not (name in _OPTIONAL and value is None)
+    }
+    return given | {"random_state": None if params["random_state"] is None else seed}
+
+
+class LightGBMParameters(BaseEstimator):
     """Constructor of an estimator over LightGBM: every parameter by name, nothing passed on unseen."""
 
     _parameter_constraints: ClassVar[dict] = {
@@ -104,6 +178,13 @@ class LightGBMParameters:
         "cat_smooth": [Interval(Real, 0, None, closed="left")],
         "max_cat_threshold": [Interval(Integral, 1, None, closed="left")],
         "max_cat_to_onehot": [Interval(Integral, 1, None, closed="left")],
+        "colsample_bynode": [Interval(Real, 0, 1, closed="right")],
+        "max_bin": [Interval(Integral, 2, None, closed="left")],
+        "min_data_in_bin": [Interval(Integral, 1, None, closed="left")],
+        "bagging_seed": [Interval(Integral, 0, 2**31 - 1, closed="left"), None],
+        "feature_fraction_seed": [Interval(Integral, 0, 2**31 - 1, closed="left"), None],
+        "extra_seed": [Interval(Integral, 0, 2**31 - 1, closed="left"), None],
+        "warm_start": ["boolean"],
         "min_data_per_group": [Interval(Integral, 1, None, closed="left")],
         "early_stopping_rounds": [Interval(Integral, 1, None, closed="left"), None],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
@@ -142,8 +223,16 @@ class LightGBMParameters:
         max_cat_threshold: int = 32,
         max_cat_to_onehot: int = 4,
         min_data_per_group: int = 100,
+        colsample_bynode: float = 1.0,
+        max_bin: int = 255,
+        min_data_in_bin: int = 3,
+        interaction_constraints: list | None = None,
+        bagging_seed: int | None = None,
+        feature_fraction_seed: int | None = None,
+        extra_seed: int | None = None,
         early_stopping_rounds: int | None = None,
         validation_fraction: float = 0.1,
+        warm_start: bool = False,
         record: bool = True,
     ):
         self.boosting_type = boosting_type
@@ -175,6 +264,37 @@ class LightGBMParameters:
         self.max_cat_threshold = max_cat_threshold
         self.max_cat_to_onehot = max_cat_to_onehot
         self.min_data_per_group = min_data_per_group
+        self.colsample_bynode = colsample_bynode
+        self.max_bin = max_bin
+        self.min_data_in_bin = min_data_in_bin
+        self.interaction_constraints = interaction_constraints
+        self.bagging_seed = bagging_seed
+        self.feature_fraction_seed = feature_fraction_seed
+        self.extra_seed = extra_seed
         self.early_stopping_rounds = early_stopping_rounds
         self.validation_fraction = validation_fraction
+        self.warm_start = warm_start
         self.record = record
+
+    def set_params(self, **params: Any) -> "LightGBMParameters":
+        """Set parameters; names of LightGBM's that are not taken here are refused with what to use.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters by name.
+
+        Returns
+        -------
+        estimator
+            The estimator itself.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is not one of the constructor's.
+        """
+        for name in params:
+            if name in _ELSEWHERE:
+                raise ValueError(f"{name!r} is not a parameter of {type(self).__name__}: {_ELSEWHERE[name]}.")
+        return super().set_params(**params)
