@@ -1,6 +1,7 @@
 """TelescopingGBTRegressor: LightGBM behind scikit-learn's interface, with its exact telescope."""
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
 from telescoping_sklearn.boosting._categories import ColumnCategories
+from telescoping_sklearn.boosting._curved_telescope import CurvedLeafTelescope
+from telescoping_sklearn.boosting._fit_record import FitRecord, refuse_changes, refuse_lone_validation
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
 from telescoping_sklearn.boosting._lightgbm import (
     LightGBMTrees,
     Rows,
-    bagging_plan,
     count_stages,
     first_trees,
     fit_booster,
@@ -23,11 +25,12 @@ from telescoping_sklearn.boosting._lightgbm import (
 )
 from telescoping_sklearn.boosting._parameters import (
     LightGBMParameters,
+    curved_loss,
     library_settings,
-    refuse_unequal_weights,
+    refuse_rows,
     refuse_unsupported,
 )
-from telescoping_sklearn.boosting._warm_start import FitRecord, refuse_changes
+from telescoping_sklearn.losses import CurvedLoss
 
 
 class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
@@ -52,7 +55,8 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     subsample_for_bin : int, default=200000
         Rows that feature histograms are made from.
     objective : str or None, default=None
-        Squared error under any of LightGBM's names for it; None means "regression".
+        Squared error under any of LightGBM's names for it; None means "regression". Or a loss on a raw score:
+        "poisson", "gamma", "tweedie", "cross_entropy" (labels in [0, 1]) or "binary" (0 and 1); see the notes.
     class_weight : None, default=None
         Refused unless None: a regressor has no classes.
     min_split_gain : float, default=0.0
@@ -100,6 +104,10 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         Columns with at most that many categories, a missing value counted as one, are split one against the rest.
     min_data_per_group : int, default=100
         Smallest number of rows of a group of categories.
+    poisson_max_delta_step : float, default=0.7
+        LightGBM's safeguard for ``objective="poisson"``: its leaf denominators hold exp(f + poisson_max_delta_step).
+    tweedie_variance_power : float, default=1.5
+        Power rho of the variance for ``objective="tweedie"``, from 1 to below 2.
     colsample_bynode : float, default=1.0
         Share of the columns that each split sees.
     max_bin : int, default=255
@@ -141,6 +149,14 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         Effective parameters on the rows trained on, and their standard error (0 where exact).
     degrees_of_freedom_, degrees_of_freedom_se_ : float
         Trace of `kernel_weights_`, and its standard error.
+
+    Notes
+    -----
+    Under a loss on a raw score f, `predict` gives means, exp(f) or the logistic function of f, as LightGBM does, and
+    all that explains speaks of f. The kernel form, f_T = f_0 - sum_t sum_i K_t(x, x_i) g_it, is exact and is checked;
+    `breakdown` adds up to f. But `kernel_weights` are then the derivative of f in the labels, with the trees and their
+    denominators held as they are, and no smoother: ``kernel_weights(X) @ y`` rebuilds nothing. `offset`,
+    `approximation_error`, effective parameters and degrees of freedom do not exist and raise.
 
     References
     ----------
@@ -218,7 +234,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         if earlier is not None:  # codes stand for the categories of the trees that there are
             categories.dtypes = self._categories.dtypes
         X, y, weights = self._training_data(categories.encode(X), y, sample_weight, ensure_all_finite="allow-nan")
-        refuse_unequal_weights(params, weights)
+        refuse_rows(params, y, weights)
         # Without weights LightGBM takes a faster path, so ones are not the same as none.
         train = Rows(X, y, None if sample_weight is None else weights)
         validation = None if X_val is None else self._validation(categories, X_val, y_val, sample_weight_val)
@@ -244,7 +260,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         settings = library_settings(new.params, self.seed_)
         if before is not None:
             settings |= later_seeds(before, done) | {"n_estimators": self.n_estimators - done}
-        self.booster_ = fit_booster(
+        self.booster_, plan = fit_booster(
             settings,
             new.train.take(given),
             new.validation if held_out is None else new.train.take(held_out),
@@ -256,7 +272,6 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         if not self.record:
             self._fit_record = None
             return
-        plan = bagging_plan(self.booster_, settings)
         plans = (*(() if earlier is None else earlier.plans), *(() if plan is None else ((done, plan),)))
         self._fit_record = new._replace(plans=plans)
         self._given = np.arange(n_rows)[given]
@@ -275,6 +290,32 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
             Predictions, LightGBM's own.
         """
         return self._trees().predict(self._query(X))
+
+    def staged_predict(self, X: Any, stages: Any = None, *, approximation: str | None = None) -> Iterator[NDArray]:
+        """Predict after each stage.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Query rows.
+        stages : None, int or array-like of int, default=None
+            All stages 1..n_stages_; that many evenly spaced ones with the last; or exactly those (0 is the start).
+        approximation : {None, "telescoping"}, default=None
+            The model itself, or its telescoping model, which for trees is the model itself.
+
+        Returns
+        -------
+        generator of ndarray of shape (n_query,)
+            One prediction a stage, in the units of `predict`.
+
+        Raises
+        ------
+        ValueError
+            If the approximation or a stage does not exist.
+        """
+        staged = super().staged_predict(X, stages, approximation=approximation)
+        loss = self._curved_loss()
+        return staged if loss is None else (loss.mean(raw) for raw in staged)
 
     @property
     def feature_importances_(self) -> NDArray:
@@ -322,14 +363,20 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         X = self._categories.encode(X)
         return validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=False)
 
+    def _record(self) -> FitRecord:
+        assert self._fit_record is not None  # `telescope_` is asked first, and raises where there is none
+        return self._fit_record
+
+    def _curved_loss(self) -> CurvedLoss | None:
+        return curved_loss(self._record().params)
+
     def _make_telescope(self) -> LeafTelescope:
-        record = self._fit_record
-        assert record is not None  # `telescope_` asks for a telescope only where there is a record
+        record = self._record()
         trees, (X, y, weights) = self._trees(), record.train
         row_weights = np.zeros(len(y))
         row_weights[self._given] = 1.0 if weights is None else weights[self._given]
-        telescope = LeafTelescope(
-            trees.ensemble(X, row_weights, self._given, record.params, record.plans),
+        telescope = (LeafTelescope if self._curved_loss() is None else CurvedLeafTelescope)(
+            trees.ensemble(X, y, row_weights, self._given, record.params, record.plans),
             find_leaves=trees.find_leaves,
             tree_outputs=trees.tree_outputs,
             training_rows=X,
@@ -337,13 +384,11 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
             trained=row_weights > 0,
             seed=self.seed_,
         )
-        gap = np.abs(telescope.reconstruct(None) - trees.predict(X)).max()
-        tolerance = 1e-5 * np.std(y) + 1e-6 * np.abs(y).max()
-        if not gap <= tolerance:
-            raise ValueError(
-                f"The telescope misses the model's own training predictions by {gap:.3g}, more than {tolerance:.3g}. "
-                "If the arrays given to fit were changed since, fit again; otherwise please report this."
-            )
+        model = trees.predict(X, raw=True)
+        if isinstance(telescope, CurvedLeafTelescope):  # on a scale of logarithms
+            _check_gap(telescope.kernel_form(), model, 1e-5 * np.std(model) + 1e-6 * max(1.0, np.abs(model).max()))
+        else:
+            _check_gap(telescope.reconstruct(None), model, 1e-5 * np.std(y) + 1e-6 * np.abs(y).max())
         return telescope
 
     def __sklearn_tags__(self):
@@ -352,11 +397,11 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         return tags
 
 
-def refuse_lone_validation(X_val: Any, y_val: Any, sample_weight_val: Any, early_stopping_rounds: int | None) -> None:
-    """Raise ValueError where a validation set is incomplete, or nothing watches it."""
-    if X_val is None and (y_val is not None or sample_weight_val is not None):
-        raise ValueError("y_val and sample_weight_val belong to X_val, which was not given.")
-    if X_val is not None and y_val is None:
-        raise ValueError("X_val needs y_val, the labels of its rows.")
-    if X_val is not None and early_stopping_rounds is None:
-        raise ValueError("X_val is what early stopping watches: set early_stopping_rounds, for example to 20.")
+def _check_gap(rebuilt: NDArray, model: NDArray, tolerance: float) -> None:
+    """Raise ValueError where what the telescope rebuilds is not what the model gives at the training rows."""
+    gap = np.abs(rebuilt - model).max()
+    if not gap <= tolerance:
+        raise ValueError(
+            f"The telescope misses the model's own training predictions by {gap:.3g}, more than {tolerance:.3g}. "
+            "If the arrays given to fit were changed since, fit again; otherwise please report this."
+        )

@@ -4,7 +4,7 @@ LightGBM keeps labels and weights in float32; the weights that a telescope uses 
 not, which is where the last digits of a reconstruction go.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from telescoping_sklearn.boosting._bagging import BaggingPlan, find_bags, stack_bags
+from telescoping_sklearn.boosting._curvature import CurvaturePath
 from telescoping_sklearn.boosting._ensemble import Bags, LeafEnsemble, compact_leaves
+from telescoping_sklearn.boosting._parameters import curved_loss
 from telescoping_sklearn.boosting._tree_text import (
     TreeText,
     bins_of_categories,
@@ -45,8 +47,8 @@ def fit_booster(
     early_stopping_rounds: int | None = None,
     categorical: Sequence[int] = (),
     earlier: lightgbm.Booster | None = None,
-) -> lightgbm.Booster:
-    """Fit ``LGBMRegressor`` silently and return its booster.
+) -> tuple[lightgbm.Booster, BaggingPlan | None]:
+    """Fit ``LGBMRegressor`` silently.
 
     Parameters
     ----------
@@ -65,10 +67,14 @@ def fit_booster(
 
     Returns
     -------
-    lightgbm.Booster
+    booster : lightgbm.Booster
         The booster; with early stopping its ``best_iteration`` is set.
+    plan : BaggingPlan or None
+        How its bags were drawn; None without bagging.
     """
-    options: dict[str, Any] = {"init_model": earlier}
+    bagging = params["subsample"] < 1 and params["subsample_freq"] > 0
+    trees_after = [0 if earlier is None else earlier.num_trees()]
+    options: dict[str, Any] = {"init_model": earlier, "callbacks": [_note_trees(trees_after)] if bagging else []}
     if categorical:
         options["categorical_feature"] = list(categorical)
     if validation is not None and early_stopping_rounds is not None:
@@ -77,10 +83,25 @@ def fit_booster(
             "eval_X": validation.X,
             "eval_y": validation.y,
             "eval_sample_weight": None if weights is None else [weights],
-            "callbacks": [lightgbm.early_stopping(early_stopping_rounds, verbose=False)],
         }
+        options["callbacks"].append(lightgbm.early_stopping(early_stopping_rounds, verbose=False))
     model = lightgbm.LGBMRegressor(**params, verbosity=-1)
-    return model.fit(train.X, train.y, sample_weight=train.sample_weight, **options).booster_
+    booster = model.fit(train.X, train.y, sample_weight=train.sample_weight, **options).booster_
+    if not bagging:
+        return booster, None
+    seed = int(text_parameter(booster.model_to_string(num_iteration=1), "bagging_seed"))
+    grown = tuple((np.diff(trees_after) > 0).tolist())
+    return booster, BaggingPlan(params["subsample"], params["subsample_freq"], seed, grown)
+
+
+def _note_trees(trees_after: list[int]) -> Callable[[Any], None]:
+    """Make a callback that notes the number of trees after every attempt to grow one."""
+
+    def note(env: Any) -> None:
+        trees_after.append(env.model.num_trees())
+
+    note.order = 0  # type: ignore[attr-defined]  # before early stopping ends the training
+    return note
 
 
 def count_stages(booster: lightgbm.Booster) -> int:
@@ -108,9 +129,9 @@ class LightGBMTrees:
         if n_jobs is not None and n_jobs > 0:
             self._options["num_threads"] = n_jobs
 
-    def predict(self, X: NDArray) -> NDArray:
-        """Predict with all stages, (n_query,)."""
-        return np.asarray(self.booster.predict(X, num_iteration=self.n_stages, **self._options))
+    def predict(self, X: NDArray, *, raw: bool = False) -> NDArray:
+        """Predict with all stages, means or raw scores, (n_query,)."""
+        return np.asarray(self.booster.predict(X, num_iteration=self.n_stages, raw_score=raw, **self._options))
 
     def find_leaves(self, X: NDArray) -> NDArray:
         """Leaf of each row in each tree, (n_stages, n_query), compactly."""
@@ -119,13 +140,15 @@ class LightGBMTrees:
         return compact_leaves(np.ascontiguousarray(leaves.T), int(leaves.max(initial=0)) + 1)
 
     def tree_outputs(self, X: NDArray) -> Iterator[NDArray]:
-        """Yield the contribution of each tree; LightGBM puts the mean label into the first."""
+        """Yield what each tree adds to the raw score; LightGBM puts the start into the first."""
+        one: dict[str, Any] = {"num_iteration": 1, "raw_score": True}
         for stage in range(self.n_stages):
-            yield np.asarray(self.booster.predict(X, start_iteration=stage, num_iteration=1, **self._options))
+            yield np.asarray(self.booster.predict(X, start_iteration=stage, **one, **self._options))
 
     def ensemble(
         self,
         X: NDArray,
+        y: NDArray,
         row_weights: NDArray,
         given: NDArray,
         params: Mapping[str, Any],
@@ -137,6 +160,8 @@ class LightGBMTrees:
         ----------
         X : ndarray of shape (n_train, n_features)
             Training rows.
+        y : ndarray of shape (n_train,)
+            Their labels.
         row_weights : ndarray of shape (n_train,)
             Their weights, zero for rows not trained on.
         given : ndarray of int
@@ -162,37 +187,23 @@ class LightGBMTrees:
         trees = list(parse_trees(text))
         many = bins_of_categories(text) > params["max_cat_to_onehot"]
         ridges = [node_ridges(tree, many, params["reg_lambda"], params["cat_l2"]) for tree in trees]
+        start, path = SquaredError().start(weights), None
+        if (loss := curved_loss(params)) is not None:
+            raw, start = loss.start(weights, y)
+            values = [tree.leaf_value for tree in trees]
+            values[0] = values[0] - raw
+            path = CurvaturePath(loss, y, raw, leaves, values)
         ensemble = LeafEnsemble(
             leaves=leaves,
             n_leaves=np.array([tree.n_leaves for tree in trees]),
             row_weights=weights,
-            start_weights=SquaredError().start(weights),
+            start_weights=start,
             learning_rates=np.full(self.n_stages, params["learning_rate"]),
             ridge=[of_leaves for _, of_leaves in ridges] if params["reg_lambda"] > 0 or many.any() else None,
             bags=_bags(trees, leaves, given, plans) if plans else None,
+            curvature=path,
         )
         return _smoothed(ensemble, trees, ridges, params) if params["path_smooth"] > 0 else ensemble
-
-
-def bagging_plan(booster: lightgbm.Booster, params: Mapping[str, Any]) -> BaggingPlan | None:
-    """Say how the bags of a fit were drawn; None without bagging.
-
-    Parameters
-    ----------
-    booster : lightgbm.Booster
-        What the fit gave.
-    params : mapping
-        Parameters that LightGBM was given.
-
-    Returns
-    -------
-    BaggingPlan or None
-        The plan; its seed is the one that LightGBM made of its parameters.
-    """
-    if params["subsample"] == 1 or params["subsample_freq"] <= 0:
-        return None
-    seed = int(text_parameter(booster.model_to_string(num_iteration=1), "bagging_seed"))
-    return BaggingPlan(params["subsample"], params["subsample_freq"], seed, params["n_estimators"])
 
 
 def later_seeds(booster: lightgbm.Booster, n_stages: int) -> dict[str, int]:

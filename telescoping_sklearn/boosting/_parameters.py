@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
 
+from telescoping_sklearn.losses import CurvedLoss, Gamma, Logistic, Poisson, Tweedie
+
 #: Parameters that are not LightGBM's.
 OURS = ("early_stopping_rounds", "validation_fraction", "record", "warm_start")
 #: Parameters that are given to LightGBM only where they are not None.
@@ -65,6 +67,33 @@ _ELSEWHERE = {
 }
 SQUARED_ERROR_NAMES = (None, "regression", "regression_l2", "l2", "mean_squared_error", "mse")
 
+#: Losses on a raw score, made from the estimator's parameters.
+CURVED_LOSSES: dict[str, Callable[[Mapping[str, Any]], CurvedLoss]] = {
+    "poisson": lambda params: Poisson(params["poisson_max_delta_step"]),
+    "gamma": lambda params: Gamma(),
+    "tweedie": lambda params: Tweedie(params["tweedie_variance_power"]),
+    "cross_entropy": lambda params: Logistic(),
+    "xentropy": lambda params: Logistic(),
+    "binary": lambda params: Logistic(binary=True),
+}
+
+
+def curved_loss(params: Mapping[str, Any]) -> CurvedLoss | None:
+    """Make the loss of an estimator; None for squared error.
+
+    Parameters
+    ----------
+    params : mapping
+        Parameters of the estimator.
+
+    Returns
+    -------
+    CurvedLoss or None
+        The loss.
+    """
+    objective = params["objective"]
+    return CURVED_LOSSES[objective](params) if objective in CURVED_LOSSES else None
+
 
 class Refusal(NamedTuple):
     """A setting whose leaves are not weighted means of the labels that we can rebuild."""
@@ -78,8 +107,11 @@ _REFUSALS = (
     Refusal("boosting_type", lambda value: value == "gbdt", "only 'gbdt' adds one fixed stage after the other"),
     Refusal(
         "objective",
-        lambda value: isinstance(value, str | None) and value in SQUARED_ERROR_NAMES,
-        "only squared error ('regression') makes the prediction linear in the labels",
+        lambda value: isinstance(value, str | None) and (value in SQUARED_ERROR_NAMES or value in CURVED_LOSSES),
+        "leaves must be Newton steps: squared error ('regression'), "
+        + ", ".join(f"{name!r}" for name in ("poisson", "gamma", "tweedie", "cross_entropy", "binary"))
+        + "; those of 'l1', 'huber', 'fair', 'quantile' and 'mape' are medians or clipped, and of a function we know "
+        "no derivatives",
     ),
     Refusal("class_weight", lambda value: value is None, "a regressor has no classes; pass sample_weight to fit"),
     Refusal("reg_alpha", lambda value: value == 0, "an L1 penalty on leaf values is not linear in the labels"),
@@ -111,25 +143,31 @@ def refuse_unsupported(params: Mapping[str, Any]) -> None:
             )
 
 
-def refuse_unequal_weights(params: Mapping[str, Any], weights: NDArray) -> None:
-    """Raise ValueError for path smoothing with unequal weights.
+def refuse_rows(params: Mapping[str, Any], y: NDArray, weights: NDArray) -> None:
+    """Raise ValueError for labels that the loss does not take, and for path smoothing of unequal curvature.
 
     Parameters
     ----------
     params : mapping
         Parameters of the estimator.
+    y : ndarray of shape (n_train,)
+        Labels.
     weights : ndarray of shape (n_train,)
         Weights of the rows.
 
     Raises
     ------
     ValueError
-        If the rows that LightGBM smooths by cannot be counted.
+        If the labels are out of range, or the rows that LightGBM smooths by cannot be counted.
     """
-    if params["path_smooth"] > 0 and np.ptp(weights) > 0:
+    loss = curved_loss(params)
+    if loss is not None and not (loss.accepts(y) and loss.accepts(y[weights > 0])):
+        raise ValueError(f"objective={params['objective']!r} takes {loss.takes}; y runs from {y.min()} to {y.max()}.")
+    if params["path_smooth"] > 0 and (np.ptp(weights) > 0 or loss is not None):
+        other = "unequal sample_weight" if loss is None else f"objective={params['objective']!r}"
         raise ValueError(
-            f"path_smooth={params['path_smooth']} is not supported with unequal sample_weight: LightGBM then smooths "
-            "by row counts that it guesses from weights. Use path_smooth=0 or no sample_weight."
+            f"path_smooth={params['path_smooth']} is not supported with {other}: LightGBM then smooths by row counts "
+            "that it guesses from hessians. Use path_smooth=0, or squared error and no sample_weight."
         )
 
 
@@ -184,6 +222,8 @@ class LightGBMParameters(BaseEstimator):
         "bagging_seed": [Interval(Integral, 0, 2**31 - 1, closed="left"), None],
         "feature_fraction_seed": [Interval(Integral, 0, 2**31 - 1, closed="left"), None],
         "extra_seed": [Interval(Integral, 0, 2**31 - 1, closed="left"), None],
+        "poisson_max_delta_step": [Interval(Real, 0, None, closed="neither")],
+        "tweedie_variance_power": [Interval(Real, 1, 2, closed="left")],
         "warm_start": ["boolean"],
         "min_data_per_group": [Interval(Integral, 1, None, closed="left")],
         "early_stopping_rounds": [Interval(Integral, 1, None, closed="left"), None],
@@ -223,6 +263,8 @@ class LightGBMParameters(BaseEstimator):
         max_cat_threshold: int = 32,
         max_cat_to_onehot: int = 4,
         min_data_per_group: int = 100,
+        poisson_max_delta_step: float = 0.7,
+        tweedie_variance_power: float = 1.5,
         colsample_bynode: float = 1.0,
         max_bin: int = 255,
         min_data_in_bin: int = 3,
@@ -264,6 +306,8 @@ class LightGBMParameters(BaseEstimator):
         self.max_cat_threshold = max_cat_threshold
         self.max_cat_to_onehot = max_cat_to_onehot
         self.min_data_per_group = min_data_per_group
+        self.poisson_max_delta_step = poisson_max_delta_step
+        self.tweedie_variance_power = tweedie_variance_power
         self.colsample_bynode = colsample_bynode
         self.max_bin = max_bin
         self.min_data_in_bin = min_data_in_bin

@@ -1,4 +1,4 @@
-"""What a fit remembers so that a later one can add trees to it, and what must not have changed in between."""
+"""What a fit is given and remembers, so that a later one can add trees to it, and what must not change in between."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -77,3 +77,26 @@ def refuse_changes(old: FitRecord, new: FitRecord) -> None:
             f"n_estimators={new.params['n_estimators']} must be at least {old.params['n_estimators']}, the number of "
             "the fit before: warm_start=True only adds trees."
         )
+
+
+def refuse_lone_validation(X_val: Any, y_val: Any, sample_weight_val: Any, early_stopping_rounds: int | None) -> None:
+    """Raise ValueError where a validation set is incomplete, or nothing watches it.
+
+    Parameters
+    ----------
+    X_val, y_val, sample_weight_val : array-like or None
+        What `fit` was given.
+    early_stopping_rounds : int or None
+        Parameter of the estimator.
+
+    Raises
+    ------
+    ValueError
+        Naming what is missing.
+    """
+    if X_val is None and (y_val is not None or sample_weight_val is not None):
+        raise ValueError("y_val and sample_weight_val belong to X_val, which was not given.")
+    if X_val is not None and y_val is None:
+        raise ValueError("X_val needs y_val, the labels of its rows.")
+    if X_val is not None and early_stopping_rounds is None:
+        raise ValueError("X_val is what early stopping watches: set early_stopping_rounds, for example to 20.")
