@@ -1,23 +1,39 @@
 """TelescopingGBTRegressor: LightGBM behind scikit-learn's interface, with its exact telescope."""
 
-from numbers import Integral, Real
-from typing import Any, ClassVar
+import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-import pandas as pd
+from lightgbm import Booster
 from numpy.typing import NDArray
 from sklearn.base import _fit_context
-from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
+from telescoping_sklearn.boosting._categories import ColumnCategories
+from telescoping_sklearn.boosting._curved_telescope import CurvedLeafTelescope
+from telescoping_sklearn.boosting._fit_record import FitRecord, refuse_changes, refuse_lone_validation
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
-from telescoping_sklearn.boosting._lightgbm import LightGBMTrees, count_stages, fit_booster, refuse_unsupported
+from telescoping_sklearn.boosting._lightgbm import (
+    LightGBMTrees,
+    Rows,
+    count_stages,
+    first_trees,
+    fit_booster,
+    later_seeds,
+)
+from telescoping_sklearn.boosting._parameters import (
+    LightGBMParameters,
+    curved_loss,
+    library_settings,
+    refuse_rows,
+    refuse_unsupported,
+)
+from telescoping_sklearn.losses import CurvedLoss
 
-_OURS = ("early_stopping_rounds", "validation_fraction", "record")
 
-
-class TelescopingGBTRegressor(BaseTelescopingEstimator):
+class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     """Gradient-boosted trees whose predictions are exact weighted sums of the training labels.
 
     LightGBM underneath, with its scikit-learn parameters by name. For every query,
@@ -39,7 +55,8 @@ class TelescopingGBTRegressor(BaseTelescopingEstimator):
     subsample_for_bin : int, default=200000
         Rows that feature histograms are made from.
     objective : str or None, default=None
-        Squared error under any of LightGBM's names for it; None means "regression".
+        Squared error under any of LightGBM's names for it; None means "regression". Or a loss on a raw score:
+        "poisson", "gamma", "tweedie", "cross_entropy" (labels in [0, 1]) or "binary" (0 and 1); see the notes.
     class_weight : None, default=None
         Refused unless None: a regressor has no classes.
     min_split_gain : float, default=0.0
@@ -49,7 +66,8 @@ class TelescopingGBTRegressor(BaseTelescopingEstimator):
     min_child_samples : int, default=20
         Smallest number of rows of a leaf.
     subsample : float, default=1.0
-        Refused below 1 with ``subsample_freq`` above 0: LightGBM does not tell which rows were in the bag.
+        Share of the rows in every bag. The bags are LightGBM's own, drawn again from its generator and held against
+        the row counts of its leaves; rows off the bag have no weight in its trees.
     subsample_freq : int, default=0
         Trees between two bags; 0 means no bagging, whatever `subsample` says.
     colsample_bytree : float, default=1.0
@@ -68,17 +86,46 @@ class TelescopingGBTRegressor(BaseTelescopingEstimator):
     extra_trees : bool, default=False
         Whether to draw one random threshold a feature and split.
     path_smooth : float, default=0.0
-        Refused unless 0.
+        Rows of its parent that a leaf's value is smoothed with. Takes ``min_child_samples`` of at least 2; refused with
+        unequal sample weights, where LightGBM smooths by row counts that it guesses from weights.
     max_delta_step : float, default=0.0
         Refused unless 0: clipped leaves are not linear in the labels.
     linear_tree : bool, default=False
         Refused unless False.
     monotone_constraints : None, default=None
         Refused unless None.
+    cat_l2 : float, default=10.0
+        Added to `reg_lambda` in leaves that a split over many categories made.
+    cat_smooth : float, default=10.0
+        Draws the statistics of rare categories together before they are ordered.
+    max_cat_threshold : int, default=32
+        Largest number of categories on the smaller side of a split.
+    max_cat_to_onehot : int, default=4
+        Columns with at most that many categories, a missing value counted as one, are split one against the rest.
+    min_data_per_group : int, default=100
+        Smallest number of rows of a group of categories.
+    poisson_max_delta_step : float, default=0.7
+        LightGBM's safeguard for ``objective="poisson"``: its leaf denominators hold exp(f + poisson_max_delta_step).
+    tweedie_variance_power : float, default=1.5
+        Power rho of the variance for ``objective="tweedie"``, from 1 to below 2.
+    colsample_bynode : float, default=1.0
+        Share of the columns that each split sees.
+    max_bin : int, default=255
+        Largest number of bins of a column.
+    min_data_in_bin : int, default=3
+        Smallest number of rows of a bin.
+    interaction_constraints : list of list of int, default=None
+        Groups of columns that may meet on one path.
+    bagging_seed, feature_fraction_seed, extra_seed : int or None, default=None
+        Seeds of bags, column samples and random thresholds; None derives them from `random_state`.
     early_stopping_rounds : int or None, default=None
         Trees without progress on the validation share before training stops; None trains on all rows.
     validation_fraction : float, default=0.1
-        Share of the rows held out for early stopping; their kernel weights are zero.
+        Share of the rows held out for early stopping; their kernel weights are zero. Not used where `fit` is given
+        `X_val`.
+    warm_start : bool, default=False
+        Whether a further `fit` with a larger `n_estimators` adds trees to those that there are. Takes the same data and
+        settings, and ``record=True``; what draws at random goes on drawing.
     record : bool, default=True
         Whether to keep what explanations need: references to X and y. ``False`` suits grid searches.
 
@@ -103,6 +150,14 @@ class TelescopingGBTRegressor(BaseTelescopingEstimator):
     degrees_of_freedom_, degrees_of_freedom_se_ : float
         Trace of `kernel_weights_`, and its standard error.
 
+    Notes
+    -----
+    Under a loss on a raw score f, `predict` gives means, exp(f) or the logistic function of f, as LightGBM does, and
+    all that explains speaks of f. The kernel form, f_T = f_0 - sum_t sum_i K_t(x, x_i) g_it, is exact and is checked;
+    `breakdown` adds up to f. But `kernel_weights` are then the derivative of f in the labels, with the trees and their
+    denominators held as they are, and no smoother: ``kernel_weights(X) @ y`` rebuilds nothing. `offset`,
+    `approximation_error`, effective parameters and degrees of freedom do not exist and raise.
+
     References
     ----------
     A. Jeffares, A. Curth, M. van der Schaar. "Deep Learning Through A Telescoping Lens". NeurIPS 2024, Eq. 9.
@@ -121,98 +176,43 @@ class TelescopingGBTRegressor(BaseTelescopingEstimator):
     True
     """
 
-    _parameter_constraints: ClassVar[dict] = {
-        "num_leaves": [Interval(Integral, 2, None, closed="left")],
-        "max_depth": [Integral],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "n_estimators": [Interval(Integral, 1, None, closed="left")],
-        "subsample_for_bin": [Interval(Integral, 1, None, closed="left")],
-        "min_split_gain": [Interval(Real, 0, None, closed="left")],
-        "min_child_weight": [Interval(Real, 0, None, closed="left")],
-        "min_child_samples": [Interval(Integral, 0, None, closed="left")],
-        "subsample": [Interval(Real, 0, 1, closed="right")],
-        "subsample_freq": [Integral],
-        "colsample_bytree": [Interval(Real, 0, 1, closed="right")],
-        "reg_lambda": [Interval(Real, 0, None, closed="left")],
-        "random_state": ["random_state", np.random.Generator],
-        "n_jobs": [Integral, None],
-        "extra_trees": ["boolean"],
-        "early_stopping_rounds": [Interval(Integral, 1, None, closed="left"), None],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "record": ["boolean"],
-    }
-
-    def __init__(
-        self,
-        *,
-        boosting_type: str = "gbdt",
-        num_leaves: int = 31,
-        max_depth: int = -1,
-        learning_rate: float = 0.1,
-        n_estimators: int = 100,
-        subsample_for_bin: int = 200000,
-        objective: str | None = None,
-        class_weight: None = None,
-        min_split_gain: float = 0.0,
-        min_child_weight: float = 1e-3,
-        min_child_samples: int = 20,
-        subsample: float = 1.0,
-        subsample_freq: int = 0,
-        colsample_bytree: float = 1.0,
-        reg_alpha: float = 0.0,
-        reg_lambda: float = 0.0,
-        random_state: Any = None,
-        n_jobs: int | None = None,
-        importance_type: str = "split",
-        extra_trees: bool = False,
-        path_smooth: float = 0.0,
-        max_delta_step: float = 0.0,
-        linear_tree: bool = False,
-        monotone_constraints: None = None,
-        early_stopping_rounds: int | None = None,
-        validation_fraction: float = 0.1,
-        record: bool = True,
-    ):
-        self.boosting_type = boosting_type
-        self.num_leaves = num_leaves
-        self.max_depth = max_depth
-        self.learning_rate = learning_rate
-        self.n_estimators = n_estimators
-        self.subsample_for_bin = subsample_for_bin
-        self.objective = objective
-        self.class_weight = class_weight
-        self.min_split_gain = min_split_gain
-        self.min_child_weight = min_child_weight
-        self.min_child_samples = min_child_samples
-        self.subsample = subsample
-        self.subsample_freq = subsample_freq
-        self.colsample_bytree = colsample_bytree
-        self.reg_alpha = reg_alpha
-        self.reg_lambda = reg_lambda
-        self.random_state = random_state
-        self.n_jobs = n_jobs
-        self.importance_type = importance_type
-        self.extra_trees = extra_trees
-        self.path_smooth = path_smooth
-        self.max_delta_step = max_delta_step
-        self.linear_tree = linear_tree
-        self.monotone_constraints = monotone_constraints
-        self.early_stopping_rounds = early_stopping_rounds
-        self.validation_fraction = validation_fraction
-        self.record = record
+    booster_: Booster
+    n_stages_: int
+    _categories: ColumnCategories
+    _fit_record: FitRecord | None
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "TelescopingGBTRegressor":
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+        categorical_feature: Any = "auto",
+    ) -> "TelescopingGBTRegressor":
         """Fit the ensemble.
 
         Parameters
         ----------
         X : array-like of shape (n_train, n_features)
-            Training rows; NaN is a value of its own. Category columns are refused: encode them as ordinal codes.
+            Training rows; NaN is a value of its own. Category columns of a DataFrame are split by category, or by order
+            where their categories are ordered; columns of strings are refused.
         y : array-like of shape (n_train,)
             Training labels.
         sample_weight : array-like of shape (n_train,), default=None
             Non-negative weights of the rows; a weight of zero gives a zero column of kernel weights.
+        X_val : array-like of shape (n_val, n_features), default=None
+            Rows that early stopping watches instead of a share of X. All of X is then trained on.
+        y_val : array-like of shape (n_val,), default=None
+            Their labels.
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Their weights.
+        categorical_feature : "auto", or list of str or int, default="auto"
+            Columns to split by category, by name or position, as in ``LGBMRegressor.fit``; their numbers are codes.
+            "auto" stands for the unordered category columns of a DataFrame.
 
         Returns
         -------
@@ -223,30 +223,58 @@ class TelescopingGBTRegressor(BaseTelescopingEstimator):
         ------
         ValueError
             If a parameter has no algebra, naming it, or the data are not what scikit-learn's regressors take.
+        TypeError
+            If `categorical_feature` is not a list of names and positions.
         """
         params = self.get_params(deep=False)
         refuse_unsupported(params)
-        self._forget()
-        _refuse_categories(X)
-        X, y, weights = self._training_data(X, y, sample_weight, ensure_all_finite="allow-nan")
+        refuse_lone_validation(X_val, y_val, sample_weight_val, self.early_stopping_rounds)
+        categories = ColumnCategories(X, categorical_feature)
+        earlier = self._earlier_fit()
+        if earlier is not None:  # codes stand for the categories of the trees that there are
+            categories.dtypes = self._categories.dtypes
+        X, y, weights = self._training_data(categories.encode(X), y, sample_weight, ensure_all_finite="allow-nan")
+        refuse_rows(params, y, weights)
         # Without weights LightGBM takes a faster path, so ones are not the same as none.
-        given = None if sample_weight is None else weights
-        self.seed_ = draw_seed(self.random_state)
-        train, held_out = self._split(len(y))
-        params = {name: value for name, value in params.items() if name not in _OURS}
-        params["random_state"] = None if self.random_state is None else self.seed_
-        self.booster_ = fit_booster(
-            params,
-            _rows(train, X, y, given),
-            None if held_out is None else _rows(held_out, X, y, given),
+        train = Rows(X, y, None if sample_weight is None else weights)
+        validation = None if X_val is None else self._validation(categories, X_val, y_val, sample_weight_val)
+        new = FitRecord(params, train, validation, categories.positions)
+        if earlier is None:
+            self.seed_ = draw_seed(self.random_state)
+        elif not self._can_add_trees(earlier, new):
+            return self
+        self._forget()
+        self._categories = categories
+        self._learn(new, earlier)
+        return self
+
+    def _learn(self, new: FitRecord, earlier: FitRecord | None) -> None:
+        """Fit the booster, or add trees to it, and keep what explanations need."""
+        n_rows = len(new.train.y)
+        given: slice | NDArray = slice(None)
+        held_out: NDArray | None = None
+        if self.early_stopping_rounds is not None and new.validation is None:
+            given, held_out = held_out_rows(n_rows, self.validation_fraction, self.seed_)
+        done = 0 if earlier is None else self.n_stages_
+        before = None if earlier is None else first_trees(self.booster_, done)
+        settings = library_settings(new.params, self.seed_)
+        if before is not None:
+            settings |= later_seeds(before, done) | {"n_estimators": self.n_estimators - done}
+        self.booster_, plan = fit_booster(
+            settings,
+            new.train.take(given),
+            new.validation if held_out is None else new.train.take(held_out),
             self.early_stopping_rounds,
+            new.categorical,
+            before,
         )
         self.n_stages_ = count_stages(self.booster_)
-        if self.record:
-            if held_out is not None:
-                weights[held_out] = 0.0
-            self._X, self._y, self._row_weights = X, y, weights
-        return self
+        if not self.record:
+            self._fit_record = None
+            return
+        plans = (*(() if earlier is None else earlier.plans), *(() if plan is None else ((done, plan),)))
+        self._fit_record = new._replace(plans=plans)
+        self._given = np.arange(n_rows)[given]
 
     def predict(self, X: Any) -> NDArray:
         """Predict labels.
@@ -263,17 +291,68 @@ class TelescopingGBTRegressor(BaseTelescopingEstimator):
         """
         return self._trees().predict(self._query(X))
 
+    def staged_predict(self, X: Any, stages: Any = None, *, approximation: str | None = None) -> Iterator[NDArray]:
+        """Predict after each stage.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Query rows.
+        stages : None, int or array-like of int, default=None
+            All stages 1..n_stages_; that many evenly spaced ones with the last; or exactly those (0 is the start).
+        approximation : {None, "telescoping"}, default=None
+            The model itself, or its telescoping model, which for trees is the model itself.
+
+        Returns
+        -------
+        generator of ndarray of shape (n_query,)
+            One prediction a stage, in the units of `predict`.
+
+        Raises
+        ------
+        ValueError
+            If the approximation or a stage does not exist.
+        """
+        staged = super().staged_predict(X, stages, approximation=approximation)
+        loss = self._curved_loss()
+        return staged if loss is None else (loss.mean(raw) for raw in staged)
+
     @property
     def feature_importances_(self) -> NDArray:
         """Importance of every column, as LightGBM counts it."""
         check_is_fitted(self)
         return self.booster_.feature_importance(importance_type=self.importance_type, iteration=self.n_stages_)
 
-    def _split(self, n_rows: int) -> tuple[slice | NDArray, NDArray | None]:
-        """Rows to train on, and rows that early stopping watches."""
-        if self.early_stopping_rounds is None:
-            return slice(None), None
-        return held_out_rows(n_rows, self.validation_fraction, self.seed_)
+    def _validation(self, categories: ColumnCategories, X: Any, y: Any, sample_weight: Any) -> Rows:
+        """Validate the rows that early stopping watches."""
+        X, y = validate_data(
+            self, categories.encode(X), y, dtype=np.float64, y_numeric=True, ensure_all_finite="allow-nan", reset=False
+        )
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False
+            )
+        return Rows(X, y.astype(np.float64, copy=False), sample_weight)
+
+    def _earlier_fit(self) -> FitRecord | None:
+        """Record of the fit that a warm start adds trees to."""
+        if not self.warm_start:
+            return None
+        if not self.record:
+            raise ValueError("warm_start=True needs record=True: the data of the two fits are compared.")
+        if not hasattr(self, "booster_"):
+            return None
+        if self._fit_record is None:
+            raise ValueError("warm_start=True needs a fit with record=True to add trees to: fit afresh.")
+        return self._fit_record
+
+    def _can_add_trees(self, earlier: FitRecord, new: FitRecord) -> bool:
+        """Whether a warm start has trees to add; raise where it must not."""
+        refuse_changes(earlier, new)
+        if new.params["n_estimators"] > earlier.params["n_estimators"]:
+            return True
+        warnings.warn("Warm-start fitting without increasing n_estimators does not fit new trees.", stacklevel=4)
+        return False
 
     def _trees(self) -> LightGBMTrees:
         check_is_fitted(self)
@@ -281,27 +360,35 @@ class TelescopingGBTRegressor(BaseTelescopingEstimator):
 
     def _query(self, X: Any) -> NDArray:
         check_is_fitted(self)
-        _refuse_categories(X)
+        X = self._categories.encode(X)
         return validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=False)
 
+    def _record(self) -> FitRecord:
+        assert self._fit_record is not None  # `telescope_` is asked first, and raises where there is none
+        return self._fit_record
+
+    def _curved_loss(self) -> CurvedLoss | None:
+        return curved_loss(self._record().params)
+
     def _make_telescope(self) -> LeafTelescope:
-        trees = self._trees()
-        telescope = LeafTelescope(
-            trees.ensemble(self._X, self._row_weights, self.learning_rate, self.reg_lambda),
+        record = self._record()
+        trees, (X, y, weights) = self._trees(), record.train
+        row_weights = np.zeros(len(y))
+        row_weights[self._given] = 1.0 if weights is None else weights[self._given]
+        telescope = (LeafTelescope if self._curved_loss() is None else CurvedLeafTelescope)(
+            trees.ensemble(X, y, row_weights, self._given, record.params, record.plans),
             find_leaves=trees.find_leaves,
             tree_outputs=trees.tree_outputs,
-            training_rows=self._X,
-            y=self._y,
-            trained=self._row_weights > 0,
+            training_rows=X,
+            y=y,
+            trained=row_weights > 0,
             seed=self.seed_,
         )
-        gap = np.abs(telescope.reconstruct(None) - trees.predict(self._X)).max()
-        tolerance = 1e-5 * np.std(self._y) + 1e-6 * np.abs(self._y).max()
-        if not gap <= tolerance:
-            raise ValueError(
-                f"The telescope misses the model's own training predictions by {gap:.3g}, more than {tolerance:.3g}. "
-                "If the arrays given to fit were changed since, fit again; otherwise please report this."
-            )
+        model = trees.predict(X, raw=True)
+        if isinstance(telescope, CurvedLeafTelescope):  # on a scale of logarithms
+            _check_gap(telescope.kernel_form(), model, 1e-5 * np.std(model) + 1e-6 * max(1.0, np.abs(model).max()))
+        else:
+            _check_gap(telescope.reconstruct(None), model, 1e-5 * np.std(y) + 1e-6 * np.abs(y).max())
         return telescope
 
     def __sklearn_tags__(self):
@@ -310,17 +397,11 @@ class TelescopingGBTRegressor(BaseTelescopingEstimator):
         return tags
 
 
-def _rows(rows: slice | NDArray, X: NDArray, y: NDArray, sample_weight: NDArray | None) -> tuple:
-    return X[rows], y[rows], None if sample_weight is None else sample_weight[rows]
-
-
-def _refuse_categories(X: Any) -> None:
-    """Raise ValueError naming the category columns of a DataFrame: their leaves follow another algebra."""
-    if not isinstance(X, pd.DataFrame):
-        return
-    names = [name for name, dtype in X.dtypes.items() if isinstance(dtype, pd.CategoricalDtype)]
-    if names:
+def _check_gap(rebuilt: NDArray, model: NDArray, tolerance: float) -> None:
+    """Raise ValueError where what the telescope rebuilds is not what the model gives at the training rows."""
+    gap = np.abs(rebuilt - model).max()
+    if not gap <= tolerance:
         raise ValueError(
-            f"X has category columns {names}, whose splits have no label weights yet. Encode them first, for example "
-            "with sklearn.preprocessing.OrdinalEncoder in a pipeline."
+            f"The telescope misses the model's own training predictions by {gap:.3g}, more than {tolerance:.3g}. "
+            "If the arrays given to fit were changed since, fit again; otherwise please report this."
         )

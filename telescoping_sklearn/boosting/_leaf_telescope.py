@@ -2,7 +2,7 @@
 
 With P_t the leaf-membership matrix of tree t and B_t the same with the rows' weights as entries, a stage adds
 
-    F_t(x) = F_{t-1}(x) + [lr / (B_t h + lambda)  B_t (V - F_{t-1})]_{leaf of x}
+    F_t(x) = F_{t-1}(x) + [R_t B_t (V - F_{t-1})]_{leaf of x},    R_t = lr / (B_t 1 + lambda)
 
 to every column of labels: a sum over the rows of each leaf, then one look-up a row. No n x n array is made.
 """
@@ -73,7 +73,8 @@ class LeafTelescope(Telescope):
         """Yield the norms by leaf, sqrt(sum w^2) / sum w, with no kernel made."""
         leaves = self._leaves(X)
         for stage in resolve_stages(stages, self.n_stages, with_start=False):
-            of_leaf = np.sqrt(self.ensemble.leaf_sums(stage, self.ensemble.row_weights**2)) / self._leaf_weights(stage)
+            of_leaf = np.sqrt(self.ensemble.leaf_sums(stage, self.ensemble.stage_weights(stage) ** 2))
+            of_leaf /= self._leaf_weights(stage)
             yield of_leaf[leaves[stage - 1]]
 
     def staged_response(
@@ -88,8 +89,8 @@ class LeafTelescope(Telescope):
         if wanted[0] == 0:
             yield query.copy()
         for stage in range(1, wanted[-1] + 1):
-            of_leaf = self.ensemble.weighted_membership(stage) @ (labels - training)
-            of_leaf *= self.ensemble.leaf_rates(stage)[:, None]
+            residuals = self.ensemble.residuals(stage, labels, training)
+            of_leaf = self.ensemble.spread(stage, self.ensemble.weighted_membership(stage) @ residuals)
             training += of_leaf[self.ensemble.leaves[stage - 1]]
             if leaves is not None:
                 query += of_leaf[leaves[stage - 1]]
@@ -126,7 +127,7 @@ class LeafTelescope(Telescope):
 
     def _leaf_weights(self, stage: int) -> NDArray:
         """Weight in each leaf; infinite where nothing is in it, so that its kernel is zero."""
-        weights = self.ensemble.leaf_sums(stage, self.ensemble.row_weights)
+        weights = self.ensemble.leaf_sums(stage, self.ensemble.stage_weights(stage))
         return np.where(weights > 0, weights, np.inf)
 
     def _start_response(self, X: NDArray | None, labels: NDArray, offset: bool) -> NDArray:
