@@ -4,6 +4,7 @@ Boosted trees are followed leaf by leaf with dense matrices; nets sample by samp
 time, and, as a second route, with torch.func on a net written out as a plain function.
 """
 
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -13,9 +14,60 @@ from torch import nn
 # -- trees -------------------------------------------------------------------------------------------------------------
 
 
-def leaf_loop_response(model, X, V, query, sample_weight=None):
-    """F_T of the training rows and of the query for label columns V, by explicit loops over trees, leaves and rows."""
+def drawn_bags(model, n_rows):
+    """Whether each row is in each bag, with LightGBM's generator run row by row; all rows without bagging."""
+    if model.subsample == 1 or model.subsample_freq <= 0:
+        return [np.ones(n_rows, dtype=bool)] * model.n_stages_
+    seed = int(re.search(r"bagging_seed: (-?\d+)", model.booster_.model_to_string())[1])
+    states = [(seed + block) % 2**32 for block in range(n_rows // 1024 + 1)]
+    bags = []
+    for tree in range(model.n_stages_):
+        if tree % model.subsample_freq:
+            bags.append(bags[-1])
+            continue
+        bag = np.zeros(n_rows, dtype=bool)
+        for row in range(n_rows):
+            state = states[row // 1024] = (214013 * states[row // 1024] + 2531011) % 2**32
+            bag[row] = (state // 65536) % 32768 / 32768 < model.subsample
+        bags.append(bag)
+    return bags
+
+
+def leaves_below(node):
+    """Numbers of the leaves below a node of a dumped tree."""
+    if "split_index" not in node:
+        return [node.get("leaf_index", 0)]
+    return leaves_below(node["left_child"]) + leaves_below(node["right_child"])
+
+
+def node_values(model, node, sums, weights, counts, ridge, above=None):
+    """Values of the leaves below a node, by leaf: the Newton step of each, drawn towards the node above it."""
+    below = leaves_below(node)
+    value = sum(sums[leaf] for leaf in below) / (sum(weights[leaf] for leaf in below) + ridge)
+    if above is not None and model.path_smooth > 0:
+        kept = sum(counts[leaf] for leaf in below) / model.path_smooth
+        value = value * kept / (kept + 1) + above / (kept + 1)
+    if "split_index" not in node:
+        return {below[0]: value}
+    info = model.booster_.dump_model()["feature_infos"]
+    name = model.booster_.feature_name()[node["split_feature"]]
+    many = node["decision_type"] == "==" and len(info[name]["values"]) > model.max_cat_to_onehot
+    ridge = model.reg_lambda + (model.cat_l2 if many else 0)
+    children = (node["left_child"], node["right_child"])
+    return {
+        leaf: found
+        for child in children
+        for leaf, found in node_values(model, child, sums, weights, counts, ridge, value).items()
+    }
+
+
+def leaf_loop_response(model, X, V, query, sample_weight=None, given=None):
+    """F_T of the training rows and of the query for label columns V, by explicit loops over trees, leaves and rows.
+
+    ``given`` are the rows that LightGBM was given, all of them if None.
+    """
     w = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float32).astype(np.float64)
+    given = np.arange(len(X)) if given is None else given
     leaves, query_leaves = (
         model.booster_.predict(rows, pred_leaf=True, num_iteration=model.n_stages_).reshape(len(rows), -1)
         for rows in (X, query)
@@ -23,20 +75,24 @@ def leaf_loop_response(model, X, V, query, sample_weight=None):
     start = sum(w[i] * V[i] for i in range(len(X))) / w.sum()
     training = np.array([start for _ in X])
     reached = np.array([start for _ in query])
-    for tree in range(model.n_stages_):
+    trees = model.booster_.dump_model(num_iteration=model.n_stages_)["tree_info"]
+    for tree, bag in enumerate(drawn_bags(model, len(given))):
         before = training.copy()
-        for leaf in np.unique(leaves[:, tree]):
-            members = np.flatnonzero(leaves[:, tree] == leaf)
-            residual = sum(w[i] * (V[i] - before[i]) for i in members)
-            value = model.learning_rate * residual / (sum(w[i] for i in members) + model.reg_lambda)
-            training[members] += value
-            reached[query_leaves[:, tree] == leaf] += value
+        in_bag = given[bag]
+        members = {leaf: in_bag[leaves[in_bag, tree] == leaf] for leaf in range(trees[tree]["num_leaves"])}
+        sums = {leaf: sum((w[i] * (V[i] - before[i]) for i in rows), 0 * V[0]) for leaf, rows in members.items()}
+        weights = {leaf: sum(w[i] for i in rows) for leaf, rows in members.items()}
+        counts = {leaf: len(rows) for leaf, rows in members.items()}
+        structure = trees[tree]["tree_structure"]
+        for leaf, value in node_values(model, structure, sums, weights, counts, model.reg_lambda).items():
+            training[leaves[:, tree] == leaf] += model.learning_rate * value
+            reached[query_leaves[:, tree] == leaf] += model.learning_rate * value
     return training, reached
 
 
-def leaf_loop_weights(model, X, query, sample_weight=None):
+def leaf_loop_weights(model, X, query, sample_weight=None, given=None):
     """S of the training rows, n x n, and of the query, m x n."""
-    return leaf_loop_response(model, X, np.eye(len(X)), query, sample_weight)
+    return leaf_loop_response(model, X, np.eye(len(X)), query, sample_weight, given)
 
 
 # -- nets: one sample at a time ----------------------------------------------------------------------------------------

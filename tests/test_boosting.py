@@ -24,6 +24,15 @@ SETTINGS = {
     "constant tree": {"min_child_samples": 100},
     "bagging that LightGBM ignores": {"subsample": 0.5, "subsample_freq": 0},
     "mean_squared_error by another name": {"objective": "mse"},
+    "a bag for every tree": {"subsample": 0.6, "subsample_freq": 1},
+    "a bag for three trees": {"subsample": 0.8, "subsample_freq": 3, "reg_lambda": 1.0},
+    "path smoothing": {"path_smooth": 4.0},
+    "path smoothing with bags and a ridge": {
+        "path_smooth": 2.0,
+        "subsample": 0.7,
+        "subsample_freq": 2,
+        "reg_lambda": 1.0,
+    },
 }
 
 
@@ -31,9 +40,12 @@ def tolerance(y):
     return 1e-5 * np.std(y) + 1e-6 * np.abs(y).max()
 
 
-def assert_matches_leaf_loops(model, X, y, query, sample_weight=None):
-    """S equals the oracle's, and the oracle's S rebuilds LightGBM's predictions."""
-    training, reached = leaf_loop_weights(model, X, query, sample_weight)
+def assert_matches_leaf_loops(model, X, y, query, sample_weight=None, given=None, arrays=None):
+    """S equals the oracle's, and the oracle's S rebuilds LightGBM's predictions.
+
+    ``arrays`` are X and the query as arrays, where they are frames.
+    """
+    training, reached = leaf_loop_weights(model, *((X, query) if arrays is None else arrays), sample_weight, given)
     np.testing.assert_allclose(model.kernel_weights_, training, atol=1e-12)
     np.testing.assert_allclose(model.kernel_weights(query), reached, atol=1e-12)
     np.testing.assert_allclose(training @ y, model.predict(X), rtol=0, atol=tolerance(y))
@@ -177,10 +189,8 @@ def test_parameters_and_defaults_are_those_of_lightgbm():
         ({"class_weight": "balanced"}, "class_weight"),
         ({"reg_alpha": 0.1}, "reg_alpha"),
         ({"max_delta_step": 0.1}, "max_delta_step"),
-        ({"path_smooth": 1.0}, "path_smooth"),
         ({"linear_tree": True}, "linear_tree"),
         ({"monotone_constraints": [1, 0, 0, 0]}, "monotone_constraints"),
-        ({"subsample": 0.5, "subsample_freq": 1}, "subsample=0.5 with subsample_freq=1"),
     ],
 )
 def test_settings_without_algebra_are_refused_by_name_in_fit(rows, settings, name):
@@ -207,14 +217,33 @@ def test_parameters_out_of_range_are_named(rows, name, value):
         make_trees(**{name: value}).fit(*rows)
 
 
-def test_category_columns_are_refused_by_name(rows):
+def test_path_smoothing_with_unequal_weights_is_refused(rows):
+    with pytest.raises(ValueError, match=r"path_smooth=1.0 is not supported with unequal sample_weight"):
+        make_trees(path_smooth=1.0).fit(*rows, sample_weight=np.linspace(1, 2, 60))
+
+
+def test_columns_of_strings_are_refused_by_name(rows):
     frame = pd.DataFrame(rows[0], columns=list("abcd"))
     model = make_trees().fit(frame, rows[1])
-    frame["c"] = pd.Categorical(np.arange(60) % 3)
-    with pytest.raises(ValueError, match=r"category columns \['c'\]"):
-        make_trees().fit(frame, rows[1])
-    with pytest.raises(ValueError, match=r"category columns \['c'\]"):
-        model.predict(frame)
+    frame["c"] = frame["c"].astype(str)
+    for ask in (lambda: make_trees().fit(frame, rows[1]), lambda: model.predict(frame)):
+        with pytest.raises(ValueError, match=r"columns \['c'\] of other types"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("categorical_feature", "error", "match"),
+    [
+        (["z"], ValueError, "'z', which is not a column"),
+        ([4], ValueError, "categorical_feature=4"),
+        ([0.5], TypeError, "names and positions"),
+        ("c", TypeError, "'auto' or a list"),
+        (3, TypeError, "'auto' or a list"),
+    ],
+)
+def test_categorical_feature_takes_columns_that_are_there(rows, categorical_feature, error, match):
+    with pytest.raises(error, match=match):
+        make_trees().fit(*rows, categorical_feature=categorical_feature)
 
 
 @pytest.mark.parametrize(

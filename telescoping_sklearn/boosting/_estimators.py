@@ -1,23 +1,25 @@
 """TelescopingGBTRegressor: LightGBM behind scikit-learn's interface, with its exact telescope."""
 
-from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import _fit_context
-from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
+from telescoping_sklearn.boosting._categories import ColumnCategories
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
-from telescoping_sklearn.boosting._lightgbm import LightGBMTrees, count_stages, fit_booster, refuse_unsupported
+from telescoping_sklearn.boosting._lightgbm import LightGBMTrees, Rows, count_stages, fit_booster
+from telescoping_sklearn.boosting._parameters import (
+    OURS,
+    LightGBMParameters,
+    refuse_unequal_weights,
+    refuse_unsupported,
+)
 
-_OURS = ("early_stopping_rounds", "validation_fraction", "record")
 
-
-class TelescopingGBTRegressor(BaseTelescopingEstimator):
+class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     """Gradient-boosted trees whose predictions are exact weighted sums of the training labels.
 
     LightGBM underneath, with its scikit-learn parameters by name. For every query,
@@ -49,7 +51,8 @@ class TelescopingGBTRegressor(BaseTelescopingEstimator):
     min_child_samples : int, default=20
         Smallest number of rows of a leaf.
     subsample : float, default=1.0
-        Refused below 1 with ``subsample_freq`` above 0: LightGBM does not tell which rows were in the bag.
+        Share of the rows in every bag. The bags are LightGBM's own, drawn again from its generator and held against
+        the row counts of its leaves; rows off the bag have no weight in its trees.
     subsample_freq : int, default=0
         Trees between two bags; 0 means no bagging, whatever `subsample` says.
     colsample_bytree : float, default=1.0
@@ -68,13 +71,24 @@ class TelescopingGBTRegressor(BaseTelescopingEstimator):
     extra_trees : bool, default=False
         Whether to draw one random threshold a feature and split.
     path_smooth : float, default=0.0
-        Refused unless 0.
+        Rows of its parent that a leaf's value is smoothed with. Takes ``min_child_samples`` of at least 2; refused with
+        unequal sample weights, where LightGBM smooths by row counts that it guesses from weights.
     max_delta_step : float, default=0.0
         Refused unless 0: clipped leaves are not linear in the labels.
     linear_tree : bool, default=False
         Refused unless False.
     monotone_constraints : None, default=None
         Refused unless None.
+    cat_l2 : float, default=10.0
+        Added to `reg_lambda` in leaves that a split over many categories made.
+    cat_smooth : float, default=10.0
+        Draws the statistics of rare categories together before they are ordered.
+    max_cat_threshold : int, default=32
+        Largest number of categories on the smaller side of a split.
+    max_cat_to_onehot : int, default=4
+        Columns with at most that many categories, a missing value counted as one, are split one against the rest.
+    min_data_per_group : int, default=100
+        Smallest number of rows of a group of categories.
     early_stopping_rounds : int or None, default=None
         Trees without progress on the validation share before training stops; None trains on all rows.
     validation_fraction : float, default=0.1
@@ -121,98 +135,24 @@ class TelescopingGBTRegressor(BaseTelescopingEstimator):
     True
     """
 
-    _parameter_constraints: ClassVar[dict] = {
-        "num_leaves": [Interval(Integral, 2, None, closed="left")],
-        "max_depth": [Integral],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "n_estimators": [Interval(Integral, 1, None, closed="left")],
-        "subsample_for_bin": [Interval(Integral, 1, None, closed="left")],
-        "min_split_gain": [Interval(Real, 0, None, closed="left")],
-        "min_child_weight": [Interval(Real, 0, None, closed="left")],
-        "min_child_samples": [Interval(Integral, 0, None, closed="left")],
-        "subsample": [Interval(Real, 0, 1, closed="right")],
-        "subsample_freq": [Integral],
-        "colsample_bytree": [Interval(Real, 0, 1, closed="right")],
-        "reg_lambda": [Interval(Real, 0, None, closed="left")],
-        "random_state": ["random_state", np.random.Generator],
-        "n_jobs": [Integral, None],
-        "extra_trees": ["boolean"],
-        "early_stopping_rounds": [Interval(Integral, 1, None, closed="left"), None],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "record": ["boolean"],
-    }
-
-    def __init__(
-        self,
-        *,
-        boosting_type: str = "gbdt",
-        num_leaves: int = 31,
-        max_depth: int = -1,
-        learning_rate: float = 0.1,
-        n_estimators: int = 100,
-        subsample_for_bin: int = 200000,
-        objective: str | None = None,
-        class_weight: None = None,
-        min_split_gain: float = 0.0,
-        min_child_weight: float = 1e-3,
-        min_child_samples: int = 20,
-        subsample: float = 1.0,
-        subsample_freq: int = 0,
-        colsample_bytree: float = 1.0,
-        reg_alpha: float = 0.0,
-        reg_lambda: float = 0.0,
-        random_state: Any = None,
-        n_jobs: int | None = None,
-        importance_type: str = "split",
-        extra_trees: bool = False,
-        path_smooth: float = 0.0,
-        max_delta_step: float = 0.0,
-        linear_tree: bool = False,
-        monotone_constraints: None = None,
-        early_stopping_rounds: int | None = None,
-        validation_fraction: float = 0.1,
-        record: bool = True,
-    ):
-        self.boosting_type = boosting_type
-        self.num_leaves = num_leaves
-        self.max_depth = max_depth
-        self.learning_rate = learning_rate
-        self.n_estimators = n_estimators
-        self.subsample_for_bin = subsample_for_bin
-        self.objective = objective
-        self.class_weight = class_weight
-        self.min_split_gain = min_split_gain
-        self.min_child_weight = min_child_weight
-        self.min_child_samples = min_child_samples
-        self.subsample = subsample
-        self.subsample_freq = subsample_freq
-        self.colsample_bytree = colsample_bytree
-        self.reg_alpha = reg_alpha
-        self.reg_lambda = reg_lambda
-        self.random_state = random_state
-        self.n_jobs = n_jobs
-        self.importance_type = importance_type
-        self.extra_trees = extra_trees
-        self.path_smooth = path_smooth
-        self.max_delta_step = max_delta_step
-        self.linear_tree = linear_tree
-        self.monotone_constraints = monotone_constraints
-        self.early_stopping_rounds = early_stopping_rounds
-        self.validation_fraction = validation_fraction
-        self.record = record
-
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "TelescopingGBTRegressor":
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, *, categorical_feature: Any = "auto"
+    ) -> "TelescopingGBTRegressor":
         """Fit the ensemble.
 
         Parameters
         ----------
         X : array-like of shape (n_train, n_features)
-            Training rows; NaN is a value of its own. Category columns are refused: encode them as ordinal codes.
+            Training rows; NaN is a value of its own. Category columns of a DataFrame are split by category, or by order
+            where their categories are ordered; columns of strings are refused.
         y : array-like of shape (n_train,)
             Training labels.
         sample_weight : array-like of shape (n_train,), default=None
             Non-negative weights of the rows; a weight of zero gives a zero column of kernel weights.
+        categorical_feature : "auto", or list of str or int, default="auto"
+            Columns to split by category, by name or position, as in ``LGBMRegressor.fit``; their numbers are codes.
+            "auto" stands for the unordered category columns of a DataFrame.
 
         Returns
         -------
@@ -223,29 +163,34 @@ class TelescopingGBTRegressor(BaseTelescopingEstimator):
         ------
         ValueError
             If a parameter has no algebra, naming it, or the data are not what scikit-learn's regressors take.
+        TypeError
+            If `categorical_feature` is not a list of names and positions.
         """
         params = self.get_params(deep=False)
         refuse_unsupported(params)
         self._forget()
-        _refuse_categories(X)
-        X, y, weights = self._training_data(X, y, sample_weight, ensure_all_finite="allow-nan")
+        categories = ColumnCategories(X, categorical_feature)
+        X, y, weights = self._training_data(categories.encode(X), y, sample_weight, ensure_all_finite="allow-nan")
+        refuse_unequal_weights(params, weights)
         # Without weights LightGBM takes a faster path, so ones are not the same as none.
         given = None if sample_weight is None else weights
         self.seed_ = draw_seed(self.random_state)
         train, held_out = self._split(len(y))
-        params = {name: value for name, value in params.items() if name not in _OURS}
-        params["random_state"] = None if self.random_state is None else self.seed_
+        settings = {name: value for name, value in params.items() if name not in OURS}
+        settings["random_state"] = None if self.random_state is None else self.seed_
         self.booster_ = fit_booster(
-            params,
+            settings,
             _rows(train, X, y, given),
             None if held_out is None else _rows(held_out, X, y, given),
             self.early_stopping_rounds,
+            categories.positions,
         )
         self.n_stages_ = count_stages(self.booster_)
+        self._categories, self._settings = categories, settings
         if self.record:
             if held_out is not None:
                 weights[held_out] = 0.0
-            self._X, self._y, self._row_weights = X, y, weights
+            self._X, self._y, self._row_weights, self._given = X, y, weights, train
         return self
 
     def predict(self, X: Any) -> NDArray:
@@ -281,13 +226,13 @@ class TelescopingGBTRegressor(BaseTelescopingEstimator):
 
     def _query(self, X: Any) -> NDArray:
         check_is_fitted(self)
-        _refuse_categories(X)
+        X = self._categories.encode(X)
         return validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=False)
 
     def _make_telescope(self) -> LeafTelescope:
         trees = self._trees()
         telescope = LeafTelescope(
-            trees.ensemble(self._X, self._row_weights, self.learning_rate, self.reg_lambda),
+            trees.ensemble(self._X, self._row_weights, np.arange(len(self._y))[self._given], self._settings),
             find_leaves=trees.find_leaves,
             tree_outputs=trees.tree_outputs,
             training_rows=self._X,
@@ -310,17 +255,5 @@ class TelescopingGBTRegressor(BaseTelescopingEstimator):
         return tags
 
 
-def _rows(rows: slice | NDArray, X: NDArray, y: NDArray, sample_weight: NDArray | None) -> tuple:
-    return X[rows], y[rows], None if sample_weight is None else sample_weight[rows]
-
-
-def _refuse_categories(X: Any) -> None:
-    """Raise ValueError naming the category columns of a DataFrame: their leaves follow another algebra."""
-    if not isinstance(X, pd.DataFrame):
-        return
-    names = [name for name, dtype in X.dtypes.items() if isinstance(dtype, pd.CategoricalDtype)]
-    if names:
-        raise ValueError(
-            f"X has category columns {names}, whose splits have no label weights yet. Encode them first, for example "
-            "with sklearn.preprocessing.OrdinalEncoder in a pipeline."
-        )
+def _rows(rows: slice | NDArray, X: NDArray, y: NDArray, sample_weight: NDArray | None) -> Rows:
+    return Rows(X[rows], y[rows], None if sample_weight is None else sample_weight[rows])

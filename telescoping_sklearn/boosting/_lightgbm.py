@@ -1,79 +1,44 @@
-"""The only file that knows LightGBM: its parameters, its quirks, and how to read a fitted booster.
+"""How LightGBM is called, and how a fitted booster is read.
 
 LightGBM keeps labels and weights in float32; the weights that a telescope uses are rounded the same way, the labels are
 not, which is where the last digits of a reconstruction go.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from telescoping_sklearn.boosting._ensemble import LeafEnsemble, compact_leaves
+from telescoping_sklearn.boosting._bagging import BaggingPlan, find_bags, stack_bags
+from telescoping_sklearn.boosting._ensemble import Bags, LeafEnsemble, compact_leaves
+from telescoping_sklearn.boosting._tree_text import (
+    TreeText,
+    bins_of_categories,
+    node_ridges,
+    parse_trees,
+    path_mixing,
+    text_parameter,
+)
 from telescoping_sklearn.losses import SquaredError
 
-SQUARED_ERROR_NAMES = (None, "regression", "regression_l2", "l2", "mean_squared_error", "mse")
 
+class Rows(NamedTuple):
+    """Rows given to LightGBM; weights of None take a faster path of its own than ones."""
 
-class Refusal(NamedTuple):
-    """A setting whose leaves are not weighted means of the labels that we can rebuild."""
-
-    parameter: str
-    accepts: Callable[[Any], bool]
-    reason: str
-
-
-_REFUSALS = (
-    Refusal("boosting_type", lambda value: value == "gbdt", "only 'gbdt' adds one fixed stage after the other"),
-    Refusal(
-        "objective",
-        lambda value: isinstance(value, str | None) and value in SQUARED_ERROR_NAMES,
-        "only squared error ('regression') makes the prediction linear in the labels",
-    ),
-    Refusal("class_weight", lambda value: value is None, "a regressor has no classes; pass sample_weight to fit"),
-    Refusal("reg_alpha", lambda value: value == 0, "an L1 penalty on leaf values is not linear in the labels"),
-    Refusal("max_delta_step", lambda value: value == 0, "clipped leaf values are not linear in the labels"),
-    Refusal("path_smooth", lambda value: value == 0, "smoothed leaf values follow another algebra"),
-    Refusal("linear_tree", lambda value: not value, "linear leaves follow another algebra"),
-    Refusal("monotone_constraints", lambda value: value is None, "constrained leaf values are clipped"),
-)
-
-
-def refuse_unsupported(params: Mapping[str, Any]) -> None:
-    """Raise ValueError, naming the parameter, for settings whose label weights are not known.
-
-    Parameters
-    ----------
-    params : mapping
-        Parameters of the estimator.
-
-    Raises
-    ------
-    ValueError
-        If a setting is not supported.
-    """
-    for refusal in _REFUSALS:
-        value = params[refusal.parameter]
-        if not refusal.accepts(value):
-            raise ValueError(
-                f"{refusal.parameter}={value!r} is not supported: {refusal.reason}. Leave {refusal.parameter} at its "
-                "default, or use lightgbm.LGBMRegressor where no label weights are needed."
-            )
-    if params["subsample"] < 1 and params["subsample_freq"] > 0:
-        raise ValueError(
-            f"subsample={params['subsample']} with subsample_freq={params['subsample_freq']} is not supported: "
-            "LightGBM does not tell which rows were in the bag. Use subsample=1.0; colsample_bytree and extra_trees "
-            "randomise too."
-        )
+    X: NDArray
+    y: NDArray
+    sample_weight: NDArray | None
 
 
 def fit_booster(
     params: Mapping[str, Any],
-    train: tuple[NDArray, NDArray, NDArray | None],
-    validation: tuple[NDArray, NDArray, NDArray | None] | None,
-    early_stopping_rounds: int | None,
+    train: Rows,
+    validation: Rows | None = None,
+    early_stopping_rounds: int | None = None,
+    categorical: Sequence[int] = (),
 ) -> lightgbm.Booster:
     """Fit ``LGBMRegressor`` silently and return its booster.
 
@@ -81,30 +46,31 @@ def fit_booster(
     ----------
     params : mapping
         Parameters of ``LGBMRegressor``.
-    train : tuple of X, y, sample_weight
+    train : Rows
         Rows to train on.
-    validation : tuple of X, y, sample_weight, or None
+    validation : Rows, default=None
         Rows that early stopping watches.
-    early_stopping_rounds : int or None
+    early_stopping_rounds : int, default=None
         Rounds without progress on the validation rows before training stops.
+    categorical : sequence of int, default=()
+        Positions of the columns that hold codes of categories.
 
     Returns
     -------
     lightgbm.Booster
         The booster; with early stopping its ``best_iteration`` is set.
     """
-    X, y, sample_weight = train
-    watched: dict[str, Any] = {}
+    options: dict[str, Any] = {"categorical_feature": list(categorical)} if len(categorical) else {}
     if validation is not None and early_stopping_rounds is not None:
-        X_val, y_val, weight_val = validation
-        watched = {
-            "eval_X": X_val,
-            "eval_y": y_val,
-            "eval_sample_weight": None if weight_val is None else [weight_val],
+        weights = validation.sample_weight
+        options |= {
+            "eval_X": validation.X,
+            "eval_y": validation.y,
+            "eval_sample_weight": None if weights is None else [weights],
             "callbacks": [lightgbm.early_stopping(early_stopping_rounds, verbose=False)],
         }
     model = lightgbm.LGBMRegressor(**params, verbosity=-1)
-    return model.fit(X, y, sample_weight=sample_weight, **watched).booster_
+    return model.fit(train.X, train.y, sample_weight=train.sample_weight, **options).booster_
 
 
 def count_stages(booster: lightgbm.Booster) -> int:
@@ -147,7 +113,7 @@ class LightGBMTrees:
         for stage in range(self.n_stages):
             yield np.asarray(self.booster.predict(X, start_iteration=stage, num_iteration=1, **self._options))
 
-    def ensemble(self, X: NDArray, row_weights: NDArray, learning_rate: float, reg_lambda: float) -> LeafEnsemble:
+    def ensemble(self, X: NDArray, row_weights: NDArray, given: NDArray, params: Mapping[str, Any]) -> LeafEnsemble:
         """Read the ensemble off the booster.
 
         Parameters
@@ -156,24 +122,72 @@ class LightGBMTrees:
             Training rows.
         row_weights : ndarray of shape (n_train,)
             Their weights, zero for rows not trained on.
-        learning_rate : float
-            Shrinkage.
-        reg_lambda : float
-            Ridge term of the leaves.
+        given : ndarray of int
+            Rows that LightGBM was given.
+        params : mapping
+            Parameters that it was given.
 
         Returns
         -------
         LeafEnsemble
             The ensemble, library left out.
+
+        Raises
+        ------
+        ValueError
+            If the bags that the trees saw cannot be found.
         """
         leaves = self.find_leaves(X)
-        n_leaves = leaves.max(axis=1).astype(np.intp) + 1
         weights = row_weights.astype(np.float32).astype(np.float64)
-        return LeafEnsemble(
+        text = self.booster.model_to_string(num_iteration=self.n_stages)
+        trees = list(parse_trees(text))
+        many = bins_of_categories(text) > params["max_cat_to_onehot"]
+        ridges = [node_ridges(tree, many, params["reg_lambda"], params["cat_l2"]) for tree in trees]
+        ensemble = LeafEnsemble(
             leaves=leaves,
-            n_leaves=n_leaves,
+            n_leaves=np.array([tree.n_leaves for tree in trees]),
             row_weights=weights,
             start_weights=SquaredError().start(weights),
-            learning_rates=np.full(self.n_stages, learning_rate),
-            ridge=None if reg_lambda == 0 else [np.full(count, float(reg_lambda)) for count in n_leaves],
+            learning_rates=np.full(self.n_stages, params["learning_rate"]),
+            ridge=[of_leaves for _, of_leaves in ridges] if params["reg_lambda"] > 0 or many.any() else None,
+            bags=self._bags(text, trees, leaves, given, params) if bags_rows(params) else None,
         )
+        return _smoothed(ensemble, trees, ridges, params) if params["path_smooth"] > 0 else ensemble
+
+    def _bags(
+        self, text: str, trees: list[TreeText], leaves: NDArray, given: NDArray, params: Mapping[str, Any]
+    ) -> Bags:
+        """Bags of all trees over all training rows; see `_bagging`."""
+        plan = BaggingPlan(
+            fraction=params["subsample"],
+            freq=params["subsample_freq"],
+            seed=int(text_parameter(text, "bagging_seed")),
+            most=params["n_estimators"],
+        )
+        found = find_bags(plan, leaves[:, given], [tree.leaf_count for tree in trees])
+        return stack_bags([found], given, leaves.shape[1])
+
+
+def bags_rows(params: Mapping[str, Any]) -> bool:
+    """Whether every tree sees a bag of the rows only."""
+    return params["subsample"] < 1 and params["subsample_freq"] > 0
+
+
+def _smoothed(
+    ensemble: LeafEnsemble,
+    trees: list[TreeText],
+    ridges: list[tuple[NDArray, NDArray]],
+    params: Mapping[str, Any],
+) -> LeafEnsemble:
+    """Give an ensemble the mixing of its leaf values under path smoothing."""
+    mixing = [
+        path_mixing(
+            tree,
+            ensemble.leaf_sums(stage, ensemble.stage_weights(stage)),
+            ridges[stage - 1],
+            params["path_smooth"],
+            params["learning_rate"],
+        )
+        for stage, tree in enumerate(trees, start=1)
+    ]
+    return replace(ensemble, mixing=mixing)

@@ -1,0 +1,132 @@
+"""Category columns of a DataFrame, as LightGBM takes them: codes, and the columns that are split by category.
+
+An estimator sees float64 arrays only. What a fit learns here turns every later frame into the same codes; a missing
+value and a category that the fit did not have are both NaN.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+
+def _category_columns(X: pd.DataFrame) -> dict[Any, pd.CategoricalDtype]:
+    return {name: dtype for name, dtype in X.dtypes.items() if isinstance(dtype, pd.CategoricalDtype)}
+
+
+def _refuse_other_columns(X: pd.DataFrame) -> None:
+    """Raise ValueError naming the columns that are neither numbers nor categories."""
+    strange = {
+        name: str(dtype)
+        for name, dtype in X.dtypes.items()
+        if not (isinstance(dtype, pd.CategoricalDtype) or pd.api.types.is_numeric_dtype(dtype))
+    }
+    if strange:
+        raise ValueError(
+            f"X has columns {list(strange)} of other types than numbers and categories "
+            f"({', '.join(strange.values())}). Convert them, for example with "
+            "X.astype({'column': 'category'})."
+        )
+
+
+def _positions(categorical_feature: Sequence, names: Sequence | None, n_features: int) -> list[int]:
+    """Turn names and positions of columns into positions."""
+    positions = []
+    for column in categorical_feature:
+        if isinstance(column, str):
+            if names is None or column not in list(names):
+                raise ValueError(f"categorical_feature names {column!r}, which is not a column of X.")
+            positions.append(list(names).index(column))
+        elif isinstance(column, int | np.integer) and not isinstance(column, bool):
+            if not 0 <= column < n_features:
+                raise ValueError(f"categorical_feature={column} is not a column of X, which has {n_features}.")
+            positions.append(int(column))
+        else:
+            raise TypeError(f"categorical_feature takes names and positions of columns, got {column!r}.")
+    return sorted(set(positions))
+
+
+class ColumnCategories:
+    """The categories that a fit has seen.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_train, n_features)
+        Training rows.
+    categorical_feature : "auto", or sequence of str or int
+        Columns to split by category, by name or position; "auto" stands for the unordered category columns of a
+        DataFrame. Ordered ones are split by the order of their categories.
+
+    Raises
+    ------
+    ValueError
+        If a column is neither numbers nor categories, or does not exist.
+    TypeError
+        If `categorical_feature` is none of the above.
+    """
+
+    def __init__(self, X: Any, categorical_feature: Any = "auto"):
+        self.dtypes: dict[Any, pd.CategoricalDtype] = {}
+        names = None
+        if isinstance(X, pd.DataFrame):
+            _refuse_other_columns(X)
+            self.dtypes, names = _category_columns(X), list(X.columns)
+        if isinstance(categorical_feature, str):
+            if categorical_feature != "auto":
+                raise TypeError(
+                    "categorical_feature must be 'auto' or a list of names and positions of columns, got "
+                    f"{categorical_feature!r}."
+                )
+            categorical_feature = [names.index(c) for c, dtype in self.dtypes.items() if not dtype.ordered and names]
+        elif not isinstance(categorical_feature, Sequence | np.ndarray):
+            raise TypeError(
+                "categorical_feature must be 'auto' or a list of names and positions of columns, got "
+                f"{categorical_feature!r}."
+            )
+        asked = list(categorical_feature)
+        self.positions = _positions(asked, names, np.shape(X)[1]) if asked else []
+
+    def encode(self, X: Any) -> Any:
+        """Turn the category columns of a DataFrame into codes; give anything else back as it is.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Rows.
+
+        Returns
+        -------
+        array-like of shape (n_query, n_features)
+            The rows, every column numbers.
+
+        Raises
+        ------
+        ValueError
+            If a column is neither numbers nor categories, or is categories in one frame and numbers in the other.
+        """
+        if not isinstance(X, pd.DataFrame):
+            return X
+        _refuse_other_columns(X)
+        given = _category_columns(X)
+        changed = [name for name in X.columns if (name in given) != (name in self.dtypes)]
+        if changed:
+            raise ValueError(
+                f"Columns {changed} are categories in one of the frames given to fit and to this question and numbers "
+                "in the other. Give both the same dtypes."
+            )
+        if not given:
+            return X
+        coded = X.copy(deep=False)
+        for name, dtype in self.dtypes.items():
+            if name in given:
+                coded[name] = _codes(X[name], dtype)
+        return coded
+
+
+def _codes(column: pd.Series, dtype: pd.CategoricalDtype) -> NDArray:
+    """Positions of the values of a column among the categories of a fit, NaN for all others."""
+    codes = column.cat.set_categories(dtype.categories).cat.codes.to_numpy(dtype=np.float64)
+    codes[codes < 0] = np.nan
+    return codes

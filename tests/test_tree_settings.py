@@ -1,0 +1,262 @@
+"""Boosted trees: categories, bags and path smoothing, against leaf loops, LightGBM itself and each other."""
+
+import lightgbm
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_trees
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from oracles import leaf_loop_response
+from test_boosting import OURS, assert_matches_leaf_loops, tolerance
+
+#: Splits over few rows, so that small frames are split by category.
+SPLITTING = {"min_data_per_group": 3, "cat_smooth": 1.0}
+
+
+def random_frame(n_rows, seed, n_categories=12, missing=True):
+    """Rows of numbers, of categories many and few, and of ordered ones; labels follow all of them."""
+    rng = np.random.default_rng(seed)
+    many = rng.integers(0, n_categories, n_rows)
+    frame = pd.DataFrame({"number": rng.normal(size=n_rows), "count": rng.integers(0, 9, n_rows)})
+    frame["many"] = pd.Categorical([f"m{code}" for code in many], categories=[f"m{i}" for i in range(n_categories)])
+    frame["few"] = pd.Categorical(rng.integers(0, 3, n_rows), categories=[0, 1, 2])
+    frame["size"] = pd.Categorical(rng.choice(list("SML"), n_rows), categories=list("SML"), ordered=True)
+    y = np.sin(1.7 * many) + 0.5 * (frame["few"].cat.codes == 1) + 0.3 * frame["size"].cat.codes + 0.3 * frame["number"]
+    if missing:
+        frame.loc[rng.random(n_rows) < 0.15, ["number", "many"]] = np.nan
+    return frame, (y + 0.2 * rng.normal(size=n_rows)).to_numpy()
+
+
+def coded(frame):
+    """The frame's numbers and codes, NaN where a category is missing."""
+    columns = [frame[name].cat.codes if frame[name].dtype == "category" else frame[name] for name in frame]
+    table = np.column_stack([np.asarray(column, dtype=float) for column in columns])
+    table[:, 2:][table[:, 2:] < 0] = np.nan
+    return table
+
+
+def library_fit(model, X, y, **fit_params):
+    params = {name: value for name, value in model.get_params().items() if name not in OURS}
+    return lightgbm.LGBMRegressor(**params, verbosity=-1).fit(X, y, **fit_params)
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return random_frame(90, seed=0)
+
+
+@pytest.fixture(scope="module")
+def other_frame():
+    return random_frame(25, seed=1)[0]
+
+
+CATEGORY_SETTINGS = {
+    "defaults": {},
+    "heavy ridge of categories": {"cat_l2": 50.0},
+    "no ridge of categories": {"cat_l2": 0.0},
+    "one against the rest": {"max_cat_to_onehot": 20},
+    "many of two": {"max_cat_to_onehot": 1},
+    "at the border": {"max_cat_to_onehot": 4, "cat_l2": 30.0},
+    "below the border": {"max_cat_to_onehot": 3, "cat_l2": 30.0},
+    "ridge, bags and smoothing": {"reg_lambda": 1.0, "subsample": 0.7, "subsample_freq": 1, "path_smooth": 2.0},
+    "small groups": {"max_cat_threshold": 2, "cat_smooth": 20.0, "min_data_per_group": 8},
+}
+
+
+@pytest.mark.parametrize("settings", CATEGORY_SETTINGS.values(), ids=CATEGORY_SETTINGS)
+def test_weights_with_categories_equal_the_leaf_loops(frame, other_frame, settings):
+    X, y = frame
+    model = make_trees(**SPLITTING | settings).fit(X, y)
+    assert_matches_leaf_loops(model, X, y, other_frame, arrays=(coded(X), coded(other_frame)))
+
+
+@pytest.mark.parametrize("settings", CATEGORY_SETTINGS.values(), ids=CATEGORY_SETTINGS)
+def test_predictions_with_categories_are_those_of_lightgbm_bit_for_bit(frame, other_frame, settings):
+    model = make_trees(**SPLITTING | settings).fit(*frame)
+    np.testing.assert_array_equal(model.predict(other_frame), library_fit(model, *frame).predict(other_frame))
+    assert model.booster_.feature_importance()[2:4].sum() > 0
+
+
+def test_the_ridge_of_categories_is_needed(frame):
+    X, y = frame
+    model = make_trees(**SPLITTING).fit(X, y)
+    training, _ = leaf_loop_response(model, coded(X), y, coded(X)[:2])
+    np.testing.assert_allclose(training, model.predict(X), rtol=0, atol=tolerance(y))
+    plain = make_trees(**SPLITTING, cat_l2=0.0).fit(X, y)
+    plain.booster_ = model.booster_
+    with pytest.raises(ValueError, match="misses the model's own training predictions"):
+        _ = plain.telescope_
+
+
+@pytest.mark.parametrize("columns", [["many", "count"], [2, 1], ["many", 1]], ids=str)
+def test_columns_named_or_numbered_are_split_by_category(frame, other_frame, columns):
+    X, y = frame
+    model = make_trees(**SPLITTING).fit(X, y, categorical_feature=columns)
+    library = library_fit(model, X, y, categorical_feature=columns)
+    np.testing.assert_array_equal(model.predict(other_frame), library.predict(other_frame))
+    assert_matches_leaf_loops(model, X, y, other_frame, arrays=(coded(X), coded(other_frame)))
+
+
+def test_codes_in_an_array_are_split_by_category(frame, other_frame):
+    X, query = coded(frame[0]), coded(other_frame)
+    model = make_trees(**SPLITTING).fit(X, frame[1], categorical_feature=[2, 3])
+    assert_matches_leaf_loops(model, X, frame[1], query)
+    by_frame = make_trees(**SPLITTING).fit(*frame)
+    np.testing.assert_array_equal(model.predict(query), by_frame.predict(other_frame))
+
+
+def test_other_category_lists_missing_and_unknown_categories_are_understood(frame, other_frame):
+    model = make_trees(**SPLITTING).fit(*frame)
+    query = other_frame.copy()
+    query["many"] = query["many"].cat.set_categories(["new", *reversed(query["many"].cat.categories)])
+    np.testing.assert_array_equal(model.predict(query), model.predict(other_frame))
+    missing, unknown = query.copy(), query.copy()
+    missing["many"] = pd.Categorical([None] * 25, categories=["m0"])
+    unknown["many"] = pd.Categorical(["new"] * 25)
+    np.testing.assert_array_equal(model.predict(missing), model.predict(unknown))
+    weights = model.kernel_weights(unknown)
+    np.testing.assert_allclose(weights @ frame[1], model.predict(unknown), rtol=0, atol=tolerance(frame[1]))
+    library = library_fit(model, *frame)
+    np.testing.assert_array_equal(model.predict(unknown), library.predict(unknown))
+
+
+def test_a_column_that_turns_into_numbers_or_categories_is_refused_by_name(frame, other_frame):
+    model = make_trees().fit(*frame)
+    for name, column in (("few", other_frame["few"].cat.codes), ("count", other_frame["count"].astype("category"))):
+        with pytest.raises(ValueError, match=rf"Columns \['{name}'\] are categories in one"):
+            model.predict(other_frame.assign(**{name: column}))
+
+
+def test_every_question_takes_the_frame(frame, other_frame):
+    model = make_trees(**SPLITTING).fit(*frame)
+    assert model.effective_params(other_frame) > 0
+    assert model.top_examples(other_frame, k=2).shape[0] == 50
+    assert model.kernel_norms(other_frame).shape == (model.n_stages_, 25)
+    assert model.approximation_error(other_frame).reconstruction_max < tolerance(frame[1])
+    np.testing.assert_allclose(model.breakdown(other_frame).sum(), model.predict(other_frame))
+
+
+# Bags
+
+
+def test_bags_of_many_rows_are_drawn_as_lightgbm_draws_them():
+    X = np.random.default_rng(0).normal(size=(3000, 3))
+    y = X[:, 0] + np.sin(3 * X[:, 1])
+    model = make_trees(subsample=0.3, subsample_freq=2, n_estimators=6, num_leaves=20).fit(X, y)
+    assert_bags_weigh_their_rows_only(model, X, y)
+
+
+def assert_bags_weigh_their_rows_only(model, X, y):
+    training, _ = leaf_loop_response(model, X, y, X[:2])
+    np.testing.assert_allclose(training, model.predict(X), rtol=0, atol=tolerance(y))
+    np.testing.assert_allclose(model.telescope_.reconstruct(None), training, atol=1e-12)
+    for kernel in model.staged_kernel(X[:5], stages=[1, 2, model.n_stages_]):
+        share = np.mean(np.asarray(kernel.sum(axis=0)).ravel() > 0)
+        assert share < model.subsample
+        np.testing.assert_allclose(kernel.sum(axis=1), 1)
+
+
+def test_rows_off_every_bag_weigh_by_the_start_only(frame):
+    X, y = coded(frame[0]), frame[1]
+    model = make_trees(subsample=0.3, subsample_freq=100, n_estimators=1).fit(X, y)
+    kernel = next(model.staged_kernel(X))
+    off = np.asarray(kernel.sum(axis=0)).ravel() == 0
+    assert 0.5 < off.mean() < 0.9
+    start = 1 / len(y)
+    through_others = model.kernel_weights_[:, off]
+    np.testing.assert_allclose(through_others - through_others[:, :1], 0, atol=1e-15)
+    assert (through_others < start).all()
+
+
+def test_leaves_hold_enough_rows_of_their_bag(frame):
+    X, y = coded(frame[0]), frame[1]
+    model = make_trees(subsample=0.4, subsample_freq=1, min_child_samples=6, num_leaves=30).fit(X, y)
+    for stage in range(1, model.n_stages_ + 1):
+        ensemble = model.telescope_.ensemble
+        in_leaves = ensemble.leaf_sums(stage, (ensemble.stage_weights(stage) > 0).astype(float))
+        assert in_leaves.min() >= 6
+
+
+def test_the_same_random_state_draws_the_same_bags(frame):
+    settings = {"subsample": 0.5, "subsample_freq": 1}
+    models = [make_trees(**settings, random_state=seed).fit(*frame) for seed in (3, 3, 4)]
+    weights = [model.kernel_weights_ for model in models]
+    np.testing.assert_array_equal(weights[0], weights[1])
+    assert np.abs(weights[0] - weights[2]).max() > 1e-3
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_bags_with_early_stopping_equal_the_leaf_loops(frame, other_frame, weighted):
+    X, y = coded(frame[0]), frame[1]
+    w = np.linspace(0.2, 2, 90) if weighted else np.ones(90)
+    w[3] = 0
+    model = make_trees(
+        subsample=0.6, subsample_freq=2, n_estimators=300, early_stopping_rounds=4, validation_fraction=0.3
+    ).fit(X, y, sample_weight=w)
+    assert model.n_stages_ < 300
+    given = np.flatnonzero(model.kernel_weights_.any(axis=0) | (np.arange(90) == 3))
+    if len(given) == 64:  # row 3 was held out itself
+        given = given[given != 3]
+    w[np.setdiff1d(np.arange(90), given)] = 0
+    assert_matches_leaf_loops(model, X, y, coded(other_frame), w, given)
+
+
+def test_bags_that_do_not_fit_the_leaves_are_an_error(frame):
+    X = coded(frame[0])
+    model = make_trees(subsample=0.5, subsample_freq=1).fit(X, frame[1])
+    model._X = X[::-1]
+    with pytest.raises(ValueError, match="No bag drawn as LightGBM draws them fits tree 1"):
+        _ = model.telescope_
+
+
+# Whatever the settings
+
+
+@given(
+    num_leaves=st.integers(2, 30),
+    min_child_samples=st.integers(0, 20),
+    learning_rate=st.floats(0.01, 1.2),
+    reg_lambda=st.sampled_from([0.0, 0.5, 20.0]),
+    subsample=st.floats(0.1, 1),
+    subsample_freq=st.integers(0, 4),
+    path_smooth=st.sampled_from([0.0, 0.3, 10.0]),
+    extra_trees=st.booleans(),
+    colsample_bytree=st.floats(0.3, 1),
+    cat_l2=st.sampled_from([0.0, 3.0, 100.0]),
+    max_cat_to_onehot=st.integers(1, 15),
+    min_data_per_group=st.integers(1, 10),
+    cat_smooth=st.floats(0, 5),
+    n_categories=st.integers(1, 20),
+    weighted=st.booleans(),
+    seed=st.integers(0, 2**31 - 1),
+)
+@hypothesis_settings(deadline=None, max_examples=60)
+def test_weights_rebuild_predictions_or_the_setting_is_refused_by_name(n_categories, weighted, seed, **settings):
+    X, y = random_frame(60, seed, n_categories)
+    sample_weight = np.random.default_rng(seed).exponential(size=60) if weighted else None
+    model = make_trees(random_state=seed, **settings)
+    if weighted and settings["path_smooth"] > 0:
+        with pytest.raises(ValueError, match="path_smooth"):
+            model.fit(X, y, sample_weight=sample_weight)
+        return
+    model.fit(X, y, sample_weight=sample_weight)
+    query = random_frame(15, seed + 1, n_categories)[0]
+    np.testing.assert_allclose(model.kernel_weights(query) @ y, model.predict(query), rtol=0, atol=tolerance(y))
+    np.testing.assert_array_equal(
+        model.predict(query), library_fit(model, X, y, sample_weight=sample_weight).predict(query)
+    )
+
+
+@pytest.mark.parametrize(
+    "settings", [{"subsample": 0.6, "subsample_freq": 1}, {"path_smooth": 3.0}, {"cat_l2": 5.0}], ids=str
+)
+def test_a_perturbed_label_moves_the_frozen_ensemble_by_its_weight(frame, other_frame, settings):
+    X, y, query = coded(frame[0]), frame[1], coded(other_frame)
+    model = make_trees(**SPLITTING | settings).fit(*frame)
+    perturbed = y.copy()
+    perturbed[5] += 0.7
+    before, after = (leaf_loop_response(model, X, labels, query)[1] for labels in (y, perturbed))
+    np.testing.assert_allclose((after - before) / 0.7, model.kernel_weights(other_frame)[:, 5], atol=1e-12)
+    assert np.abs(after - before).max() > 1e-3
