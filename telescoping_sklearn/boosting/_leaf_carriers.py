@@ -72,6 +72,27 @@ def _operations(ensemble: LeafEnsemble, size: int, n_columns: int) -> float:
     )
 
 
+def moment_steps(ensemble: LeafEnsemble, n_query: int) -> float:
+    """Count the steps of exact sums over all weights: every pair of trees at every row, and products of all leaves.
+
+    Parameters
+    ----------
+    ensemble : LeafEnsemble
+        The ensemble.
+    n_query : int
+        Query rows.
+
+    Returns
+    -------
+    float
+        Steps, in the units of `cheapest_group`.
+    """
+    counts = 1.0 if RowRates(ensemble).ones else 3.0
+    pairs = ensemble.n_stages * (ensemble.n_stages + 1) / 2
+    rows = counts * len(ensemble.row_weights) + n_query
+    return _PAIR * rows * pairs + 2.0 * _DENSE * float(ensemble.n_leaves.sum()) ** 3
+
+
 class LeafCarrier:
     """An ensemble cut into groups of trees that are solved at once.
 

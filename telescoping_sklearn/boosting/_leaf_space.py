@@ -39,7 +39,7 @@ class RowRates:
         self._ensemble = ensemble
         self.curved = ensemble.curvature is not None
         self.shared = ensemble.bags is None and not self.curved
-        self._ones = bool(self.shared and np.all(ensemble.row_weights == 1))
+        self.ones = bool(self.shared and np.all(ensemble.row_weights == 1))
 
     def labels(self, stage: int) -> NDArray | None:
         """Entries of B^q in a stage, counted from 1: weight times q; None stands for ones."""
@@ -50,7 +50,7 @@ class RowRates:
         return self._times(stage, self._ensemble.curvatures(stage))
 
     def _times(self, stage: int, rates: NDArray | None) -> NDArray | None:
-        if self._ones:
+        if self.ones:
             return None
         weights = self._ensemble.stage_weights(stage)
         return weights if rates is None else weights * rates

@@ -16,14 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from telescoping_sklearn._memory import items_per_block
-from telescoping_sklearn._telescope import ColumnCost, Start, Telescope, resolve_stages
+from telescoping_sklearn._memory import items_per_block, working_memory_bytes
+from telescoping_sklearn._telescope import ColumnCost, Estimate, Start, Subsets, Telescope, resolve_stages
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, membership
-from telescoping_sklearn.boosting._leaf_carriers import LeafCarrier, cheapest_group
+from telescoping_sklearn.boosting._leaf_carriers import LeafCarrier, cheapest_group, moment_steps
+from telescoping_sklearn.boosting._leaf_moments import MATRICES_HELD, LeafMoments
 from telescoping_sklearn.boosting._leaf_space import offsets_of, row_blocks, stacked
 
 #: Bytes of a block of columns beyond which it only gets slower: values of the leaves should stay in the caches.
 _FASTEST_BLOCK = 2**30
+#: Steps beyond which an exact sum over all weights is no longer the automatic choice: about a minute.
+_MOST_STEPS = 2e11
 #: Query rows looked up at once.
 _ROWS_AT_ONCE = 8192
 
@@ -81,6 +84,7 @@ class LeafTelescope(Telescope):
         self._training_rows = training_rows
         self._offsets = offsets_of(ensemble.n_leaves)
         self._kept_carrier: tuple[int, LeafCarrier] | None = None
+        self._kept_moments: LeafMoments | None = None
 
     @property
     def n_stages(self) -> int:
@@ -156,6 +160,53 @@ class LeafTelescope(Telescope):
     def staged_telescoping(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
         """Yield the model itself: for trees the telescoping sum is no approximation."""
         yield from self.staged_model(X, stages)
+
+    # -- exact answers without columns -------------------------------------------------------------------------------
+
+    def staged_effective_params(
+        self, X: NDArray | None, *, stages: Any = None, n_probes: Any = "auto", subsets: Subsets = None
+    ) -> Estimate:
+        """P after each stage; exact values come from the space of leaves where that is cheaper than unit columns."""
+        n_query = self.n_query(X)
+        if self.resolve_n_probes(n_probes, n_query) is not None or not self.has_moments(n_query):
+            return super().staged_effective_params(X, stages=stages, n_probes=n_probes, subsets=subsets)
+        asked, leaves = resolve_stages(stages, self.n_stages), self._leaves(X)
+        sets = [leaves] if subsets is None else [leaves[:, np.asarray(rows)] for rows in subsets]
+        p = np.stack([self.n_trained / of_set.shape[1] * self._squared_weights(of_set, asked) for of_set in sets], axis=1)
+        p = p if subsets is not None else p[:, 0]
+        return Estimate(p, np.zeros_like(p))
+
+    def staged_training_summary(self, *, stages: Any = None, n_probes: Any = "auto") -> tuple[Estimate, Estimate]:
+        """Effective parameters and trace on the rows trained on, exact where the space of leaves makes that cheap."""
+        if self.resolve_n_probes(n_probes, self.n_samples) is not None or not self.has_moments(self.n_samples):
+            return super().staged_training_summary(stages=stages, n_probes=n_probes)
+        asked, leaves = resolve_stages(stages, self.n_stages), self.ensemble.leaves
+        p = self._squared_weights(leaves if self.trained.all() else leaves[:, self.trained], asked)
+        start = self.ensemble.start_weights.sum()
+        trace = np.concatenate([[start], self.moments().traces()])[asked]
+        return Estimate(p, np.zeros_like(p)), Estimate(trace, np.zeros_like(trace))
+
+    def moments(self) -> LeafMoments:
+        """Sums over all weights in the space of leaves, made when first asked for and kept."""
+        if self._kept_moments is None:
+            self._kept_moments = LeafMoments(LeafCarrier(self.ensemble, self.n_stages))
+        return self._kept_moments
+
+    def has_moments(self, n_query: int) -> bool:
+        """Whether exact sums over all weights fit the working memory and take fewer steps than unit columns."""
+        fits = 8.0 * MATRICES_HELD * self._offsets[-1] ** 2 <= working_memory_bytes()
+        return bool(fits and moment_steps(self.ensemble, n_query) <= self._forward_plan(n_query, self.n_trained).operations)
+
+    def resolve_n_probes(self, n_probes: Any, n_query: int) -> int | None:
+        """Choose the number of probes; "auto" is exact too where the space of leaves makes that cheap."""
+        count = super().resolve_n_probes(n_probes, n_query)
+        cheap = n_probes == "auto" and self.has_moments(n_query) and moment_steps(self.ensemble, n_query) <= _MOST_STEPS
+        return None if cheap else count
+
+    def _squared_weights(self, leaves: NDArray, stages: NDArray) -> NDArray:
+        """Sum of all squared weights of a set of queries after each stage asked for, 0 being the start."""
+        at_start = leaves.shape[1] * float(self.ensemble.start_weights @ self.ensemble.start_weights)
+        return np.concatenate([[at_start], self.moments().squared_weights(leaves)])[stages]
 
     # -- what it costs -----------------------------------------------------------------------------------------------
 
