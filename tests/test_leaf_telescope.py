@@ -116,7 +116,9 @@ def test_more_rows_than_a_block_are_carried_as_one(rows):
 def test_a_stage_inside_a_group_is_the_ensemble_cut_short(rows, others):
     telescope = make_trees().fit(*rows).telescope_
     short = make_trees(n_estimators=5).fit(*rows)
-    np.testing.assert_allclose(forward_weights(telescope, others, 12, stage=5), short.kernel_weights(others), atol=1e-13)
+    np.testing.assert_allclose(
+        forward_weights(telescope, others, 12, stage=5), short.kernel_weights(others), atol=1e-13
+    )
 
 
 def test_groups_solve_the_triangular_system_and_its_transpose(rows):
@@ -140,9 +142,7 @@ def test_coupling_is_the_weight_of_shared_rows(rows):
     group: TreeGroup = carrier.groups[0]
     for t in range(4):
         for s in range(4):
-            block = group.coupling[
-                group.offsets[t] : group.offsets[t + 1], group.offsets[s] : group.offsets[s + 1]
-            ]
+            block = group.coupling[group.offsets[t] : group.offsets[t + 1], group.offsets[s] : group.offsets[s + 1]]
             shared = [
                 [
                     ensemble.row_weights[(ensemble.leaves[t] == later) & (ensemble.leaves[s] == earlier)].sum()
@@ -184,7 +184,9 @@ def test_exact_answers_are_the_same_from_unit_columns(rows, others, settings, mo
     for short in (True, False):
         monkeypatch.setattr(telescope, "has_moments", lambda n_query, short=short: short)
         p = telescope.staged_effective_params(others, subsets=subsets, **asked)
-        answers.append([p, telescope.staged_effective_params(others, **asked), *telescope.staged_training_summary(**asked)])
+        answers.append(
+            [p, telescope.staged_effective_params(others, **asked), *telescope.staged_training_summary(**asked)]
+        )
     for moments, columns in zip(*answers, strict=True):
         np.testing.assert_allclose(moments.value, columns.value, rtol=1e-10)
         np.testing.assert_array_equal(moments.standard_error, columns.standard_error)

@@ -1,5 +1,6 @@
 """TelescopingGBTRegressor: LightGBM behind scikit-learn's interface, with its exact telescope."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from telescoping_sklearn.boosting._parameters import (
     refuse_unequal_weights,
     refuse_unsupported,
 )
+from telescoping_sklearn.boosting._stopping import CRITERIA, StoppingCurve, stopping_curve
 
 
 class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
@@ -207,6 +209,39 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
             Predictions, LightGBM's own.
         """
         return self._trees().predict(self._query(X))
+
+    def stopping_curve(
+        self, *, criteria: Sequence[str] = CRITERIA, n_probes: int | str | None = "auto"
+    ) -> StoppingCurve:
+        """Judge every number of trees from the training rows alone, without a validation set.
+
+        After each tree the ensemble is a linear smoother with the matrix S of kernel weights. With the mean squared
+        training error (weighted where rows are), df the trace of S and n rows trained on:
+
+        - ``aicc``: log(mse) + 1 + 2 (df + 1) / (n - df - 2) (Hurvich, Simonoff and Tsai 1998);
+        - ``gcv``: mse / (1 - df / n)^2 (Craven and Wahba 1978);
+        - ``loo``: mean of ((y - f) / (1 - S_ii))^2, the squared error of every row left out, were the trees fixed.
+
+        The trees were grown to fit these labels, and S does not say so: all three tend to choose too many trees.
+
+        Parameters
+        ----------
+        criteria : sequence of {"aicc", "gcv", "loo"}, default=("aicc", "gcv", "loo")
+            Criteria to work.
+        n_probes : int, "auto" or None, default="auto"
+            How the trace is worked, as in `effective_params`; ``loo`` is always exact.
+
+        Returns
+        -------
+        StoppingCurve
+            The table by stage, and the stage that each criterion chooses.
+
+        Raises
+        ------
+        ValueError
+            If a criterion does not exist or cannot be had for these trees.
+        """
+        return stopping_curve(self.telescope_, criteria, n_probes)
 
     @property
     def feature_importances_(self) -> NDArray:

@@ -49,9 +49,7 @@ def cheapest_group(ensemble: LeafEnsemble, n_columns: int) -> Work:
     n_stages, leaves = ensemble.n_stages, float(ensemble.n_leaves.max())
     most = working_memory_bytes() / 4
     sizes = [1, *(size for size in _sizes(n_stages) if 8.0 * size * leaves**2 * n_stages <= most)]
-    return min(
-        (Work(size, _operations(ensemble, size, n_columns)) for size in sizes), key=lambda work: work.operations
-    )
+    return min((Work(size, _operations(ensemble, size, n_columns)) for size in sizes), key=lambda work: work.operations)
 
 
 def _sizes(n_stages: int) -> list[int]:

@@ -172,7 +172,9 @@ class LeafTelescope(Telescope):
             return super().staged_effective_params(X, stages=stages, n_probes=n_probes, subsets=subsets)
         asked, leaves = resolve_stages(stages, self.n_stages), self._leaves(X)
         sets = [leaves] if subsets is None else [leaves[:, np.asarray(rows)] for rows in subsets]
-        p = np.stack([self.n_trained / of_set.shape[1] * self._squared_weights(of_set, asked) for of_set in sets], axis=1)
+        p = np.stack(
+            [self.n_trained / of_set.shape[1] * self._squared_weights(of_set, asked) for of_set in sets], axis=1
+        )
         p = p if subsets is not None else p[:, 0]
         return Estimate(p, np.zeros_like(p))
 
@@ -194,8 +196,12 @@ class LeafTelescope(Telescope):
 
     def has_moments(self, n_query: int) -> bool:
         """Whether exact sums over all weights fit the working memory and take fewer steps than unit columns."""
-        fits = 8.0 * MATRICES_HELD * self._offsets[-1] ** 2 <= working_memory_bytes()
-        return bool(fits and moment_steps(self.ensemble, n_query) <= self._forward_plan(n_query, self.n_trained).operations)
+        cheap = moment_steps(self.ensemble, n_query) <= self._forward_plan(n_query, self.n_trained).operations
+        return cheap and self.holds_leaves_squared()
+
+    def holds_leaves_squared(self) -> bool:
+        """Whether the matrices of leaves by leaves that exact sums need fit the working memory."""
+        return bool(8.0 * MATRICES_HELD * self._offsets[-1] ** 2 <= working_memory_bytes())
 
     def resolve_n_probes(self, n_probes: Any, n_query: int) -> int | None:
         """Choose the number of probes; "auto" is exact too where the space of leaves makes that cheap."""
