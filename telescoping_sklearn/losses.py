@@ -4,9 +4,12 @@ Squared error is shared by both families; its arithmetic is that of whatever is 
 tensors. A curved loss works on raw predictions, in NumPy.
 """
 
-from typing import Any, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 Array = TypeVar("Array", bound=Any)
 
@@ -73,17 +76,218 @@ class SquaredError:
         return row_weights / row_weights.sum()
 
 
-class CurvedLoss(Protocol):
-    """A loss whose derivatives change with the raw prediction f; each takes and gives arrays of shape (n,)."""
+class CurvedLoss(ABC):
+    """A loss on the raw prediction f whose derivatives change with it.
 
+    Subclasses give the derivatives and the two directions of the link between f and the mean label; all take and give
+    arrays of shape (n,). As LightGBM has them (its hessian H need not be h).
+    """
+
+    #: Labels that the loss takes, in words.
+    takes: ClassVar[str]
+
+    @abstractmethod
     def gradient(self, y: NDArray, raw: NDArray) -> NDArray:
         """Give g, the first derivative in f."""
 
+    @abstractmethod
     def label_rate(self, y: NDArray, raw: NDArray) -> NDArray:
         """Give q = -dg/dy."""
 
+    @abstractmethod
     def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
         """Give h = dg/df."""
 
     def hessian(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give H, which the boosting library puts in its leaf denominators; it need not be h."""
+        """Give H, which stands in the leaf denominators: h, unless a loss says otherwise."""
+        return self.curvature(y, raw)
+
+    def mean(self, raw: NDArray) -> NDArray:
+        """Turn raw predictions into means of the label."""
+        return np.exp(raw)
+
+    def raw(self, mean: float) -> float:
+        """Turn a mean of the label into a raw prediction."""
+        return float(np.log(mean))
+
+    @abstractmethod
+    def accepts(self, y: NDArray) -> bool:
+        """Whether the labels, not all of weight zero, are such as the loss takes."""
+
+    def start(self, row_weights: NDArray, y: NDArray) -> tuple[float, NDArray]:
+        """Give the constant f_0 that minimises the loss, and A = w q_0 / sum(w h_0), its derivative in the labels.
+
+        Parameters
+        ----------
+        row_weights : ndarray of shape (n,)
+            Non-negative weights of the rows, not all zero.
+        y : ndarray of shape (n,)
+            Labels.
+
+        Returns
+        -------
+        raw : float
+            f_0, that of the weighted mean label.
+        label_weights : ndarray of shape (n,)
+            A.
+        """
+        raw = self.raw(row_weights @ y / row_weights.sum())
+        at = np.full(len(y), raw)
+        return raw, row_weights * self.label_rate(y, at) / (row_weights @ self.curvature(y, at))
+
+
+class Poisson(CurvedLoss):
+    """Poisson deviance with log link: g = e^f - y.
+
+    Parameters
+    ----------
+    max_delta_step : float, default=0.7
+        LightGBM's safeguard: H = e^(f + max_delta_step) instead of h = e^f.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Poisson().gradient(np.array([1.0, 3.0]), np.zeros(2))
+    array([ 0., -2.])
+    """
+
+    takes = "labels that are not negative and not all zero"
+
+    def __init__(self, max_delta_step: float = 0.7):
+        self.max_delta_step = max_delta_step
+
+    def gradient(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give e^f - y."""
+        return np.exp(raw) - y
+
+    def label_rate(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give 1."""
+        return np.ones_like(raw)
+
+    def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give e^f."""
+        return np.exp(raw)
+
+    def hessian(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give e^(f + max_delta_step)."""
+        return np.exp(raw + self.max_delta_step)
+
+    def accepts(self, y: NDArray) -> bool:
+        """Whether no label is negative and not all are zero."""
+        return bool(y.min() >= 0 and y.max() > 0)
+
+
+class Gamma(CurvedLoss):
+    """Gamma deviance with log link: g = 1 - y e^-f.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Gamma().gradient(np.array([1.0, 3.0]), np.zeros(2))
+    array([ 0., -2.])
+    """
+
+    takes = "positive labels"
+
+    def gradient(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give 1 - y e^-f."""
+        return 1 - y * np.exp(-raw)
+
+    def label_rate(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give e^-f."""
+        return np.exp(-raw)
+
+    def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give y e^-f."""
+        return y * np.exp(-raw)
+
+    def accepts(self, y: NDArray) -> bool:
+        """Whether all labels are positive."""
+        return bool(y.min() > 0)
+
+
+class Tweedie(CurvedLoss):
+    """Tweedie deviance with log link: g = e^((2 - rho) f) - y e^((1 - rho) f).
+
+    Parameters
+    ----------
+    power : float, default=1.5
+        rho, from 1 (Poisson, with H = h) to below 2 (towards gamma).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Tweedie().gradient(np.array([1.0, 3.0]), np.zeros(2))
+    array([ 0., -2.])
+    """
+
+    takes = "labels that are not negative and not all zero"
+
+    def __init__(self, power: float = 1.5):
+        self.power = power
+
+    def gradient(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give e^((2 - rho) f) - y e^((1 - rho) f)."""
+        return np.exp((2 - self.power) * raw) - y * np.exp((1 - self.power) * raw)
+
+    def label_rate(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give e^((1 - rho) f)."""
+        return np.exp((1 - self.power) * raw)
+
+    def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give (2 - rho) e^((2 - rho) f) - (1 - rho) y e^((1 - rho) f)."""
+        far, near = 2 - self.power, 1 - self.power
+        return far * np.exp(far * raw) - near * y * np.exp(near * raw)
+
+    def accepts(self, y: NDArray) -> bool:
+        """Whether no label is negative and not all are zero."""
+        return bool(y.min() >= 0 and y.max() > 0)
+
+
+class Logistic(CurvedLoss):
+    """Cross entropy with logit link, for labels in [0, 1]: g = sigma(f) - y.
+
+    Parameters
+    ----------
+    binary : bool, default=False
+        Whether labels are 0 and 1 only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Logistic().gradient(np.array([0.5, 1.0]), np.zeros(2))
+    array([ 0. , -0.5])
+    """
+
+    def __init__(self, binary: bool = False):
+        self.binary = binary
+
+    @property
+    def takes(self) -> str:  # type: ignore[override]
+        """Labels that the loss takes, in words."""
+        return "labels 0 and 1, both of them" if self.binary else "labels in [0, 1] that are not all 0 or all 1"
+
+    def gradient(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give sigma(f) - y."""
+        return expit(raw) - y
+
+    def label_rate(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give 1."""
+        return np.ones_like(raw)
+
+    def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give sigma(f) (1 - sigma(f))."""
+        return expit(raw) * expit(-raw)
+
+    def mean(self, raw: NDArray) -> NDArray:
+        """Give sigma(f)."""
+        return expit(raw)
+
+    def raw(self, mean: float) -> float:
+        """Give the logit of a mean."""
+        return float(logit(mean))
+
+    def accepts(self, y: NDArray) -> bool:
+        """Whether labels are in range, and neither all 0 nor all 1."""
+        inside = np.isin(y, (0, 1)).all() if self.binary else y.min() >= 0 and y.max() <= 1
+        return bool(inside and y.max() > 0 and y.min() < 1)

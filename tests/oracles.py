@@ -40,7 +40,7 @@ def leaves_below(node):
     return leaves_below(node["left_child"]) + leaves_below(node["right_child"])
 
 
-def node_values(model, node, sums, weights, counts, ridge, above=None):
+def node_values(model, node, sums, weights, counts, n_categories, ridge, above=None):
     """Values of the leaves below a node, by leaf: the Newton step of each, drawn towards the node above it."""
     below = leaves_below(node)
     value = sum(sums[leaf] for leaf in below) / (sum(weights[leaf] for leaf in below) + ridge)
@@ -49,15 +49,13 @@ def node_values(model, node, sums, weights, counts, ridge, above=None):
         value = value * kept / (kept + 1) + above / (kept + 1)
     if "split_index" not in node:
         return {below[0]: value}
-    info = model.booster_.dump_model()["feature_infos"]
-    name = model.booster_.feature_name()[node["split_feature"]]
-    many = node["decision_type"] == "==" and len(info[name]["values"]) > model.max_cat_to_onehot
+    many = node["decision_type"] == "==" and n_categories[node["split_feature"]] > model.max_cat_to_onehot
     ridge = model.reg_lambda + (model.cat_l2 if many else 0)
     children = (node["left_child"], node["right_child"])
     return {
         leaf: found
         for child in children
-        for leaf, found in node_values(model, child, sums, weights, counts, ridge, value).items()
+        for leaf, found in node_values(model, child, sums, weights, counts, n_categories, ridge, value).items()
     }
 
 
@@ -75,7 +73,9 @@ def leaf_loop_response(model, X, V, query, sample_weight=None, given=None):
     start = sum(w[i] * V[i] for i in range(len(X))) / w.sum()
     training = np.array([start for _ in X])
     reached = np.array([start for _ in query])
-    trees = model.booster_.dump_model(num_iteration=model.n_stages_)["tree_info"]
+    dump = model.booster_.dump_model(num_iteration=model.n_stages_)
+    trees = dump["tree_info"]
+    n_categories = [len(dump["feature_infos"].get(name, {}).get("values", [])) for name in dump["feature_names"]]
     for tree, bag in enumerate(drawn_bags(model, len(given))):
         before = training.copy()
         in_bag = given[bag]
@@ -84,7 +84,7 @@ def leaf_loop_response(model, X, V, query, sample_weight=None, given=None):
         weights = {leaf: sum(w[i] for i in rows) for leaf, rows in members.items()}
         counts = {leaf: len(rows) for leaf, rows in members.items()}
         structure = trees[tree]["tree_structure"]
-        for leaf, value in node_values(model, structure, sums, weights, counts, model.reg_lambda).items():
+        for leaf, value in node_values(model, structure, sums, weights, counts, n_categories, model.reg_lambda).items():
             training[leaves[:, tree] == leaf] += model.learning_rate * value
             reached[query_leaves[:, tree] == leaf] += model.learning_rate * value
     return training, reached
@@ -93,6 +93,56 @@ def leaf_loop_response(model, X, V, query, sample_weight=None, given=None):
 def leaf_loop_weights(model, X, query, sample_weight=None, given=None):
     """S of the training rows, n x n, and of the query, m x n."""
     return leaf_loop_response(model, X, np.eye(len(X)), query, sample_weight, given)
+
+
+#: Gradient and hessian in the raw score as LightGBM has them, and the raw score of a mean label.
+RAW_LOSSES = {
+    "poisson": lambda m: (
+        lambda y, f: np.exp(f) - y,
+        lambda y, f: np.exp(f) * np.exp(m.poisson_max_delta_step),
+        np.log,
+    ),
+    "gamma": lambda m: (lambda y, f: 1 - y / np.exp(f), lambda y, f: y / np.exp(f), np.log),
+    "tweedie": lambda m: (
+        lambda y, f: np.exp(f) ** (2 - m.tweedie_variance_power) - y * np.exp(f) ** (1 - m.tweedie_variance_power),
+        lambda y, f: (
+            (2 - m.tweedie_variance_power) * np.exp(f) ** (2 - m.tweedie_variance_power)
+            - (1 - m.tweedie_variance_power) * y * np.exp(f) ** (1 - m.tweedie_variance_power)
+        ),
+        np.log,
+    ),
+    "cross_entropy": lambda m: (
+        lambda y, f: 1 / (1 + np.exp(-f)) - y,
+        lambda y, f: np.exp(f) / (1 + np.exp(f)) ** 2,
+        lambda mean: np.log(mean / (1 - mean)),
+    ),
+}
+RAW_LOSSES["binary"] = RAW_LOSSES["xentropy"] = RAW_LOSSES["cross_entropy"]
+
+
+def frozen_raw_scores(model, X, y, query, labels, sample_weight=None, given=None):
+    """Raw scores of the training rows and of the query had the labels been others, trees and hessians as they are."""
+    w = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float32).astype(np.float64)
+    given = np.arange(len(X)) if given is None else given
+    gradient, hessian, raw_of = RAW_LOSSES[model.objective](model)
+    real = np.full(len(X), raw_of(w @ y / w.sum()))
+    training = np.full(len(X), raw_of(w @ labels / w.sum()))
+    reached = np.full(len(query), training[0])
+    of_rows, of_query = (
+        model.booster_.predict(rows, pred_leaf=True, num_iteration=model.n_stages_).reshape(len(rows), -1)
+        for rows in (X, query)
+    )
+    for tree, bag in enumerate(drawn_bags(model, len(given))):
+        steps = [np.zeros(len(X)), np.zeros(len(X)), np.zeros(len(query))]
+        for leaf in np.unique(of_rows[:, tree]):
+            rows = given[bag][of_rows[given[bag], tree] == leaf]
+            rate = model.learning_rate / (w[rows] @ hessian(y[rows], real[rows]) + model.reg_lambda)
+            steps[0][of_rows[:, tree] == leaf] = rate * w[rows] @ gradient(y[rows], real[rows])
+            value = rate * w[rows] @ gradient(labels[rows], training[rows])
+            steps[1][of_rows[:, tree] == leaf] = value
+            steps[2][of_query[:, tree] == leaf] = value
+        real, training, reached = real - steps[0], training - steps[1], reached - steps[2]
+    return training, reached
 
 
 # -- nets: one sample at a time ----------------------------------------------------------------------------------------

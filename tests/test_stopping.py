@@ -58,7 +58,7 @@ def test_the_leave_one_out_shortcut_is_refitting_without_the_row_while_structure
 
 
 def test_no_criterion_knows_that_trees_adapt_to_noise():
-    """Where labels are noise alone no tree helps; the criteria see the error fall and ask for many. The guide says so."""
+    """Where labels are noise alone no tree helps; the criteria see the error fall and ask for many."""
     X, _ = random_rows(300, seed=0)
     y = np.random.default_rng(0).normal(size=300)
     curve = make_trees(n_estimators=200, learning_rate=0.3, num_leaves=20).fit(X, y).stopping_curve()
@@ -84,7 +84,7 @@ def test_criteria_that_do_not_exist_are_refused(rows, criteria):
 def test_leave_one_out_is_refused_where_leaves_by_leaves_does_not_fit(rows):
     model = make_trees().fit(*rows)
     with config_context(working_memory=0.001):
-        with pytest.raises(ValueError, match="'loo' need .*working_memory"):
+        with pytest.raises(ValueError, match=r"'loo' need .*working_memory"):
             model.stopping_curve()
         assert set(model.stopping_curve(criteria=["gcv"]).chosen) == {"gcv"}
 
@@ -101,6 +101,6 @@ def test_the_display_draws_what_the_curve_says(rows):
     assert len(drawn) == 2
     gcv = curve.by_stage["gcv"].to_numpy()
     np.testing.assert_allclose(drawn[0].get_ydata(), (gcv - gcv.min()) / (gcv.max() - gcv.min()))
-    figure, ax = plt.subplots()
+    _, ax = plt.subplots()
     assert display.plot(ax=ax).ax_ is ax
     plt.close("all")

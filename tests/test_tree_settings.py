@@ -1,5 +1,7 @@
 """Boosted trees: categories, bags and path smoothing, against leaf loops, LightGBM itself and each other."""
 
+import pickle
+
 import lightgbm
 import numpy as np
 import pandas as pd
@@ -9,7 +11,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from oracles import leaf_loop_response
-from test_boosting import OURS, assert_matches_leaf_loops, tolerance
+from sklearn import clone, config_context
+from sklearn.model_selection import GridSearchCV
+from test_boosting import assert_matches_leaf_loops, library_of, tolerance
 
 #: Splits over few rows, so that small frames are split by category.
 SPLITTING = {"min_data_per_group": 3, "cat_smooth": 1.0}
@@ -38,8 +42,7 @@ def coded(frame):
 
 
 def library_fit(model, X, y, **fit_params):
-    params = {name: value for name, value in model.get_params().items() if name not in OURS}
-    return lightgbm.LGBMRegressor(**params, verbosity=-1).fit(X, y, **fit_params)
+    return library_of(model).fit(X, y, **fit_params)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +88,7 @@ def test_the_ridge_of_categories_is_needed(frame):
     training, _ = leaf_loop_response(model, coded(X), y, coded(X)[:2])
     np.testing.assert_allclose(training, model.predict(X), rtol=0, atol=tolerance(y))
     plain = make_trees(**SPLITTING, cat_l2=0.0).fit(X, y)
-    plain.booster_ = model.booster_
+    plain.booster_, plain.n_stages_ = model.booster_, model.n_stages_
     with pytest.raises(ValueError, match="misses the model's own training predictions"):
         _ = plain.telescope_
 
@@ -206,8 +209,8 @@ def test_bags_with_early_stopping_equal_the_leaf_loops(frame, other_frame, weigh
 def test_bags_that_do_not_fit_the_leaves_are_an_error(frame):
     X = coded(frame[0])
     model = make_trees(subsample=0.5, subsample_freq=1).fit(X, frame[1])
-    model._X = X[::-1]
-    with pytest.raises(ValueError, match="No bag drawn as LightGBM draws them fits tree 1"):
+    X[:] = X[::-1].copy()
+    with pytest.raises(ValueError, match="bag drawn again for tree 1 does not fit"):
         _ = model.telescope_
 
 
@@ -260,3 +263,173 @@ def test_a_perturbed_label_moves_the_frozen_ensemble_by_its_weight(frame, other_
     before, after = (leaf_loop_response(model, X, labels, query)[1] for labels in (y, perturbed))
     np.testing.assert_allclose((after - before) / 0.7, model.kernel_weights(other_frame)[:, 5], atol=1e-12)
     assert np.abs(after - before).max() > 1e-3
+
+
+# A validation set given to fit
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_given_validation_set_is_watched_as_lightgbm_watches_it(frame, weighted):
+    X, y = frame
+    X_val, y_val = random_frame(40, seed=2)
+    w = np.linspace(0.1, 3, 40) if weighted else None
+    model = make_trees(**SPLITTING, n_estimators=300, early_stopping_rounds=4)
+    model.fit(X, y, X_val=X_val, y_val=y_val, sample_weight_val=w)
+    stop = lightgbm.early_stopping(4, verbose=False)
+    options = {"eval_X": X_val, "eval_y": y_val, "eval_sample_weight": None if w is None else [w], "callbacks": [stop]}
+    library = library_of(model).fit(X, y, **options)
+    assert model.n_stages_ == library.best_iteration_ < 300
+    np.testing.assert_array_equal(model.predict(X_val), library.predict(X_val))
+    assert model.kernel_weights_.any(axis=0).all()
+    np.testing.assert_allclose(model.kernel_weights_ @ y, model.predict(X), rtol=0, atol=tolerance(y))
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "match"),
+    [
+        ({"early_stopping_rounds": 3}, {"y_val": [1.0]}, "belong to X_val"),
+        ({"early_stopping_rounds": 3}, {"X_val": np.zeros((2, 4))}, "X_val needs y_val"),
+        ({}, {"X_val": np.zeros((2, 4)), "y_val": [0.0, 1.0]}, "set early_stopping_rounds"),
+        ({"early_stopping_rounds": 3}, {"X_val": np.zeros((2, 3)), "y_val": [0.0, 1.0]}, "3 features"),
+        ({"early_stopping_rounds": 3}, {"X_val": np.zeros((2, 4)), "y_val": [0.0, np.nan]}, "NaN"),
+    ],
+)
+def test_an_incomplete_validation_set_is_refused(settings, options, match):
+    X, y = np.random.default_rng(0).normal(size=(30, 4)), np.arange(30.0)
+    with pytest.raises(ValueError, match=match):
+        make_trees(**settings).fit(X, y, **options)
+
+
+def test_a_validation_set_can_be_routed(frame):
+    X_val, y_val = random_frame(40, seed=2)
+    model = make_trees(n_estimators=100, early_stopping_rounds=3)
+    with config_context(enable_metadata_routing=True):
+        search = GridSearchCV(model.set_fit_request(X_val=True, y_val=True), {"num_leaves": [3, 5]}, cv=2)
+        search.fit(*frame, X_val=X_val, y_val=y_val)
+    direct = clone(model).set_params(**search.best_params_).fit(*frame, X_val=X_val, y_val=y_val)
+    np.testing.assert_array_equal(search.predict(X_val), direct.predict(X_val))
+
+
+# Warm starts
+
+
+def test_a_warm_start_adds_the_trees_of_a_longer_fit(frame, other_frame):
+    X, y = frame
+    model = make_trees(**SPLITTING, warm_start=True, n_estimators=5, reg_lambda=1.0).fit(X, y)
+    first = list(model.staged_predict(other_frame))
+    model.set_params(n_estimators=12).fit(X, y)
+    assert model.n_stages_ == 12
+    np.testing.assert_allclose(list(model.staged_predict(other_frame, stages=[1, 2, 3, 4, 5])), first, rtol=1e-12)
+    longer = make_trees(**SPLITTING, n_estimators=12, reg_lambda=1.0).fit(X, y)
+    np.testing.assert_allclose(model.predict(other_frame), longer.predict(other_frame), rtol=1e-6)
+    assert_matches_leaf_loops(model, X, y, other_frame, arrays=(coded(X), coded(other_frame)))
+
+
+@given(
+    subsample=st.sampled_from([0.4, 0.8, 1.0]),
+    subsample_freq=st.integers(0, 3),
+    colsample_bytree=st.floats(0.3, 1),
+    path_smooth=st.sampled_from([0.0, 2.0]),
+    early_stopping_rounds=st.sampled_from([None, 2]),
+    numbers=st.lists(st.integers(1, 9), min_size=2, max_size=4),
+    seed=st.sampled_from([None, 0, 7]),
+)
+@hypothesis_settings(deadline=None, max_examples=25)
+def test_weights_rebuild_predictions_after_warm_starts(numbers, seed, **settings):
+    X, y = random_frame(60, seed=5)
+    model = make_trees(**SPLITTING, **settings, warm_start=True, random_state=seed)
+    for n_estimators in np.cumsum(numbers).tolist():
+        model.set_params(n_estimators=n_estimators).fit(X, y)
+        assert model.n_stages_ <= n_estimators
+        np.testing.assert_allclose(model.kernel_weights_ @ y, model.predict(X), rtol=0, atol=tolerance(y))
+
+
+def test_trees_added_later_see_other_bags(frame):
+    model = make_trees(subsample=0.5, subsample_freq=1, n_estimators=3, warm_start=True).fit(*frame)
+    model.set_params(n_estimators=6).fit(*frame)
+    bags = [model.telescope_.ensemble.stage_weights(stage) > 0 for stage in range(1, 7)]
+    for stage in range(3):
+        assert np.mean(bags[stage] != bags[stage + 3]) > 0.2
+
+
+def test_a_warm_start_refuses_what_changed_by_name(frame):
+    X, y = frame
+    model = make_trees(warm_start=True, n_estimators=5).fit(X, y)
+    before = model.predict(X)
+    changes = [
+        ({"reg_lambda": 2.0}, X, y, {}, "reg_lambda changed"),
+        ({}, X, y + 1, {}, "y changed"),
+        ({}, X.assign(number=0.0), y, {}, "X changed"),
+        ({}, X, y, {"sample_weight": np.ones(90)}, "sample_weight changed"),
+        ({}, X, y, {"categorical_feature": ["few"]}, "categorical_feature changed"),
+    ]
+    for settings, rows, labels, options, match in changes:
+        other = pickle.loads(pickle.dumps(model)).set_params(n_estimators=9, **settings)
+        with pytest.raises(ValueError, match=match):
+            other.fit(rows, labels, **options)
+        np.testing.assert_array_equal(other.predict(X), before)
+    with pytest.raises(ValueError, match="n_estimators=3 must be at least 5"):
+        model.set_params(n_estimators=3).fit(X, y)
+    with pytest.raises(ValueError, match="warm_start=True needs record=True"):
+        make_trees(warm_start=True, record=False).fit(X, y)
+    with pytest.raises(ValueError, match="fit afresh"):
+        make_trees(record=False).fit(X, y).set_params(warm_start=True, record=True).fit(X, y)
+
+
+def test_a_warm_start_without_more_trees_warns_and_leaves_the_model(frame):
+    model = make_trees(warm_start=True).fit(*frame)
+    before = model.booster_
+    with pytest.warns(UserWarning, match="without increasing n_estimators"):
+        model.fit(*frame)
+    assert model.booster_ is before
+
+
+# Parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("feature_fraction", "colsample_bytree"),
+        ("bagging_fraction", "subsample"),
+        ("min_data_in_leaf", "min_child_samples"),
+        ("lambda_l2", "reg_lambda"),
+        ("eta", "learning_rate"),
+        ("seed", "random_state"),
+        ("categorical_feature", "give it to fit"),
+        ("use_quantized_grad", "not linear in the labels"),
+    ],
+)
+def test_other_names_of_lightgbm_are_refused_with_what_to_use(name, advice):
+    with pytest.raises(ValueError, match=f"'{name}' is not a parameter of TelescopingGBTRegressor: .*{advice}"):
+        make_trees().set_params(**{name: 1})
+
+
+def test_unknown_parameters_are_refused():
+    with pytest.raises(ValueError, match="Invalid parameter 'no_such_thing'"):
+        make_trees().set_params(no_such_thing=1)
+    with pytest.raises(TypeError, match="no_such_thing"):
+        make_trees(no_such_thing=1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"colsample_bynode": 0.5},
+        {"max_bin": 5},
+        {"min_data_in_bin": 20},
+        {"interaction_constraints": [[0, 1], [2, 3, 4]]},
+        {"subsample": 0.5, "subsample_freq": 1, "bagging_seed": 5},
+        {"colsample_bytree": 0.4, "feature_fraction_seed": 5},
+        {"extra_trees": True, "extra_seed": 77},
+    ],
+    ids=str,
+)
+def test_parameters_without_algebra_reach_lightgbm(frame, other_frame, settings):
+    X, y = frame
+    model = make_trees(**SPLITTING, **settings).fit(X, y)
+    np.testing.assert_array_equal(model.predict(other_frame), library_fit(model, X, y).predict(other_frame))
+    np.testing.assert_allclose(model.kernel_weights_ @ y, model.predict(X), rtol=0, atol=tolerance(y))
+    seedless = {name: value for name, value in settings.items() if not name.endswith("_seed")}
+    plain = make_trees(**SPLITTING, **(seedless if seedless != settings else {})).fit(X, y)
+    assert np.abs(plain.predict(other_frame) - model.predict(other_frame)).max() > 1e-6

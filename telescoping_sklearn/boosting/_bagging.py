@@ -2,9 +2,10 @@
 
 LightGBM does not tell which rows were in the bag of a tree, but how it draws them is known: rows come in blocks of
 1024, the b-th block has a linear congruential generator of its own that starts from ``bagging_seed + b``, and a row is
-in the bag where the next draw lies below the bagging fraction. A bag that lets no tree grow is passed over and another
-one drawn. So the bags are drawn here in the same order, and every tree takes the first one that puts as many rows in
-each of its leaves as LightGBM counted there; if none does, that is an error and not a guess.
+in the bag where the next draw lies below the bagging fraction. A bag is drawn when the number of trees grown so far is
+a multiple of ``bagging_freq``; where no tree can be grown on it, the next attempt draws another; and a bag of all rows
+is the last. The fit notes which attempts grew a tree, the bags are drawn here in the same order, and every tree's bag
+must put as many rows in each of its leaves as LightGBM counted there: if one does not, that is an error.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,14 +31,14 @@ class BaggingPlan(NamedTuple):
         Trees between two bags.
     seed : int
         LightGBM's ``bagging_seed``.
-    most : int
-        Times that LightGBM was asked for a tree: the largest number of bags.
+    grown : tuple of bool
+        Whether each attempt to grow a tree gave one.
     """
 
     fraction: float
     freq: int
     seed: int
-    most: int
+    grown: tuple[bool, ...]
 
 
 def _jumps() -> tuple[NDArray, NDArray]:
@@ -70,7 +71,7 @@ def draw_bags(plan: BaggingPlan, n_rows: int) -> Iterator[NDArray]:
     n_blocks = -(-n_rows // _BLOCK)
     states = ((np.arange(n_blocks) + plan.seed) % 2**32).astype(np.uint32)
     in_last = n_rows - _BLOCK * (n_blocks - 1)
-    for _ in range(plan.most):
+    while True:
         drawn = factors * states[:, None] + increments
         states = drawn[:, -1].copy()
         states[-1] = drawn[-1, in_last - 1]
@@ -100,38 +101,39 @@ def find_bags(plan: BaggingPlan, leaves: NDArray, leaf_counts: Sequence[NDArray]
     Raises
     ------
     ValueError
-        If no bag fits a tree.
+        If a bag does not fit its tree.
     """
-    drawn, bags, of_stage = draw_bags(plan, leaves.shape[1]), list[NDArray](), list[int]()
-    grown = 0
-    for stage, counts in enumerate(leaf_counts, start=1):
-        constant = len(counts) <= 1
-        if constant:  # only the first tree can be: LightGBM does not count it as an iteration, and it needs no bag
-            bags.append(np.ones(leaves.shape[1], dtype=bool))
-        elif grown % plan.freq == 0:
-            bags.append(_first_fitting(drawn, leaves[stage - 1], counts, stage))
-        elif not _fits(bags[-1], leaves[stage - 1], counts):
-            raise _no_bag(stage)
-        grown += not constant
-        of_stage.append(len(bags) - 1)
+    every_row = np.ones(leaves.shape[1], dtype=bool)
+    drawn, bags, of_stage = draw_bags(plan, leaves.shape[1]), [every_row], list[int]()
+    iteration = 0
+    for grown in plan.grown[: _attempts(plan.grown, len(leaf_counts))]:
+        if iteration % plan.freq == 0 and (len(bags) == 1 or not bags[-1].all()):
+            bags.append(next(drawn))
+        if not grown:
+            continue
+        stage = len(of_stage)
+        constant = len(leaf_counts[stage]) <= 1  # the first tree only: the start, and no iteration of LightGBM's
+        of_stage.append(0 if constant else len(bags) - 1)
+        iteration += not constant
+        if not constant and not _fits(bags[-1], leaves[stage], leaf_counts[stage]):
+            raise _no_bag(stage + 1)
     return bags, of_stage
+
+
+def _attempts(grown: tuple[bool, ...], n_trees: int) -> int:
+    """Count the attempts up to the last of so many trees."""
+    return int(np.flatnonzero(grown)[n_trees - 1]) + 1
 
 
 def _fits(bag: NDArray, leaves: NDArray, counts: NDArray) -> bool:
     return np.array_equal(np.bincount(leaves[bag], minlength=len(counts)), counts)
 
 
-def _first_fitting(drawn: Iterator[NDArray], leaves: NDArray, counts: NDArray, stage: int) -> NDArray:
-    for bag in drawn:
-        if _fits(bag, leaves, counts):
-            return bag
-    raise _no_bag(stage)
-
-
 def _no_bag(stage: int) -> ValueError:
     return ValueError(
-        f"No bag drawn as LightGBM draws them fits tree {stage}. If the arrays given to fit were changed since, fit "
-        "again; otherwise this version of LightGBM draws bags in another way: fit with subsample=1.0 and report it."
+        f"The bag drawn again for tree {stage} does not fit the leaves of that tree. If the arrays given to fit were "
+        "changed since, fit again; otherwise this version of LightGBM draws bags in another way: fit with "
+        "subsample=1.0 and report it."
     )
 
 

@@ -1,24 +1,37 @@
 """TelescopingGBTRegressor: LightGBM behind scikit-learn's interface, with its exact telescope."""
 
-from collections.abc import Sequence
-from typing import Any
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
+from lightgbm import Booster
 from numpy.typing import NDArray
 from sklearn.base import _fit_context
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
 from telescoping_sklearn.boosting._categories import ColumnCategories
+from telescoping_sklearn.boosting._curved_telescope import CurvedLeafTelescope
+from telescoping_sklearn.boosting._fit_record import FitRecord, refuse_changes, refuse_lone_validation
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
-from telescoping_sklearn.boosting._lightgbm import LightGBMTrees, Rows, count_stages, fit_booster
+from telescoping_sklearn.boosting._lightgbm import (
+    LightGBMTrees,
+    Rows,
+    count_stages,
+    first_trees,
+    fit_booster,
+    later_seeds,
+)
 from telescoping_sklearn.boosting._parameters import (
-    OURS,
     LightGBMParameters,
-    refuse_unequal_weights,
+    curved_loss,
+    library_settings,
+    refuse_rows,
     refuse_unsupported,
 )
 from telescoping_sklearn.boosting._stopping import CRITERIA, StoppingCurve, stopping_curve
+from telescoping_sklearn.losses import CurvedLoss
 
 
 class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
@@ -43,7 +56,8 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     subsample_for_bin : int, default=200000
         Rows that feature histograms are made from.
     objective : str or None, default=None
-        Squared error under any of LightGBM's names for it; None means "regression".
+        Squared error under any of LightGBM's names for it; None means "regression". Or a loss on a raw score:
+        "poisson", "gamma", "tweedie", "cross_entropy" (labels in [0, 1]) or "binary" (0 and 1); see the notes.
     class_weight : None, default=None
         Refused unless None: a regressor has no classes.
     min_split_gain : float, default=0.0
@@ -91,10 +105,28 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         Columns with at most that many categories, a missing value counted as one, are split one against the rest.
     min_data_per_group : int, default=100
         Smallest number of rows of a group of categories.
+    poisson_max_delta_step : float, default=0.7
+        LightGBM's safeguard for ``objective="poisson"``: its leaf denominators hold exp(f + poisson_max_delta_step).
+    tweedie_variance_power : float, default=1.5
+        Power rho of the variance for ``objective="tweedie"``, from 1 to below 2.
+    colsample_bynode : float, default=1.0
+        Share of the columns that each split sees.
+    max_bin : int, default=255
+        Largest number of bins of a column.
+    min_data_in_bin : int, default=3
+        Smallest number of rows of a bin.
+    interaction_constraints : list of list of int, default=None
+        Groups of columns that may meet on one path.
+    bagging_seed, feature_fraction_seed, extra_seed : int or None, default=None
+        Seeds of bags, column samples and random thresholds; None derives them from `random_state`.
     early_stopping_rounds : int or None, default=None
         Trees without progress on the validation share before training stops; None trains on all rows.
     validation_fraction : float, default=0.1
-        Share of the rows held out for early stopping; their kernel weights are zero.
+        Share of the rows held out for early stopping; their kernel weights are zero. Not used where `fit` is given
+        `X_val`.
+    warm_start : bool, default=False
+        Whether a further `fit` with a larger `n_estimators` adds trees to those that there are. Takes the same data and
+        settings, and ``record=True``; what draws at random goes on drawing.
     record : bool, default=True
         Whether to keep what explanations need: references to X and y. ``False`` suits grid searches.
 
@@ -119,6 +151,14 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     degrees_of_freedom_, degrees_of_freedom_se_ : float
         Trace of `kernel_weights_`, and its standard error.
 
+    Notes
+    -----
+    Under a loss on a raw score f, `predict` gives means, exp(f) or the logistic function of f, as LightGBM does, and
+    all that explains speaks of f. The kernel form, f_T = f_0 - sum_t sum_i K_t(x, x_i) g_it, is exact and is checked;
+    `breakdown` adds up to f. But `kernel_weights` are then the derivative of f in the labels, with the trees and their
+    denominators held as they are, and no smoother: ``kernel_weights(X) @ y`` rebuilds nothing. `offset`,
+    `approximation_error`, effective parameters and degrees of freedom do not exist and raise.
+
     References
     ----------
     A. Jeffares, A. Curth, M. van der Schaar. "Deep Learning Through A Telescoping Lens". NeurIPS 2024, Eq. 9.
@@ -137,9 +177,22 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     True
     """
 
+    booster_: Booster
+    n_stages_: int
+    _categories: ColumnCategories
+    _fit_record: FitRecord | None
+
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
-        self, X: Any, y: Any, sample_weight: Any = None, *, categorical_feature: Any = "auto"
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+        categorical_feature: Any = "auto",
     ) -> "TelescopingGBTRegressor":
         """Fit the ensemble.
 
@@ -152,6 +205,12 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
             Training labels.
         sample_weight : array-like of shape (n_train,), default=None
             Non-negative weights of the rows; a weight of zero gives a zero column of kernel weights.
+        X_val : array-like of shape (n_val, n_features), default=None
+            Rows that early stopping watches instead of a share of X. All of X is then trained on.
+        y_val : array-like of shape (n_val,), default=None
+            Their labels.
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Their weights.
         categorical_feature : "auto", or list of str or int, default="auto"
             Columns to split by category, by name or position, as in ``LGBMRegressor.fit``; their numbers are codes.
             "auto" stands for the unordered category columns of a DataFrame.
@@ -170,30 +229,53 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         """
         params = self.get_params(deep=False)
         refuse_unsupported(params)
-        self._forget()
+        refuse_lone_validation(X_val, y_val, sample_weight_val, self.early_stopping_rounds)
         categories = ColumnCategories(X, categorical_feature)
+        earlier = self._earlier_fit()
+        if earlier is not None:  # codes stand for the categories of the trees that there are
+            categories.dtypes = self._categories.dtypes
         X, y, weights = self._training_data(categories.encode(X), y, sample_weight, ensure_all_finite="allow-nan")
-        refuse_unequal_weights(params, weights)
+        refuse_rows(params, y, weights)
         # Without weights LightGBM takes a faster path, so ones are not the same as none.
-        given = None if sample_weight is None else weights
-        self.seed_ = draw_seed(self.random_state)
-        train, held_out = self._split(len(y))
-        settings = {name: value for name, value in params.items() if name not in OURS}
-        settings["random_state"] = None if self.random_state is None else self.seed_
-        self.booster_ = fit_booster(
+        train = Rows(X, y, None if sample_weight is None else weights)
+        validation = None if X_val is None else self._validation(categories, X_val, y_val, sample_weight_val)
+        new = FitRecord(params, train, validation, categories.positions)
+        if earlier is None:
+            self.seed_ = draw_seed(self.random_state)
+        elif not self._can_add_trees(earlier, new):
+            return self
+        self._forget()
+        self._categories = categories
+        self._learn(new, earlier)
+        return self
+
+    def _learn(self, new: FitRecord, earlier: FitRecord | None) -> None:
+        """Fit the booster, or add trees to it, and keep what explanations need."""
+        n_rows = len(new.train.y)
+        given: slice | NDArray = slice(None)
+        held_out: NDArray | None = None
+        if self.early_stopping_rounds is not None and new.validation is None:
+            given, held_out = held_out_rows(n_rows, self.validation_fraction, self.seed_)
+        done = 0 if earlier is None else self.n_stages_
+        before = None if earlier is None else first_trees(self.booster_, done)
+        settings = library_settings(new.params, self.seed_)
+        if before is not None:
+            settings |= later_seeds(before, done) | {"n_estimators": self.n_estimators - done}
+        self.booster_, plan = fit_booster(
             settings,
-            _rows(train, X, y, given),
-            None if held_out is None else _rows(held_out, X, y, given),
+            new.train.take(given),
+            new.validation if held_out is None else new.train.take(held_out),
             self.early_stopping_rounds,
-            categories.positions,
+            new.categorical,
+            before,
         )
         self.n_stages_ = count_stages(self.booster_)
-        self._categories, self._settings = categories, settings
-        if self.record:
-            if held_out is not None:
-                weights[held_out] = 0.0
-            self._X, self._y, self._row_weights, self._given = X, y, weights, train
-        return self
+        if not self.record:
+            self._fit_record = None
+            return
+        plans = (*(() if earlier is None else earlier.plans), *(() if plan is None else ((done, plan),)))
+        self._fit_record = new._replace(plans=plans)
+        self._given = np.arange(n_rows)[given]
 
     def predict(self, X: Any) -> NDArray:
         """Predict labels.
@@ -241,7 +323,33 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         ValueError
             If a criterion does not exist or cannot be had for these trees.
         """
-        return stopping_curve(self.telescope_, criteria, n_probes)
+        return stopping_curve(cast(LeafTelescope, self.telescope_), criteria, n_probes)
+
+    def staged_predict(self, X: Any, stages: Any = None, *, approximation: str | None = None) -> Iterator[NDArray]:
+        """Predict after each stage.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Query rows.
+        stages : None, int or array-like of int, default=None
+            All stages 1..n_stages_; that many evenly spaced ones with the last; or exactly those (0 is the start).
+        approximation : {None, "telescoping"}, default=None
+            The model itself, or its telescoping model, which for trees is the model itself.
+
+        Returns
+        -------
+        generator of ndarray of shape (n_query,)
+            One prediction a stage, in the units of `predict`.
+
+        Raises
+        ------
+        ValueError
+            If the approximation or a stage does not exist.
+        """
+        staged = super().staged_predict(X, stages, approximation=approximation)
+        loss = self._curved_loss()
+        return staged if loss is None else (loss.mean(raw) for raw in staged)
 
     @property
     def feature_importances_(self) -> NDArray:
@@ -249,11 +357,36 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         check_is_fitted(self)
         return self.booster_.feature_importance(importance_type=self.importance_type, iteration=self.n_stages_)
 
-    def _split(self, n_rows: int) -> tuple[slice | NDArray, NDArray | None]:
-        """Rows to train on, and rows that early stopping watches."""
-        if self.early_stopping_rounds is None:
-            return slice(None), None
-        return held_out_rows(n_rows, self.validation_fraction, self.seed_)
+    def _validation(self, categories: ColumnCategories, X: Any, y: Any, sample_weight: Any) -> Rows:
+        """Validate the rows that early stopping watches."""
+        X, y = validate_data(
+            self, categories.encode(X), y, dtype=np.float64, y_numeric=True, ensure_all_finite="allow-nan", reset=False
+        )
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False
+            )
+        return Rows(X, y.astype(np.float64, copy=False), sample_weight)
+
+    def _earlier_fit(self) -> FitRecord | None:
+        """Record of the fit that a warm start adds trees to."""
+        if not self.warm_start:
+            return None
+        if not self.record:
+            raise ValueError("warm_start=True needs record=True: the data of the two fits are compared.")
+        if not hasattr(self, "booster_"):
+            return None
+        if self._fit_record is None:
+            raise ValueError("warm_start=True needs a fit with record=True to add trees to: fit afresh.")
+        return self._fit_record
+
+    def _can_add_trees(self, earlier: FitRecord, new: FitRecord) -> bool:
+        """Whether a warm start has trees to add; raise where it must not."""
+        refuse_changes(earlier, new)
+        if new.params["n_estimators"] > earlier.params["n_estimators"]:
+            return True
+        warnings.warn("Warm-start fitting without increasing n_estimators does not fit new trees.", stacklevel=4)
+        return False
 
     def _trees(self) -> LightGBMTrees:
         check_is_fitted(self)
@@ -264,24 +397,32 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         X = self._categories.encode(X)
         return validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=False)
 
+    def _record(self) -> FitRecord:
+        assert self._fit_record is not None  # `telescope_` is asked first, and raises where there is none
+        return self._fit_record
+
+    def _curved_loss(self) -> CurvedLoss | None:
+        return curved_loss(self._record().params)
+
     def _make_telescope(self) -> LeafTelescope:
-        trees = self._trees()
-        telescope = LeafTelescope(
-            trees.ensemble(self._X, self._row_weights, np.arange(len(self._y))[self._given], self._settings),
+        record = self._record()
+        trees, (X, y, weights) = self._trees(), record.train
+        row_weights = np.zeros(len(y))
+        row_weights[self._given] = 1.0 if weights is None else weights[self._given]
+        telescope = (LeafTelescope if self._curved_loss() is None else CurvedLeafTelescope)(
+            trees.ensemble(X, y, row_weights, self._given, record.params, record.plans),
             find_leaves=trees.find_leaves,
             tree_outputs=trees.tree_outputs,
-            training_rows=self._X,
-            y=self._y,
-            trained=self._row_weights > 0,
+            training_rows=X,
+            y=y,
+            trained=row_weights > 0,
             seed=self.seed_,
         )
-        gap = np.abs(telescope.reconstruct(None) - trees.predict(self._X)).max()
-        tolerance = 1e-5 * np.std(self._y) + 1e-6 * np.abs(self._y).max()
-        if not gap <= tolerance:
-            raise ValueError(
-                f"The telescope misses the model's own training predictions by {gap:.3g}, more than {tolerance:.3g}. "
-                "If the arrays given to fit were changed since, fit again; otherwise please report this."
-            )
+        model = trees.predict(X, raw=True)
+        if isinstance(telescope, CurvedLeafTelescope):  # on a scale of logarithms
+            _check_gap(telescope.kernel_form(), model, 1e-5 * np.std(model) + 1e-6 * max(1.0, np.abs(model).max()))
+        else:
+            _check_gap(telescope.reconstruct(None), model, 1e-5 * np.std(y) + 1e-6 * np.abs(y).max())
         return telescope
 
     def __sklearn_tags__(self):
@@ -290,5 +431,11 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         return tags
 
 
-def _rows(rows: slice | NDArray, X: NDArray, y: NDArray, sample_weight: NDArray | None) -> Rows:
-    return Rows(X[rows], y[rows], None if sample_weight is None else sample_weight[rows])
+def _check_gap(rebuilt: NDArray, model: NDArray, tolerance: float) -> None:
+    """Raise ValueError where what the telescope rebuilds is not what the model gives at the training rows."""
+    gap = np.abs(rebuilt - model).max()
+    if not gap <= tolerance:
+        raise ValueError(
+            f"The telescope misses the model's own training predictions by {gap:.3g}, more than {tolerance:.3g}. "
+            "If the arrays given to fit were changed since, fit again; otherwise please report this."
+        )

@@ -1,13 +1,13 @@
 """Exact sums over all kernel weights, and their diagonal, worked in the space of leaves: no n x n array, no probes.
 
-The values of the leaves in response to unit labels are W = M X with M = (I + R C)^{-1} R, X = B^q - b A, b = B^h 1 and A
-the start's label weights (`_leaf_space`). With G = W W^T, a = W A^T and K the number of query rows that leaves share,
+The values of the leaves in response to unit labels are W = M X with M = (I + R C)^{-1} R, X = B^q - b A, b = B^h 1 and
+A the start's label weights (`_leaf_space`). With G = W W^T, a = W A^T and K the number of query rows that leaves share,
 tree t adds to the sum of all squared weights
 
     2 c_t . a_t + 2 sum_{s < t} <K_ts, G_ts> + c_t . diag(G_tt),        c_t = diag(K_tt),
 
-and sum_{s <= t} M[leaf_t(i), leaf_s(i)] b^q_is - (M b)[leaf_t(i)] A_i to the weight of row i in its own prediction. Every
-matrix is leaves x leaves, so a million rows cost one count of every pair of trees.
+and sum_{s <= t} M[leaf_t(i), leaf_s(i)] b^q_is - (M b)[leaf_t(i)] A_i to the weight of row i in its own prediction.
+Every matrix is leaves x leaves, so a million rows cost one count of every pair of trees.
 """
 
 from collections.abc import Iterator
@@ -71,7 +71,7 @@ class LeafMoments:
         return ensemble.start_weights.sum() + np.cumsum(_by_tree(group, added))
 
     def staged_own_weights(self) -> Iterator[NDArray]:
-        """Yield the diagonal of S over the training rows, (n_train,), after every tree; zero off the rows trained on."""
+        """Yield the diagonal of S over the training rows, (n_train,), after every tree; zero off the rows trained."""
         ensemble, (unit, on_start) = self._ensemble, self._inverse
         own_weights = ensemble.start_weights.copy()
         entries = [self._rates.labels(stage) for stage in range(1, ensemble.n_stages + 1)]
@@ -83,7 +83,8 @@ class LeafMoments:
                 found = np.zeros(len(own_leaves))
                 for s in range(t + 1):
                     weight = of_tree.ravel().take(own_leaves * width + self._offsets[s] + ensemble.leaves[s, block])
-                    found += weight if entries[s] is None else weight * entries[s][block]
+                    entry = entries[s]
+                    found += weight if entry is None else weight * entry[block]
                 own_weights[block] += found - on_start[own][own_leaves] * ensemble.start_weights[block]
             yield own_weights.copy()
 
@@ -110,9 +111,8 @@ class LeafMoments:
 
     def _rows_shared(self, leaves: NDArray) -> NDArray:
         """Rows that leaves of different trees share, below the diagonal."""
-        coupling = self._group.coupling
-        if self._rates.ones and leaves is self._ensemble.leaves and coupling is not None:
-            return coupling
+        if self._rates.ones and leaves is self._ensemble.leaves:
+            return self._group.coupling
         stages = slice(0, self._ensemble.n_stages)
         return shared_weight(leaves, self._ensemble.n_leaves, _ones, stages=stages)
 
@@ -122,12 +122,10 @@ class LeafMoments:
 
     def _coupling_with_diagonal(self) -> NDArray:
         """C, which is counted already, and what it has on its diagonal: rows share a leaf of a tree with themselves."""
-        coupling = self._group.coupling
-        diagonal = np.diag(self._sums(self._rates.feedback))
-        return diagonal if coupling is None else diagonal + coupling
+        return np.diag(self._sums(self._rates.feedback)) + self._group.coupling
 
     def _sums(self, entries: StageRates, values: NDArray | None = None) -> NDArray:
-        """Sums of entries, times values where given, over every leaf, (n_leaves,)."""
+        """Sum entries, times values where given, over every leaf, (n_leaves,)."""
         sums = []
         for stage in range(1, self._ensemble.n_stages + 1):
             weights = entries(stage)
@@ -141,5 +139,5 @@ def _ones(stage: int) -> None:
 
 
 def _by_tree(group: TreeGroup, of_leaf: NDArray) -> NDArray:
-    """Sums of a quantity of the leaves over every tree."""
+    """Sum a quantity of the leaves over every tree."""
     return np.add.reduceat(of_leaf, group.offsets[:-1])

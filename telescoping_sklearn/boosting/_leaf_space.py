@@ -156,9 +156,10 @@ class TreeGroup:
         self.stages = stages
         self.offsets = offsets_of(ensemble.n_leaves[stages])
         trees = range(stages.start, stages.stop)
-        coupled = len(trees) > 1
         self.coupling = (
-            shared_weight(ensemble.leaves, ensemble.n_leaves, rates.feedback, stages=stages) if coupled else None
+            shared_weight(ensemble.leaves, ensemble.n_leaves, rates.feedback, stages=stages)
+            if len(trees) > 1
+            else np.zeros((self.n_leaves, self.n_leaves))
         )
         self._mixed = ensemble.mixing is not None
         #: R_t of every tree: its diagonal, or all of it where leaf values depend on sums over other leaves.

@@ -172,10 +172,8 @@ class LeafTelescope(Telescope):
             return super().staged_effective_params(X, stages=stages, n_probes=n_probes, subsets=subsets)
         asked, leaves = resolve_stages(stages, self.n_stages), self._leaves(X)
         sets = [leaves] if subsets is None else [leaves[:, np.asarray(rows)] for rows in subsets]
-        p = np.stack(
-            [self.n_trained / of_set.shape[1] * self._squared_weights(of_set, asked) for of_set in sets], axis=1
-        )
-        p = p if subsets is not None else p[:, 0]
+        means = [self._squared_weights(of_set, asked) / of_set.shape[1] for of_set in sets]
+        p = self.n_trained * (means[0] if subsets is None else np.stack(means, axis=1))
         return Estimate(p, np.zeros_like(p))
 
     def staged_training_summary(self, *, stages: Any = None, n_probes: Any = "auto") -> tuple[Estimate, Estimate]:
@@ -189,7 +187,7 @@ class LeafTelescope(Telescope):
         return Estimate(p, np.zeros_like(p)), Estimate(trace, np.zeros_like(trace))
 
     def moments(self) -> LeafMoments:
-        """Sums over all weights in the space of leaves, made when first asked for and kept."""
+        """Give sums over all weights in the space of leaves, made when first asked for and kept."""
         if self._kept_moments is None:
             self._kept_moments = LeafMoments(LeafCarrier(self.ensemble, self.n_stages))
         return self._kept_moments

@@ -4,7 +4,7 @@ LightGBM keeps labels and weights in float32; the weights that a telescope uses 
 not, which is where the last digits of a reconstruction go.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from telescoping_sklearn.boosting._bagging import BaggingPlan, find_bags, stack_bags
+from telescoping_sklearn.boosting._curvature import CurvaturePath
 from telescoping_sklearn.boosting._ensemble import Bags, LeafEnsemble, compact_leaves
+from telescoping_sklearn.boosting._parameters import curved_loss
 from telescoping_sklearn.boosting._tree_text import (
     TreeText,
     bins_of_categories,
@@ -32,6 +34,11 @@ class Rows(NamedTuple):
     y: NDArray
     sample_weight: NDArray | None
 
+    def take(self, rows: slice | NDArray) -> "Rows":
+        """Take some of the rows."""
+        weights = self.sample_weight
+        return Rows(self.X[rows], self.y[rows], None if weights is None else weights[rows])
+
 
 def fit_booster(
     params: Mapping[str, Any],
@@ -39,8 +46,9 @@ def fit_booster(
     validation: Rows | None = None,
     early_stopping_rounds: int | None = None,
     categorical: Sequence[int] = (),
-) -> lightgbm.Booster:
-    """Fit ``LGBMRegressor`` silently and return its booster.
+    earlier: lightgbm.Booster | None = None,
+) -> tuple[lightgbm.Booster, BaggingPlan | None]:
+    """Fit ``LGBMRegressor`` silently.
 
     Parameters
     ----------
@@ -54,23 +62,46 @@ def fit_booster(
         Rounds without progress on the validation rows before training stops.
     categorical : sequence of int, default=()
         Positions of the columns that hold codes of categories.
+    earlier : lightgbm.Booster, default=None
+        Booster whose trees the new ones follow.
 
     Returns
     -------
-    lightgbm.Booster
+    booster : lightgbm.Booster
         The booster; with early stopping its ``best_iteration`` is set.
+    plan : BaggingPlan or None
+        How its bags were drawn; None without bagging.
     """
-    options: dict[str, Any] = {"categorical_feature": list(categorical)} if len(categorical) else {}
+    bagging = params["subsample"] < 1 and params["subsample_freq"] > 0
+    trees_after = [0 if earlier is None else earlier.num_trees()]
+    options: dict[str, Any] = {"init_model": earlier, "callbacks": [_note_trees(trees_after)] if bagging else []}
+    if categorical:
+        options["categorical_feature"] = list(categorical)
     if validation is not None and early_stopping_rounds is not None:
         weights = validation.sample_weight
         options |= {
             "eval_X": validation.X,
             "eval_y": validation.y,
             "eval_sample_weight": None if weights is None else [weights],
-            "callbacks": [lightgbm.early_stopping(early_stopping_rounds, verbose=False)],
         }
+        options["callbacks"].append(lightgbm.early_stopping(early_stopping_rounds, verbose=False))
     model = lightgbm.LGBMRegressor(**params, verbosity=-1)
-    return model.fit(train.X, train.y, sample_weight=train.sample_weight, **options).booster_
+    booster = model.fit(train.X, train.y, sample_weight=train.sample_weight, **options).booster_
+    if not bagging:
+        return booster, None
+    seed = int(text_parameter(booster.model_to_string(num_iteration=1), "bagging_seed"))
+    grown = tuple((np.diff(trees_after) > 0).tolist())
+    return booster, BaggingPlan(params["subsample"], params["subsample_freq"], seed, grown)
+
+
+def _note_trees(trees_after: list[int]) -> Callable[[Any], None]:
+    """Make a callback that notes the number of trees after every attempt to grow one."""
+
+    def note(env: Any) -> None:
+        trees_after.append(env.model.num_trees())
+
+    note.order = 0  # type: ignore[attr-defined]  # before early stopping ends the training
+    return note
 
 
 def count_stages(booster: lightgbm.Booster) -> int:
@@ -98,9 +129,9 @@ class LightGBMTrees:
         if n_jobs is not None and n_jobs > 0:
             self._options["num_threads"] = n_jobs
 
-    def predict(self, X: NDArray) -> NDArray:
-        """Predict with all stages, (n_query,)."""
-        return np.asarray(self.booster.predict(X, num_iteration=self.n_stages, **self._options))
+    def predict(self, X: NDArray, *, raw: bool = False) -> NDArray:
+        """Predict with all stages, means or raw scores, (n_query,)."""
+        return np.asarray(self.booster.predict(X, num_iteration=self.n_stages, raw_score=raw, **self._options))
 
     def find_leaves(self, X: NDArray) -> NDArray:
         """Leaf of each row in each tree, (n_stages, n_query), compactly."""
@@ -109,23 +140,36 @@ class LightGBMTrees:
         return compact_leaves(np.ascontiguousarray(leaves.T), int(leaves.max(initial=0)) + 1)
 
     def tree_outputs(self, X: NDArray) -> Iterator[NDArray]:
-        """Yield the contribution of each tree; LightGBM puts the mean label into the first."""
+        """Yield what each tree adds to the raw score; LightGBM puts the start into the first."""
+        one: dict[str, Any] = {"num_iteration": 1, "raw_score": True}
         for stage in range(self.n_stages):
-            yield np.asarray(self.booster.predict(X, start_iteration=stage, num_iteration=1, **self._options))
+            yield np.asarray(self.booster.predict(X, start_iteration=stage, **one, **self._options))
 
-    def ensemble(self, X: NDArray, row_weights: NDArray, given: NDArray, params: Mapping[str, Any]) -> LeafEnsemble:
+    def ensemble(
+        self,
+        X: NDArray,
+        y: NDArray,
+        row_weights: NDArray,
+        given: NDArray,
+        params: Mapping[str, Any],
+        plans: Sequence[tuple[int, BaggingPlan]] = (),
+    ) -> LeafEnsemble:
         """Read the ensemble off the booster.
 
         Parameters
         ----------
         X : ndarray of shape (n_train, n_features)
             Training rows.
+        y : ndarray of shape (n_train,)
+            Their labels.
         row_weights : ndarray of shape (n_train,)
             Their weights, zero for rows not trained on.
         given : ndarray of int
             Rows that LightGBM was given.
         params : mapping
             Parameters that it was given.
+        plans : sequence of (int, BaggingPlan), default=()
+            Number of trees before each stretch of training, and how its bags were drawn; nothing without bagging.
 
         Returns
         -------
@@ -143,34 +187,60 @@ class LightGBMTrees:
         trees = list(parse_trees(text))
         many = bins_of_categories(text) > params["max_cat_to_onehot"]
         ridges = [node_ridges(tree, many, params["reg_lambda"], params["cat_l2"]) for tree in trees]
+        start, path = SquaredError().start(weights), None
+        if (loss := curved_loss(params)) is not None:
+            raw, start = loss.start(weights, y)
+            values = [tree.leaf_value for tree in trees]
+            values[0] = values[0] - raw
+            path = CurvaturePath(loss, y, raw, leaves, values)
         ensemble = LeafEnsemble(
             leaves=leaves,
             n_leaves=np.array([tree.n_leaves for tree in trees]),
             row_weights=weights,
-            start_weights=SquaredError().start(weights),
+            start_weights=start,
             learning_rates=np.full(self.n_stages, params["learning_rate"]),
             ridge=[of_leaves for _, of_leaves in ridges] if params["reg_lambda"] > 0 or many.any() else None,
-            bags=self._bags(text, trees, leaves, given, params) if bags_rows(params) else None,
+            bags=_bags(trees, leaves, given, plans) if plans else None,
+            curvature=path,
         )
         return _smoothed(ensemble, trees, ridges, params) if params["path_smooth"] > 0 else ensemble
 
-    def _bags(
-        self, text: str, trees: list[TreeText], leaves: NDArray, given: NDArray, params: Mapping[str, Any]
-    ) -> Bags:
-        """Bags of all trees over all training rows; see `_bagging`."""
-        plan = BaggingPlan(
-            fraction=params["subsample"],
-            freq=params["subsample_freq"],
-            seed=int(text_parameter(text, "bagging_seed")),
-            most=params["n_estimators"],
-        )
-        found = find_bags(plan, leaves[:, given], [tree.leaf_count for tree in trees])
-        return stack_bags([found], given, leaves.shape[1])
+
+def later_seeds(booster: lightgbm.Booster, n_stages: int) -> dict[str, int]:
+    """Choose seeds for trees that follow others, so that they do not draw again what those drew.
+
+    Parameters
+    ----------
+    booster : lightgbm.Booster
+        The booster so far.
+    n_stages : int
+        Its trees.
+
+    Returns
+    -------
+    dict
+        Seeds by the names of LightGBM's parameters.
+    """
+    text = booster.model_to_string(num_iteration=1)
+    names = ("bagging_seed", "feature_fraction_seed", "extra_seed")
+    return {name: (int(text_parameter(text, name)) + 1_000_003 * n_stages) % (2**31 - 1) for name in names}
 
 
-def bags_rows(params: Mapping[str, Any]) -> bool:
-    """Whether every tree sees a bag of the rows only."""
-    return params["subsample"] < 1 and params["subsample_freq"] > 0
+def first_trees(booster: lightgbm.Booster, n_stages: int) -> lightgbm.Booster:
+    """Cut a booster to its first trees: a copy, where there are more."""
+    if booster.num_trees() == n_stages:
+        return booster
+    return lightgbm.Booster(model_str=booster.model_to_string(num_iteration=n_stages))
+
+
+def _bags(trees: list[TreeText], leaves: NDArray, given: NDArray, plans: Sequence[tuple[int, BaggingPlan]]) -> Bags:
+    """Bags of all trees over all training rows; see `_bagging`."""
+    ends = [first for first, _ in plans[1:]] + [len(trees)]
+    found = [
+        find_bags(plan, leaves[first:end, given], [tree.leaf_count for tree in trees[first:end]])
+        for (first, plan), end in zip(plans, ends, strict=True)
+    ]
+    return stack_bags(found, given, leaves.shape[1])
 
 
 def _smoothed(

@@ -6,11 +6,93 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
 
+from telescoping_sklearn.losses import CurvedLoss, Gamma, Logistic, Poisson, Tweedie
+
 #: Parameters that are not LightGBM's.
-OURS = ("early_stopping_rounds", "validation_fraction", "record")
+OURS = ("early_stopping_rounds", "validation_fraction", "record", "warm_start")
+#: Parameters that are given to LightGBM only where they are not None.
+_OPTIONAL = ("interaction_constraints", "bagging_seed", "feature_fraction_seed", "extra_seed")
+
+_RANDOM = "random_state seeds everything; bagging_seed, feature_fraction_seed and extra_seed seed their part alone"
+_ELSEWHERE = {
+    name: f"it is called {ours} here"
+    for ours, names in {
+        "num_leaves": ("num_leaf", "max_leaves", "max_leaf", "max_leaf_nodes"),
+        "learning_rate": ("shrinkage_rate", "eta"),
+        "n_estimators": (
+            "num_iterations",
+            "num_iteration",
+            "n_iter",
+            "num_round",
+            "num_rounds",
+            "num_boost_round",
+            "nrounds",
+        ),
+        "subsample": ("bagging_fraction", "bagging", "sub_row"),
+        "subsample_freq": ("bagging_freq",),
+        "colsample_bytree": ("feature_fraction", "sub_feature"),
+        "colsample_bynode": ("feature_fraction_bynode", "sub_feature_bynode"),
+        "min_child_samples": ("min_data_in_leaf", "min_data_per_leaf", "min_data", "min_samples_leaf"),
+        "min_child_weight": ("min_sum_hessian_in_leaf", "min_sum_hessian_per_leaf", "min_sum_hessian", "min_hessian"),
+        "min_split_gain": ("min_gain_to_split",),
+        "reg_lambda": ("lambda_l2", "l2_regularization", "lambda"),
+        "reg_alpha": ("lambda_l1", "l1_regularization"),
+        "max_delta_step": ("max_tree_output", "max_leaf_output"),
+        "subsample_for_bin": ("bin_construct_sample_cnt",),
+        "max_bin": ("max_bins",),
+        "extra_trees": ("extra_tree",),
+        "boosting_type": ("boosting", "boost"),
+        "n_jobs": ("num_threads", "num_thread", "nthread", "nthreads"),
+        "early_stopping_rounds": ("early_stopping_round", "early_stopping", "n_iter_no_change"),
+        "monotone_constraints": ("mc", "monotone_constraint", "monotonic_cst"),
+    }.items()
+    for name in names
+} | {
+    "seed": _RANDOM,
+    "random_seed": _RANDOM,
+    "data_random_seed": _RANDOM,
+    "categorical_feature": "give it to fit",
+    "init_score": "it would add to the prediction what no label set; subtract it from y",
+    "boost_from_average": "boosting starts from the mean label",
+    "verbosity": "nothing is printed",
+    "verbose": "nothing is printed",
+    "metric": "early stopping watches the loss",
+    "use_quantized_grad": "rounded gradients are not linear in the labels",
+    "data_sample_strategy": "goss picks rows by their gradients, which is not linear in the labels",
+    "refit_decay_rate": "models are not refitted",
+    "linear_lambda": "linear leaves follow another algebra",
+}
 SQUARED_ERROR_NAMES = (None, "regression", "regression_l2", "l2", "mean_squared_error", "mse")
+
+#: Losses on a raw score, made from the estimator's parameters.
+CURVED_LOSSES: dict[str, Callable[[Mapping[str, Any]], CurvedLoss]] = {
+    "poisson": lambda params: Poisson(params["poisson_max_delta_step"]),
+    "gamma": lambda params: Gamma(),
+    "tweedie": lambda params: Tweedie(params["tweedie_variance_power"]),
+    "cross_entropy": lambda params: Logistic(),
+    "xentropy": lambda params: Logistic(),
+    "binary": lambda params: Logistic(binary=True),
+}
+
+
+def curved_loss(params: Mapping[str, Any]) -> CurvedLoss | None:
+    """Make the loss of an estimator; None for squared error.
+
+    Parameters
+    ----------
+    params : mapping
+        Parameters of the estimator.
+
+    Returns
+    -------
+    CurvedLoss or None
+        The loss.
+    """
+    objective = params["objective"]
+    return CURVED_LOSSES[objective](params) if objective in CURVED_LOSSES else None
 
 
 class Refusal(NamedTuple):
@@ -25,8 +107,11 @@ _REFUSALS = (
     Refusal("boosting_type", lambda value: value == "gbdt", "only 'gbdt' adds one fixed stage after the other"),
     Refusal(
         "objective",
-        lambda value: isinstance(value, str | None) and value in SQUARED_ERROR_NAMES,
-        "only squared error ('regression') makes the prediction linear in the labels",
+        lambda value: isinstance(value, str | None) and (value in SQUARED_ERROR_NAMES or value in CURVED_LOSSES),
+        "leaves must be Newton steps: squared error ('regression'), "
+        + ", ".join(f"{name!r}" for name in ("poisson", "gamma", "tweedie", "cross_entropy", "binary"))
+        + "; those of 'l1', 'huber', 'fair', 'quantile' and 'mape' are medians or clipped, and of a function we know "
+        "no derivatives",
     ),
     Refusal("class_weight", lambda value: value is None, "a regressor has no classes; pass sample_weight to fit"),
     Refusal("reg_alpha", lambda value: value == 0, "an L1 penalty on leaf values is not linear in the labels"),
@@ -58,29 +143,56 @@ def refuse_unsupported(params: Mapping[str, Any]) -> None:
             )
 
 
-def refuse_unequal_weights(params: Mapping[str, Any], weights: NDArray) -> None:
-    """Raise ValueError for path smoothing with unequal weights.
+def refuse_rows(params: Mapping[str, Any], y: NDArray, weights: NDArray) -> None:
+    """Raise ValueError for labels that the loss does not take, and for path smoothing of unequal curvature.
 
     Parameters
     ----------
     params : mapping
         Parameters of the estimator.
+    y : ndarray of shape (n_train,)
+        Labels.
     weights : ndarray of shape (n_train,)
         Weights of the rows.
 
     Raises
     ------
     ValueError
-        If the rows that LightGBM smooths by cannot be counted.
+        If the labels are out of range, or the rows that LightGBM smooths by cannot be counted.
     """
-    if params["path_smooth"] > 0 and np.ptp(weights) > 0:
+    loss = curved_loss(params)
+    if loss is not None and not (loss.accepts(y) and loss.accepts(y[weights > 0])):
+        raise ValueError(f"objective={params['objective']!r} takes {loss.takes}; y runs from {y.min()} to {y.max()}.")
+    if params["path_smooth"] > 0 and (np.ptp(weights) > 0 or loss is not None):
+        other = "unequal sample_weight" if loss is None else f"objective={params['objective']!r}"
         raise ValueError(
-            f"path_smooth={params['path_smooth']} is not supported with unequal sample_weight: LightGBM then smooths "
-            "by row counts that it guesses from weights. Use path_smooth=0 or no sample_weight."
+            f"path_smooth={params['path_smooth']} is not supported with {other}: LightGBM then smooths by row counts "
+            "that it guesses from hessians. Use path_smooth=0, or squared error and no sample_weight."
         )
 
 
-class LightGBMParameters:
+def library_settings(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Choose what LightGBM is given.
+
+    Parameters
+    ----------
+    params : mapping
+        Parameters of the estimator.
+    seed : int
+        The fit's seed.
+
+    Returns
+    -------
+    dict
+        Parameters of ``LGBMRegressor``; with ``random_state=None`` its own fixed seeds stay.
+    """
+    given = {
+        name: value for name, value in params.items() if name not in OURS and not (name in _OPTIONAL and value is None)
+    }
+    return given | {"random_state": None if params["random_state"] is None else seed}
+
+
+class LightGBMParameters(BaseEstimator):
     """Constructor of an estimator over LightGBM: every parameter by name, nothing passed on unseen."""
 
     _parameter_constraints: ClassVar[dict] = {
@@ -104,6 +216,15 @@ class LightGBMParameters:
         "cat_smooth": [Interval(Real, 0, None, closed="left")],
         "max_cat_threshold": [Interval(Integral, 1, None, closed="left")],
         "max_cat_to_onehot": [Interval(Integral, 1, None, closed="left")],
+        "colsample_bynode": [Interval(Real, 0, 1, closed="right")],
+        "max_bin": [Interval(Integral, 2, None, closed="left")],
+        "min_data_in_bin": [Interval(Integral, 1, None, closed="left")],
+        "bagging_seed": [Interval(Integral, 0, 2**31 - 1, closed="left"), None],
+        "feature_fraction_seed": [Interval(Integral, 0, 2**31 - 1, closed="left"), None],
+        "extra_seed": [Interval(Integral, 0, 2**31 - 1, closed="left"), None],
+        "poisson_max_delta_step": [Interval(Real, 0, None, closed="neither")],
+        "tweedie_variance_power": [Interval(Real, 1, 2, closed="left")],
+        "warm_start": ["boolean"],
         "min_data_per_group": [Interval(Integral, 1, None, closed="left")],
         "early_stopping_rounds": [Interval(Integral, 1, None, closed="left"), None],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
@@ -142,8 +263,18 @@ class LightGBMParameters:
         max_cat_threshold: int = 32,
         max_cat_to_onehot: int = 4,
         min_data_per_group: int = 100,
+        poisson_max_delta_step: float = 0.7,
+        tweedie_variance_power: float = 1.5,
+        colsample_bynode: float = 1.0,
+        max_bin: int = 255,
+        min_data_in_bin: int = 3,
+        interaction_constraints: list | None = None,
+        bagging_seed: int | None = None,
+        feature_fraction_seed: int | None = None,
+        extra_seed: int | None = None,
         early_stopping_rounds: int | None = None,
         validation_fraction: float = 0.1,
+        warm_start: bool = False,
         record: bool = True,
     ):
         self.boosting_type = boosting_type
@@ -175,6 +306,39 @@ class LightGBMParameters:
         self.max_cat_threshold = max_cat_threshold
         self.max_cat_to_onehot = max_cat_to_onehot
         self.min_data_per_group = min_data_per_group
+        self.poisson_max_delta_step = poisson_max_delta_step
+        self.tweedie_variance_power = tweedie_variance_power
+        self.colsample_bynode = colsample_bynode
+        self.max_bin = max_bin
+        self.min_data_in_bin = min_data_in_bin
+        self.interaction_constraints = interaction_constraints
+        self.bagging_seed = bagging_seed
+        self.feature_fraction_seed = feature_fraction_seed
+        self.extra_seed = extra_seed
         self.early_stopping_rounds = early_stopping_rounds
         self.validation_fraction = validation_fraction
+        self.warm_start = warm_start
         self.record = record
+
+    def set_params(self, **params: Any) -> "LightGBMParameters":
+        """Set parameters; names of LightGBM's that are not taken here are refused with what to use.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters by name.
+
+        Returns
+        -------
+        estimator
+            The estimator itself.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is not one of the constructor's.
+        """
+        for name in params:
+            if name in _ELSEWHERE:
+                raise ValueError(f"{name!r} is not a parameter of {type(self).__name__}: {_ELSEWHERE[name]}.")
+        return super().set_params(**params)

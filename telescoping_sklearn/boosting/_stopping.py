@@ -58,7 +58,7 @@ def stopping_curve(telescope: LeafTelescope, criteria: Sequence[str], n_probes: 
     formulas = {"aicc": corrected_aic, "gcv": generalised_cross_validation}
     for name in criteria:
         table[name] = left_out if name == "loo" else formulas[name](np.array(errors), trace.value, len(y))
-    return StoppingCurve(table, {name: int(table[name].idxmin()) for name in criteria})
+    return StoppingCurve(table, {name: int(table[name].to_numpy().argmin()) + 1 for name in criteria})
 
 
 def corrected_aic(mse: NDArray, degrees_of_freedom: NDArray, n: int) -> NDArray:

@@ -1,0 +1,66 @@
+"""The telescope of a boosted ensemble with a curved loss: exact in its kernels, a derivative in its labels.
+
+On the raw score f the sum over stages is exact, f_T = f_0 - sum_t sum_i K_t(x, x_i) g_it. The response to labels is
+the derivative of f_T in the labels, with the trees, and the H in their denominators, held as they are. It is not a
+smoother: S y does not rebuild f, and what presumes that it does is refused.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from telescoping_sklearn._telescope import Estimate, resolve_stages
+from telescoping_sklearn.boosting._curvature import CurvaturePath
+from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
+
+
+def _not_a_smoother(question: str) -> ValueError:
+    return ValueError(
+        f"{question} does not exist for this loss: kernel_weights are the derivative of the raw score in the labels, "
+        "and their sum with the labels does not rebuild the prediction. Use kernel_weights, top_examples, breakdown or "
+        "staged_kernel; or fit squared error."
+    )
+
+
+class CurvedLeafTelescope(LeafTelescope):
+    """The telescope of a boosted ensemble on the raw score of a curved loss; takes what `LeafTelescope` takes."""
+
+    @property
+    def path(self) -> CurvaturePath:
+        """Derivatives of the loss along training."""
+        assert self.ensemble.curvature is not None  # what makes the loss curved
+        return self.ensemble.curvature
+
+    def kernel_form(self) -> NDArray:
+        """Give f_0 - sum_t sum_i K_t g_it at the training rows, (n_train,): the raw score, rebuilt from gradients."""
+        raw = np.full(self.n_samples, self.path.start)
+        for stage in range(1, self.n_stages + 1):
+            pulls = -self.ensemble.stage_weights(stage) * self.path.before(stage).gradient
+            raw += self.ensemble.spread(stage, self.ensemble.leaf_sums(stage, pulls))[self.ensemble.leaves[stage - 1]]
+        return raw
+
+    def staged_model(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
+        """Yield the library's own raw score after each tree."""
+        wanted = resolve_stages(stages, self.n_stages)
+        if wanted[0] == 0:
+            yield np.full(self.n_query(X), self.path.start)
+        if wanted[-1] > 0:
+            yield from super().staged_model(X, wanted[wanted > 0])
+
+    def offset(self, X: NDArray | None) -> NDArray:
+        """Raise: without a smoother nothing is left over."""
+        raise _not_a_smoother("offset")
+
+    def staged_reconstruction(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
+        """Raise: labels times weights do not rebuild the raw score."""
+        raise _not_a_smoother("A reconstruction (approximation_error)")
+
+    def staged_effective_params(self, X: NDArray | None, **kwargs: Any) -> Estimate:
+        """Raise: effective parameters are those of a smoother."""
+        raise _not_a_smoother("effective_params")
+
+    def staged_training_summary(self, **kwargs: Any) -> tuple[Estimate, Estimate]:
+        """Raise: effective parameters and degrees of freedom are those of a smoother."""
+        raise _not_a_smoother("A count of effective parameters or degrees of freedom")

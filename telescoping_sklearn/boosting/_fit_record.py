@@ -1,0 +1,102 @@
+"""What a fit is given and remembers, so that a later one can add trees to it, and what must not change in between."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from telescoping_sklearn.boosting._bagging import BaggingPlan
+from telescoping_sklearn.boosting._lightgbm import Rows
+
+#: Parameters that a second fit may change: they do not touch the trees that there are.
+_FREE = ("n_estimators", "n_jobs", "importance_type", "warm_start", "record")
+
+
+class FitRecord(NamedTuple):
+    """What a fit was given, as checked and encoded.
+
+    Attributes
+    ----------
+    params : mapping
+        Parameters of the estimator.
+    train : Rows
+        All training rows.
+    validation : Rows or None
+        Validation rows given to `fit`.
+    categorical : list of int
+        Columns split by category.
+    plans : tuple of (int, BaggingPlan)
+        Number of trees before each stretch, and how its bags were drawn.
+    """
+
+    params: Mapping[str, Any]
+    train: Rows
+    validation: Rows | None
+    categorical: list[int]
+    plans: tuple[tuple[int, BaggingPlan], ...] = ()
+
+
+def _differ(old: NDArray | None, new: NDArray | None) -> bool:
+    if old is None or new is None:
+        return (old is None) != (new is None)
+    return old is not new and not np.array_equal(old, new, equal_nan=True)
+
+
+def _changed_rows(old: Rows | None, new: Rows | None, suffix: str) -> list[str]:
+    if old is None or new is None:
+        return [] if old is new else [f"X{suffix}"]
+    pairs = zip(Rows._fields, old, new, strict=True)
+    return [f"{name}{suffix}" for name, before, after in pairs if _differ(before, after)]
+
+
+def refuse_changes(old: FitRecord, new: FitRecord) -> None:
+    """Raise ValueError naming what changed between a fit and the one that is to add trees to it.
+
+    Parameters
+    ----------
+    old, new : FitRecord
+        What the two fits were given.
+
+    Raises
+    ------
+    ValueError
+        If anything but the number of trees changed, or trees would have to go.
+    """
+    changed = [name for name, value in new.params.items() if name not in _FREE and value != old.params[name]]
+    changed += _changed_rows(old.train, new.train, "") + _changed_rows(old.validation, new.validation, "_val")
+    if old.categorical != new.categorical:
+        changed.append("categorical_feature")
+    if changed:
+        raise ValueError(
+            f"warm_start=True adds trees to the model that is there, and {', '.join(changed)} changed since it was "
+            "fitted. Give the same data and settings, or use warm_start=False."
+        )
+    if new.params["n_estimators"] < old.params["n_estimators"]:
+        raise ValueError(
+            f"n_estimators={new.params['n_estimators']} must be at least {old.params['n_estimators']}, the number of "
+            "the fit before: warm_start=True only adds trees."
+        )
+
+
+def refuse_lone_validation(X_val: Any, y_val: Any, sample_weight_val: Any, early_stopping_rounds: int | None) -> None:
+    """Raise ValueError where a validation set is incomplete, or nothing watches it.
+
+    Parameters
+    ----------
+    X_val, y_val, sample_weight_val : array-like or None
+        What `fit` was given.
+    early_stopping_rounds : int or None
+        Parameter of the estimator.
+
+    Raises
+    ------
+    ValueError
+        Naming what is missing.
+    """
+    if X_val is None and (y_val is not None or sample_weight_val is not None):
+        raise ValueError("y_val and sample_weight_val belong to X_val, which was not given.")
+    if X_val is not None and y_val is None:
+        raise ValueError("X_val needs y_val, the labels of its rows.")
+    if X_val is not None and early_stopping_rounds is None:
+        raise ValueError("X_val is what early stopping watches: set early_stopping_rounds, for example to 20.")
