@@ -81,12 +81,24 @@ def test_criteria_that_do_not_exist_are_refused(rows, criteria):
         make_trees().fit(*rows).stopping_curve(criteria=criteria)
 
 
-def test_leave_one_out_is_refused_where_leaves_by_leaves_does_not_fit(rows):
+def test_leave_one_out_is_refused_where_neither_way_fits(rows):
     model = make_trees().fit(*rows)
     with config_context(working_memory=0.001):
-        with pytest.raises(ValueError, match=r"'loo' need .*working_memory"):
+        with pytest.raises(MemoryError, match=r"working_memory.*'loo'"):
             model.stopping_curve()
-        assert set(model.stopping_curve(criteria=["gcv"]).chosen) == {"gcv"}
+        assert set(model.stopping_curve(criteria=["gcv"], n_probes=4).chosen) == {"gcv"}
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"early_stopping_rounds": 5}, {"subsample": 0.7, "subsample_freq": 1}], ids=str
+)
+def test_own_weights_are_the_same_by_columns_and_in_the_space_of_leaves(rows, settings):
+    telescope = make_trees(**settings).fit(*rows, sample_weight=np.linspace(0, 2, 60)).telescope_
+    by_columns = np.stack(list(telescope._own_weights_by_columns()))
+    with config_context(working_memory=0.02):
+        in_blocks = np.stack(list(telescope._own_weights_by_columns()))
+    for found in (by_columns, in_blocks, np.stack(list(telescope.staged_own_weights()))):
+        np.testing.assert_allclose(found, np.stack(list(telescope.moments().staged_own_weights())), atol=1e-13)
 
 
 def test_the_display_draws_what_the_curve_says(rows):

@@ -321,7 +321,9 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         Raises
         ------
         ValueError
-            If a criterion does not exist or cannot be had for these trees.
+            If a criterion does not exist, or the objective is not squared error.
+        MemoryError
+            If ``loo`` is asked of so many trees and rows that neither way to the diagonal of S fits.
         """
         return stopping_curve(cast(LeafTelescope, self.telescope_), criteria, n_probes)
 

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from telescoping_sklearn._memory import items_per_block, working_memory_bytes
-from telescoping_sklearn._telescope import ColumnCost, Estimate, Start, Subsets, Telescope, resolve_stages
+from telescoping_sklearn._telescope import (
+    AUTO_EXACT_OPERATIONS,
+    ColumnCost,
+    Estimate,
+    Start,
+    Subsets,
+    Telescope,
+    resolve_stages,
+)
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, membership
 from telescoping_sklearn.boosting._leaf_carriers import LeafCarrier, cheapest_group, moment_steps
 from telescoping_sklearn.boosting._leaf_moments import MATRICES_HELD, LeafMoments
@@ -185,6 +193,40 @@ class LeafTelescope(Telescope):
         start = self.ensemble.start_weights.sum()
         trace = np.concatenate([[start], self.moments().traces()])[asked]
         return Estimate(p, np.zeros_like(p)), Estimate(trace, np.zeros_like(trace))
+
+    def staged_own_weights(self) -> Iterator[NDArray]:
+        """Yield the diagonal of S over the training rows, (n_train,), after every tree; exact.
+
+        Raises
+        ------
+        MemoryError
+            If neither matrices of leaves by leaves nor all stages of the diagonal fit the working memory, or carrying a
+            column a row would take too long.
+        """
+        columns = self._forward_plan(0, self.n_trained).operations
+        held = 8.0 * self.n_stages * self.n_samples <= working_memory_bytes() and columns <= AUTO_EXACT_OPERATIONS
+        if self.holds_leaves_squared() and (moment_steps(self.ensemble, 0) <= columns or not held):
+            yield from self.moments().staged_own_weights()
+        elif held:
+            yield from self._own_weights_by_columns()
+        else:
+            raise MemoryError(
+                f"Own weights of {self.n_trained} rows in {self.n_stages} trees need matrices of leaves by leaves, that "
+                "scikit-learn's working_memory does not hold, or too many columns; probes are too noisy for single "
+                "rows. Raise working_memory with sklearn.set_config, or leave out what needs them ('loo')."
+            )
+
+    def _own_weights_by_columns(self) -> Iterator[NDArray]:
+        """Carry a unit column for every row, and look up each in its own leaves only."""
+        added = np.zeros((self.n_stages, self.n_samples))
+        positions = self._offsets[:-1, None] + self.ensemble.leaves
+        columns = np.flatnonzero(self.trained)
+        for block in self._column_blocks(len(columns), 0):
+            own, unit = columns[block], self._unit_columns(columns[block])
+            start = self._start_response(None, unit, False)
+            values, _ = self._carrier(len(own)).forward(unit, start, self.n_stages)
+            added[:, own] = np.take_along_axis(values, positions[:, own], axis=0)
+        yield from self.ensemble.start_weights + np.cumsum(added, axis=0)
 
     def moments(self) -> LeafMoments:
         """Give sums over all weights in the space of leaves, made when first asked for and kept."""

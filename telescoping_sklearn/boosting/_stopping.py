@@ -86,7 +86,7 @@ def _left_out(residual: NDArray, own: NDArray) -> NDArray:
 
 def _own_weights(telescope: LeafTelescope, asked: bool) -> Iterator[NDArray | None]:
     if asked:
-        yield from telescope.moments().staged_own_weights()
+        yield from telescope.staged_own_weights()
     else:
         yield from [None] * telescope.n_stages
 
@@ -99,10 +99,4 @@ def _check(telescope: LeafTelescope, criteria: Sequence[str]) -> None:
         raise ValueError(
             "A stopping curve needs an objective of squared error: under any other the kernel weights are a response, "
             "not a smoother. Use early_stopping_rounds instead."
-        )
-    if "loo" in criteria and not telescope.holds_leaves_squared():
-        raise ValueError(
-            "criteria with 'loo' need matrices of leaves by leaves, which the working_memory of scikit-learn does not "
-            "hold for these trees, and estimates of single rows' own weights are too noisy. Leave 'loo' out, or raise "
-            "working_memory with sklearn.set_config."
         )
