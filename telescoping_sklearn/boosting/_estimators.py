@@ -311,7 +311,8 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         criteria : sequence of {"aicc", "gcv", "loo"}, default=("aicc", "gcv", "loo")
             Criteria to work.
         n_probes : int, "auto" or None, default="auto"
-            How the trace is worked, as in `effective_params`; ``loo`` is always exact.
+            How the trace is worked, as in `effective_params`. ``loo`` is always exact, and "auto" takes the exact
+            trace from it.
 
         Returns
         -------

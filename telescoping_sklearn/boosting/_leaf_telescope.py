@@ -211,9 +211,9 @@ class LeafTelescope(Telescope):
             yield from self._own_weights_by_columns()
         else:
             raise MemoryError(
-                f"Own weights of {self.n_trained} rows in {self.n_stages} trees need matrices of leaves by leaves, that "
-                "scikit-learn's working_memory does not hold, or too many columns; probes are too noisy for single "
-                "rows. Raise working_memory with sklearn.set_config, or leave out what needs them ('loo')."
+                f"Own weights of {self.n_trained} rows in {self.n_stages} trees need matrices of leaves by leaves "
+                "that scikit-learn's working_memory does not hold, or too many columns; probes are too noisy for "
+                "single rows. Raise working_memory with sklearn.set_config, or leave out what needs them ('loo')."
             )
 
     def _own_weights_by_columns(self) -> Iterator[NDArray]:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from telescoping_sklearn._telescope import Estimate
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
 
 CRITERIA = ("aicc", "gcv", "loo")
@@ -40,13 +41,17 @@ def stopping_curve(telescope: LeafTelescope, criteria: Sequence[str], n_probes: 
     _check(telescope, criteria)
     y, trained = telescope.y[telescope.trained], telescope.trained
     weights = telescope.ensemble.row_weights[trained] / telescope.ensemble.row_weights[trained].sum()
-    _, trace = telescope.staged_training_summary(n_probes=n_probes)
     residuals = (y - fitted[trained] for fitted in telescope.staged_reconstruction(None))
-    errors, left_out = [], []
+    errors, left_out, traces = [], [], []
     for residual, own in zip(residuals, _own_weights(telescope, "loo" in criteria), strict=False):
         errors.append(weights @ residual**2)
         if own is not None:
             left_out.append(weights @ _left_out(residual, own[trained]) ** 2)
+            traces.append(own.sum())
+    if traces and (n_probes is None or n_probes == "auto"):
+        trace = Estimate(np.array(traces), np.zeros(len(traces)))
+    else:
+        _, trace = telescope.staged_training_summary(n_probes=n_probes)
     table = pd.DataFrame(
         {
             "training_mse": errors,
