@@ -243,3 +243,28 @@ def test_top_examples_are_those_of_the_whole_matrix(rows, others):
         found = model.top_examples(others, k=4)
     expected = -np.sort(-whole, axis=1)[:, :4]
     np.testing.assert_allclose(np.abs(found["weight"].to_numpy().reshape(M, 4)), expected, atol=1e-13)
+
+
+# Interruption
+
+
+def test_what_is_interrupted_leaves_the_answers_as_they_were(rows, others, monkeypatch):
+    model = make_trees().fit(*rows)
+    expected = [model.kernel_weights(others), model.effective_params(others, n_probes=None), model.degrees_of_freedom_]
+    telescope, solve = model.telescope_, TreeGroup.solve
+    telescope._kept_carrier = telescope._kept_moments = None
+    model._training_summary = None
+
+    def interrupted(group, sums):
+        solve(group, sums)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TreeGroup, "solve", interrupted)
+        patched.setattr(TreeGroup, "solve_back", interrupted)
+        for ask in (model.kernel_weights, model.effective_params):
+            with pytest.raises(KeyboardInterrupt):
+                ask(others)
+    found = [model.kernel_weights(others), model.effective_params(others, n_probes=None), model.degrees_of_freedom_]
+    for before, after in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(after, before)
