@@ -47,6 +47,7 @@ FAMILIES = {"trees": make_trees, "net": make_net}
 FITTED = {
     "trees": make_trees(),
     "trees-ridge": make_trees(reg_lambda=2.0, colsample_bytree=0.5, learning_rate=0.3),
+    "trees-bags": make_trees(subsample=0.6, subsample_freq=2, path_smooth=2.0),
     "net-tanh": make_net(),
     "net-gelu-adamw": make_net(activation="gelu", optimizer="adamw", learning_rate_init=1e-3, weight_decay=0.1),
     "net-sections": make_net(rule="gauss2", section=4),
