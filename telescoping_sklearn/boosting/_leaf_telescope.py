@@ -130,7 +130,7 @@ class LeafTelescope(Telescope):
             yield start if X is None else self._start_response(X, labels, offset)
             return
         values, response = self._carrier(labels.shape[1]).forward(labels, start.copy(), wanted[-1])
-        if X is None and len(wanted) == 1:
+        if X is None and wanted[0] == self.n_stages:
             yield response
             return
         del response
