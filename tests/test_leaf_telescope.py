@@ -121,6 +121,16 @@ def test_a_stage_inside_a_group_is_the_ensemble_cut_short(rows, others):
     )
 
 
+def test_stages_inside_a_group_are_answered_for_training_rows_too(rows, others):
+    telescope = make_trees().fit(*rows).telescope_
+    short = make_trees(n_estimators=5).fit(*rows)
+    for X, expected in ((None, short.kernel_weights_), (others, short.kernel_weights(others))):
+        (single,) = telescope.staged_response(X, np.eye(N), stages=[5])
+        _, among = telescope.staged_response(X, np.eye(N), stages=[2, 5])
+        np.testing.assert_allclose(single, expected, atol=1e-13)
+        np.testing.assert_allclose(among, expected, atol=1e-13)
+
+
 def test_groups_solve_the_triangular_system_and_its_transpose(rows):
     telescope = make_trees(path_smooth=1.0).fit(*rows).telescope_
     ensemble, carrier = telescope.ensemble, LeafCarrier(telescope.ensemble, telescope.n_stages)
