@@ -23,6 +23,7 @@ ALLOWED = {
     "irregularity": {"_memory"},
     "datasets": {"_memory"},
     "displays": {"_memory"},
+    "_displays_stopping": set(),
     "base": {"_telescope"},
     "metrics": {"base", "_telescope"},
     "boosting": {"base", "_telescope", "losses", "_memory", "boosting"},
@@ -34,7 +35,7 @@ ONLY_IN = {
     "lightgbm": {"boosting"},
     "torch": {"neural"},
     "skorch": {"neural"},
-    "matplotlib": {"displays", "benchmark"},
+    "matplotlib": {"displays", "_displays_stopping", "benchmark"},
 }
 
 

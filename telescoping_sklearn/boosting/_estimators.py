@@ -1,8 +1,8 @@
 """TelescopingGBTRegressor: LightGBM behind scikit-learn's interface, with its exact telescope."""
 
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 from lightgbm import Booster
@@ -30,6 +30,7 @@ from telescoping_sklearn.boosting._parameters import (
     refuse_rows,
     refuse_unsupported,
 )
+from telescoping_sklearn.boosting._stopping import CRITERIA, StoppingCurve, stopping_curve
 from telescoping_sklearn.losses import CurvedLoss
 
 
@@ -290,6 +291,42 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
             Predictions, LightGBM's own.
         """
         return self._trees().predict(self._query(X))
+
+    def stopping_curve(
+        self, *, criteria: Sequence[str] = CRITERIA, n_probes: int | str | None = "auto"
+    ) -> StoppingCurve:
+        """Judge every number of trees from the training rows alone, without a validation set.
+
+        After each tree the ensemble is a linear smoother with the matrix S of kernel weights. With the mean squared
+        training error (weighted where rows are), df the trace of S and n rows trained on:
+
+        - ``aicc``: log(mse) + 1 + 2 (df + 1) / (n - df - 2) (Hurvich, Simonoff and Tsai 1998);
+        - ``gcv``: mse / (1 - df / n)^2 (Craven and Wahba 1978);
+        - ``loo``: mean of ((y - f) / (1 - S_ii))^2, the squared error of every row left out, were the trees fixed.
+
+        The trees were grown to fit these labels, and S does not say so: all three tend to choose too many trees.
+
+        Parameters
+        ----------
+        criteria : sequence of {"aicc", "gcv", "loo"}, default=("aicc", "gcv", "loo")
+            Criteria to work.
+        n_probes : int, "auto" or None, default="auto"
+            How the trace is worked, as in `effective_params`. ``loo`` is always exact, and "auto" takes the exact
+            trace from it.
+
+        Returns
+        -------
+        StoppingCurve
+            The table by stage, and the stage that each criterion chooses.
+
+        Raises
+        ------
+        ValueError
+            If a criterion does not exist, or the objective is not squared error.
+        MemoryError
+            If ``loo`` is asked of so many trees and rows that neither way to the diagonal of S fits.
+        """
+        return stopping_curve(cast(LeafTelescope, self.telescope_), criteria, n_probes)
 
     def staged_predict(self, X: Any, stages: Any = None, *, approximation: str | None = None) -> Iterator[NDArray]:
         """Predict after each stage.

@@ -4,21 +4,60 @@ With P_t the leaf-membership matrix of tree t and B_t the same with the rows' we
 
     F_t(x) = F_{t-1}(x) + [R_t B_t (V - F_{t-1})]_{leaf of x},    R_t = lr / (B_t 1 + lambda)
 
-to every column of labels: a sum over the rows of each leaf, then one look-up a row. No n x n array is made.
+to every column of labels: a sum over the rows of each leaf, then one look-up a row. Consecutive trees are solved
+together in the space of their leaves (`_leaf_space`), and columns are carried forward or back, whichever counts fewer
+steps (`_leaf_carriers`); `LeafTelescope.plan` says which. No n x n array is made.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from telescoping_sklearn._telescope import ColumnCost, Start, Telescope, resolve_stages
+from telescoping_sklearn._memory import items_per_block, working_memory_bytes
+from telescoping_sklearn._telescope import (
+    AUTO_EXACT_OPERATIONS,
+    ColumnCost,
+    Estimate,
+    Start,
+    Subsets,
+    Telescope,
+    resolve_stages,
+)
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, membership
+from telescoping_sklearn.boosting._leaf_carriers import LeafCarrier, cheapest_group, moment_steps
+from telescoping_sklearn.boosting._leaf_moments import MATRICES_HELD, LeafMoments
+from telescoping_sklearn.boosting._leaf_space import offsets_of, row_blocks, stacked
 
-#: Sums and look-ups are bound by memory: larger blocks of columns leave the caches.
-_FASTEST_BLOCK = 16 * 2**20
+#: Bytes of a block of columns beyond which it only gets slower: values of the leaves should stay in the caches.
+_FASTEST_BLOCK = 2**30
+#: Steps beyond which an exact sum over all weights is no longer the automatic choice: about a minute.
+_MOST_STEPS = 2e11
+#: Query rows looked up at once.
+_ROWS_AT_ONCE = 8192
+
+
+class Plan(NamedTuple):
+    """How a response is worked, and what that costs.
+
+    Attributes
+    ----------
+    route : {"forward", "backward"}
+        From labels to queries, or from queries to labels.
+    group : int
+        Trees that are solved at once in the space of their leaves.
+    operations : float
+        Steps, in units of one multiplication and addition along a leaf number.
+    column_bytes : float
+        Memory held for one column (a label direction, or backward a query).
+    """
+
+    route: str
+    group: int
+    operations: float
+    column_bytes: float
 
 
 class LeafTelescope(Telescope):
@@ -51,6 +90,9 @@ class LeafTelescope(Telescope):
         self._find_leaves = find_leaves
         self._tree_outputs = tree_outputs
         self._training_rows = training_rows
+        self._offsets = offsets_of(ensemble.n_leaves)
+        self._kept_carrier: tuple[int, LeafCarrier] | None = None
+        self._kept_moments: LeafMoments | None = None
 
     @property
     def n_stages(self) -> int:
@@ -83,19 +125,32 @@ class LeafTelescope(Telescope):
         """Carry label columns through the trees; see the module's docstring."""
         wanted = resolve_stages(stages, self.n_stages)
         labels = np.column_stack([V, np.zeros(self.n_samples)]) if offset else V
-        training = self._start_response(None, labels, offset)
-        query = training if X is None else self._start_response(X, labels, offset)
-        leaves = None if X is None else self._leaves(X)
-        if wanted[0] == 0:
-            yield query.copy()
-        for stage in range(1, wanted[-1] + 1):
-            residuals = self.ensemble.residuals(stage, labels, training)
-            of_leaf = self.ensemble.spread(stage, self.ensemble.weighted_membership(stage) @ residuals)
-            training += of_leaf[self.ensemble.leaves[stage - 1]]
-            if leaves is not None:
-                query += of_leaf[leaves[stage - 1]]
-            if stage in wanted:
-                yield query.copy()
+        start = self._start_response(None, labels, offset)
+        if wanted[-1] == 0:
+            yield start if X is None else self._start_response(X, labels, offset)
+            return
+        values, response = self._carrier(labels.shape[1]).forward(labels, start.copy(), wanted[-1])
+        if X is None and wanted[0] == self.n_stages:
+            yield response
+            return
+        del response
+        yield from self._look_up(self._leaves(X), values, self._start_response(X, labels, offset), wanted)
+
+    def backward_weights(self, X: NDArray | None) -> NDArray:
+        """S(x), (n_query, n_train), worked from the queries back to the labels."""
+        leaves = self._leaves(X)
+        n_query = leaves.shape[1]
+        weights = np.empty((n_query, self.n_samples))
+        size = items_per_block(self._query_bytes(), n_query, _FASTEST_BLOCK)
+        carrier = self._carrier(min(size, n_query))
+        for block in row_blocks(n_query, size):
+            reached = stacked(leaves[:, block], self._offsets).T.toarray()
+            weights[block] = carrier.backward(reached).T
+        return weights
+
+    def prefers_backward(self, X: NDArray | None) -> bool:
+        """Whether working back from the queries costs less than carrying every training label forward."""
+        return self.plan(X).route.startswith("backward")
 
     def staged_model(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
         """Yield the library's own prediction after each tree."""
@@ -114,13 +169,155 @@ class LeafTelescope(Telescope):
         """Yield the model itself: for trees the telescoping sum is no approximation."""
         yield from self.staged_model(X, stages)
 
+    # -- exact answers without columns -------------------------------------------------------------------------------
+
+    def staged_effective_params(
+        self, X: NDArray | None, *, stages: Any = None, n_probes: Any = "auto", subsets: Subsets = None
+    ) -> Estimate:
+        """P after each stage; exact values come from the space of leaves where that is cheaper than unit columns."""
+        n_query = self.n_query(X)
+        if self.resolve_n_probes(n_probes, n_query) is not None or not self.has_moments(n_query):
+            return super().staged_effective_params(X, stages=stages, n_probes=n_probes, subsets=subsets)
+        asked, leaves = resolve_stages(stages, self.n_stages), self._leaves(X)
+        sets = [leaves] if subsets is None else [leaves[:, np.asarray(rows)] for rows in subsets]
+        means = [self._squared_weights(of_set, asked) / of_set.shape[1] for of_set in sets]
+        p = self.n_trained * (means[0] if subsets is None else np.stack(means, axis=1))
+        return Estimate(p, np.zeros_like(p))
+
+    def staged_training_summary(self, *, stages: Any = None, n_probes: Any = "auto") -> tuple[Estimate, Estimate]:
+        """Effective parameters and trace on the rows trained on, exact where the space of leaves makes that cheap."""
+        if self.resolve_n_probes(n_probes, self.n_samples) is not None or not self.has_moments(self.n_samples):
+            return super().staged_training_summary(stages=stages, n_probes=n_probes)
+        asked, leaves = resolve_stages(stages, self.n_stages), self.ensemble.leaves
+        p = self._squared_weights(leaves if self.trained.all() else leaves[:, self.trained], asked)
+        start = self.ensemble.start_weights.sum()
+        trace = np.concatenate([[start], self.moments().traces()])[asked]
+        return Estimate(p, np.zeros_like(p)), Estimate(trace, np.zeros_like(trace))
+
+    def staged_own_weights(self) -> Iterator[NDArray]:
+        """Yield the diagonal of S over the training rows, (n_train,), after every tree; exact.
+
+        Raises
+        ------
+        MemoryError
+            If neither matrices of leaves by leaves nor all stages of the diagonal fit the working memory, or carrying a
+            column a row would take too long.
+        """
+        columns = self._forward_plan(0, self.n_trained).operations
+        held = 8.0 * self.n_stages * self.n_samples <= working_memory_bytes() and columns <= AUTO_EXACT_OPERATIONS
+        if self.holds_leaves_squared() and (moment_steps(self.ensemble, 0) <= columns or not held):
+            yield from self.moments().staged_own_weights()
+        elif held:
+            yield from self._own_weights_by_columns()
+        else:
+            raise MemoryError(
+                f"Own weights of {self.n_trained} rows in {self.n_stages} trees need matrices of leaves by leaves "
+                "that scikit-learn's working_memory does not hold, or too many columns; probes are too noisy for "
+                "single rows. Raise working_memory with sklearn.set_config, or leave out what needs them ('loo')."
+            )
+
+    def _own_weights_by_columns(self) -> Iterator[NDArray]:
+        """Carry a unit column for every row, and look up each in its own leaves only."""
+        added = np.zeros((self.n_stages, self.n_samples))
+        positions = self._offsets[:-1, None] + self.ensemble.leaves
+        columns = np.flatnonzero(self.trained)
+        for block in self._column_blocks(len(columns), 0):
+            own, unit = columns[block], self._unit_columns(columns[block])
+            start = self._start_response(None, unit, False)
+            values, _ = self._carrier(len(own)).forward(unit, start, self.n_stages)
+            added[:, own] = np.take_along_axis(values, positions[:, own], axis=0)
+        yield from self.ensemble.start_weights + np.cumsum(added, axis=0)
+
+    def moments(self) -> LeafMoments:
+        """Give sums over all weights in the space of leaves, made when first asked for and kept."""
+        if self._kept_moments is None:
+            self._kept_moments = LeafMoments(LeafCarrier(self.ensemble, self.n_stages))
+        return self._kept_moments
+
+    def has_moments(self, n_query: int) -> bool:
+        """Whether exact sums over all weights fit the working memory and take fewer steps than unit columns."""
+        cheap = moment_steps(self.ensemble, n_query) <= self._forward_plan(n_query, self.n_trained).operations
+        return cheap and self.holds_leaves_squared()
+
+    def holds_leaves_squared(self) -> bool:
+        """Whether the matrices of leaves by leaves that exact sums need fit the working memory."""
+        return bool(8.0 * MATRICES_HELD * self._offsets[-1] ** 2 <= working_memory_bytes())
+
+    def resolve_n_probes(self, n_probes: Any, n_query: int) -> int | None:
+        """Choose the number of probes; "auto" is exact too where the space of leaves makes that cheap."""
+        count = super().resolve_n_probes(n_probes, n_query)
+        cheap = n_probes == "auto" and self.has_moments(n_query) and moment_steps(self.ensemble, n_query) <= _MOST_STEPS
+        return None if cheap else count
+
+    def _squared_weights(self, leaves: NDArray, stages: NDArray) -> NDArray:
+        """Sum of all squared weights of a set of queries after each stage asked for, 0 being the start."""
+        at_start = leaves.shape[1] * float(self.ensemble.start_weights @ self.ensemble.start_weights)
+        return np.concatenate([[at_start], self.moments().squared_weights(leaves)])[stages]
+
+    # -- what it costs -----------------------------------------------------------------------------------------------
+
+    def plan(self, X: NDArray | None, *, n_columns: int | None = None) -> Plan:
+        """Say how a response is worked: the cheapest route, its steps, and its memory a column.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_query, n_features) or None
+            Query rows; None stands for the training rows.
+        n_columns : int or None, default=None
+            Label directions that are carried, such as probes; None stands for kernel weights, which may also be worked
+            backward.
+
+        Returns
+        -------
+        Plan
+            The route and what it costs.
+        """
+        n_query = self.n_query(X)
+        forward = self._forward_plan(n_query, self.n_trained if n_columns is None else n_columns)
+        if n_columns is not None:
+            return forward
+        return min(forward, self._backward_plan(n_query), key=lambda plan: plan.operations)
+
     def column_cost(self, n_query: int, n_columns: int) -> ColumnCost:
-        """One sum and one look-up a row and tree; the column, its residual and what a tree adds to it are held."""
-        return ColumnCost(
-            operations=2.0 * self.n_stages * (self.n_samples + n_query),
-            bytes=8.0 * (4 * self.n_samples + 3 * n_query),
-            fastest_block_bytes=_FASTEST_BLOCK,
-        )
+        """Share of one column in the cheapest way forward."""
+        plan = self._forward_plan(n_query, n_columns)
+        return ColumnCost(plan.operations / max(n_columns, 1), plan.column_bytes, _FASTEST_BLOCK)
+
+    def _forward_plan(self, n_query: int, n_columns: int) -> Plan:
+        """Label, residual and what is asked of them are held for every training row, the response for every query."""
+        work = cheapest_group(self.ensemble, n_columns)
+        column_bytes = 8.0 * (2 * self.n_samples + 2 * n_query + 2 * int(self._offsets[-1]))
+        operations = work.operations + float(n_query) * self.n_stages * n_columns
+        return Plan("forward", work.group, operations, column_bytes)
+
+    def _backward_plan(self, n_query: int) -> Plan:
+        work = cheapest_group(self.ensemble, n_query)
+        return Plan("backward", work.group, work.operations, self._query_bytes())
+
+    def _query_bytes(self) -> float:
+        held = 3 if self.ensemble.curvature is not None else 2
+        return 8.0 * (held * self.n_samples + 3 * int(self._offsets[-1]))
+
+    # -- how they are worked -----------------------------------------------------------------------------------------
+
+    def _carrier(self, n_columns: int) -> LeafCarrier:
+        """Trees in groups of the cheapest size for so many columns; the last one used is kept."""
+        size = cheapest_group(self.ensemble, n_columns).group
+        if self._kept_carrier is None or self._kept_carrier[0] != size:
+            self._kept_carrier = size, LeafCarrier(self.ensemble, size)
+        return self._kept_carrier[1]
+
+    def _look_up(self, leaves: NDArray, values: NDArray, response: NDArray, stages: NDArray) -> Iterator[NDArray]:
+        """Yield the start plus the values of the leaves that rows lie in, after each stage asked for."""
+        done = 0
+        for stage in stages:
+            if stage > done:
+                first, last = self._offsets[done], self._offsets[stage]
+                offsets = self._offsets[done : stage + 1] - first
+                for block in row_blocks(len(response), _ROWS_AT_ONCE):
+                    response[block] += stacked(leaves[done:stage, block], offsets) @ values[first:last]
+                done = stage
+            yield response if stage == stages[-1] else response.copy()
 
     def _leaves(self, X: NDArray | None) -> NDArray:
         return self.ensemble.leaves if X is None else self._find_leaves(X)

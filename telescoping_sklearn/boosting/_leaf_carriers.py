@@ -1,0 +1,232 @@
+"""Label columns carried forward through groups of trees, or queries carried back to the labels.
+
+Both walk over one array of rows x columns in place, group by group and in blocks of rows that stay in the caches: the
+values of one group are handed out and the sums of the next are taken while a block is at hand.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from telescoping_sklearn._memory import working_memory_bytes
+from telescoping_sklearn.boosting._ensemble import LeafEnsemble
+from telescoping_sklearn.boosting._leaf_space import RowRates, TreeGroup, row_blocks, stacked
+
+#: Bytes of a block of rows that stays in the caches beside its leaf numbers.
+_BLOCK_BYTES = 2**20
+
+# Costs of one step beside that of one multiplication and addition along a leaf number, measured on one core.
+_PAIR = 6.0  # one row counted in a pair of leaves
+_TOUCH = 6.0  # one entry of rows x columns brought to the caches and back
+_DENSE = 0.1  # one multiplication and addition of a dense product
+
+
+class Work(NamedTuple):
+    """How columns are carried: so many trees to a group, and the steps that it takes."""
+
+    group: int
+    operations: float
+
+
+def cheapest_group(ensemble: LeafEnsemble, n_columns: int) -> Work:
+    """Choose the number of trees that are solved at once by counting steps.
+
+    Larger groups touch the rows less often and count more pairs of leaves.
+
+    Parameters
+    ----------
+    ensemble : LeafEnsemble
+        The ensemble.
+    n_columns : int
+        Columns carried, forward or back.
+
+    Returns
+    -------
+    Work
+        The number of trees, and the steps in units of one multiplication.
+    """
+    n_stages, leaves = ensemble.n_stages, float(ensemble.n_leaves.max())
+    most = working_memory_bytes() / 4
+    sizes = [1, *(size for size in _sizes(n_stages) if 8.0 * size * leaves**2 * n_stages <= most)]
+    return min((Work(size, _operations(ensemble, size, n_columns)) for size in sizes), key=lambda work: work.operations)
+
+
+def _sizes(n_stages: int) -> list[int]:
+    return [size for size in (2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128) if size < n_stages] + [n_stages]
+
+
+def _operations(ensemble: LeafEnsemble, size: int, n_columns: int) -> float:
+    n, n_stages, leaves = len(ensemble.row_weights), ensemble.n_stages, float(ensemble.n_leaves.max())
+    groups = -(-n_stages // size)
+    pairs = n_stages * (size - 1) / 2
+    along_leaves = 2.0 * n * n_stages * n_columns - (n * size * n_columns if groups > 1 else n * n_stages * n_columns)
+    return (
+        along_leaves
+        + pairs * (_PAIR * n + leaves**2)
+        + _TOUCH * n * groups * n_columns
+        + _DENSE * pairs * leaves**2 * n_columns
+        + 2.0 * _PAIR * n * n_stages
+    )
+
+
+def moment_steps(ensemble: LeafEnsemble, n_query: int) -> float:
+    """Count the steps of exact sums over all weights: every pair of trees at every row, and products of all leaves.
+
+    Parameters
+    ----------
+    ensemble : LeafEnsemble
+        The ensemble.
+    n_query : int
+        Query rows.
+
+    Returns
+    -------
+    float
+        Steps, in the units of `cheapest_group`.
+    """
+    counts = 1.0 if RowRates(ensemble).ones else 3.0
+    pairs = ensemble.n_stages * (ensemble.n_stages + 1) / 2
+    rows = counts * len(ensemble.row_weights) + n_query
+    return _PAIR * rows * pairs + 2.0 * _DENSE * float(ensemble.n_leaves.sum()) ** 3
+
+
+class LeafCarrier:
+    """An ensemble cut into groups of trees that are solved at once.
+
+    Parameters
+    ----------
+    ensemble : LeafEnsemble
+        The ensemble.
+    size : int
+        Trees of a group.
+    """
+
+    def __init__(self, ensemble: LeafEnsemble, size: int):
+        self.ensemble = ensemble
+        self.rates = RowRates(ensemble)
+        n_stages = ensemble.n_stages
+        self.groups = [
+            TreeGroup(ensemble, self.rates, slice(first, min(first + size, n_stages)))
+            for first in range(0, n_stages, size)
+        ]
+
+    def forward(self, labels: NDArray, start: NDArray, last: int) -> tuple[NDArray, NDArray]:
+        """Carry label columns through the trees.
+
+        Parameters
+        ----------
+        labels : ndarray of shape (n_train, k)
+            Label columns V.
+        start : ndarray of shape (n_train, k)
+            F_0 at the training rows; overwritten.
+        last : int
+            Stage, counted from 1, in whose group the carrying ends.
+
+        Returns
+        -------
+        values : ndarray of shape (n_leaves, k)
+            What every leaf of every tree adds to the response.
+        response : ndarray of shape (n_train, k)
+            F at the training rows after the last group carried.
+        """
+        curved = self.rates.curved
+        state = np.negative(start, out=start) if curved else np.subtract(labels, start, out=start)
+        pieces: list[NDArray] = []
+        previous: TreeGroup | None = None
+        for group in self.groups:
+            if group.stages.start >= last:
+                break
+            sums = self._forward_sums(group, previous, state, labels, pieces[-1] if pieces else None)
+            pieces.append(group.solve(sums))
+            previous = group
+        if previous is not None:
+            for block in self._blocks(state):
+                state[block] -= stacked(self._leaves(previous, block), previous.offsets) @ pieces[-1]
+        response = np.negative(state, out=state) if curved else np.subtract(labels, state, out=state)
+        return np.concatenate(pieces), response
+
+    def backward(self, reached: NDArray) -> NDArray:
+        """Carry queries back to the labels.
+
+        Parameters
+        ----------
+        reached : ndarray of shape (n_leaves, m)
+            Whether each query lies in each leaf of each tree.
+
+        Returns
+        -------
+        ndarray of shape (n_train, m)
+            Kernel weights of the queries, the start's included.
+        """
+        n, m = len(self.ensemble.row_weights), reached.shape[1]
+        state = np.zeros((n, m))
+        weights = np.zeros((n, m)) if self.rates.curved else None
+        given: NDArray | None = None
+        later: TreeGroup | None = None
+        last = len(reached)
+        for group in reversed(self.groups):
+            on_values = reached[last - group.n_leaves : last].copy()
+            last -= group.n_leaves
+            if later is not None and given is not None:
+                on_values += self._backward_sums(group, later, state, weights, given)
+            given, later = group.solve_back(on_values), group
+        if later is not None and given is not None:
+            self._backward_sums(None, later, state, weights, given)
+        to_start = 1.0 + state.sum(axis=0)
+        found = np.negative(state, out=state) if weights is None else weights
+        for block in self._blocks(found):
+            found[block] += self.ensemble.start_weights[block, None] * to_start
+        return found
+
+    def _forward_sums(
+        self, group: TreeGroup, previous: TreeGroup | None, state: NDArray, labels: NDArray, values: NDArray | None
+    ) -> NDArray:
+        """Hand out the values of the group before, and sum what is left over the leaves of this one."""
+        sums = np.zeros((group.n_leaves, state.shape[1]))
+        feedback, on_labels = self._entries(group, self.rates.feedback), None
+        if self.rates.curved:
+            on_labels = self._entries(group, self.rates.labels)
+        for block in self._blocks(state):
+            rows, leaves = state[block], self._leaves(group, block)
+            if previous is not None:
+                rows -= stacked(self._leaves(previous, block), previous.offsets) @ values
+            sums += stacked(leaves, group.offsets, _of(feedback, block)).T @ rows
+            if on_labels is not None:
+                sums += stacked(leaves, group.offsets, _of(on_labels, block)).T @ labels[block]
+        return sums
+
+    def _backward_sums(
+        self, group: TreeGroup | None, later: TreeGroup, state: NDArray, weights: NDArray | None, given: NDArray
+    ) -> NDArray:
+        """Hand the later group's weights to its rows, and sum what they ask of the leaves of this one."""
+        sums = np.zeros((0 if group is None else group.n_leaves, state.shape[1]))
+        feedback, on_labels = self._entries(later, self.rates.feedback), None
+        if weights is not None:
+            on_labels = self._entries(later, self.rates.labels)
+        for block in self._blocks(state):
+            rows, leaves = state[block], self._leaves(later, block)
+            rows -= stacked(leaves, later.offsets, _of(feedback, block)) @ given
+            if weights is not None:
+                weights[block] += stacked(leaves, later.offsets, _of(on_labels, block)) @ given
+            if group is not None:
+                sums += stacked(self._leaves(group, block), group.offsets).T @ rows
+        return sums
+
+    def _entries(self, group: TreeGroup, rates) -> NDArray | None:
+        """Entries of the rows in a group: (n_train,) where its trees share them, else (n_trees, n_train)."""
+        stages = range(group.stages.start + 1, group.stages.stop + 1)
+        if self.rates.shared:
+            return rates(stages[0])
+        return np.stack([rates(stage) for stage in stages])
+
+    def _leaves(self, group: TreeGroup, block: slice) -> NDArray:
+        return self.ensemble.leaves[group.stages, block]
+
+    def _blocks(self, state: NDArray):
+        size = max(256, int(_BLOCK_BYTES // (8 * max(state.shape[1], 1))))
+        return row_blocks(len(state), min(size, 65536))
+
+
+def _of(entries: NDArray | None, block: slice) -> NDArray | None:
+    return None if entries is None else entries[..., block]

@@ -1,0 +1,192 @@
+"""The space of leaves, where a group of consecutive trees is solved at once.
+
+Stack the leaves of a group of trees. With P the membership of rows in leaves, and B^h and B^q the same with the rows'
+weights times h and q as entries, the values v of the leaves in response to labels V, and to the response F of the trees
+before the group, are the solution of a system that is lower triangular by tree,
+
+    v_t = R_t (B^q_t V - B^h_t F - sum_{s < t in the group} C_ts v_s),    C_ts = B^h_t P_s^T.
+
+C_ts is the weight of the rows that a leaf of tree t shares with a leaf of tree s. So a group touches the rows twice,
+whatever the number of its trees: once for the sums, once to hand out the values. The transposed system carries queries
+back to the labels. Nothing here is larger than leaves x leaves or leaves x columns.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from telescoping_sklearn.boosting._ensemble import LeafEnsemble
+
+#: Rows of a block of leaf numbers and counts that stays in the caches.
+_ROWS_OF_COUNTS = 32768
+
+#: Gives the weights of all rows in a stage, (n_rows,), or None for ones.
+StageRates = Callable[[int], NDArray | None]
+
+
+class RowRates:
+    """What the rows of an ensemble weigh in its leaves.
+
+    Parameters
+    ----------
+    ensemble : LeafEnsemble
+        The ensemble.
+    """
+
+    def __init__(self, ensemble: LeafEnsemble):
+        self._ensemble = ensemble
+        self.curved = ensemble.curvature is not None
+        self.shared = ensemble.bags is None and not self.curved
+        self.ones = bool(self.shared and np.all(ensemble.row_weights == 1))
+
+    def labels(self, stage: int) -> NDArray | None:
+        """Entries of B^q in a stage, counted from 1: weight times q; None stands for ones."""
+        return self._times(stage, self._ensemble.label_rates(stage))
+
+    def feedback(self, stage: int) -> NDArray | None:
+        """Entries of B^h in a stage: weight times h; None stands for ones."""
+        return self._times(stage, self._ensemble.curvatures(stage))
+
+    def _times(self, stage: int, rates: NDArray | None) -> NDArray | None:
+        if self.ones:
+            return None
+        weights = self._ensemble.stage_weights(stage)
+        return weights if rates is None else weights * rates
+
+
+def row_blocks(n_rows: int, size: int) -> Iterator[slice]:
+    """Slices of consecutive rows, ``size`` of them in all but the last."""
+    return (slice(first, min(first + size, n_rows)) for first in range(0, n_rows, size))
+
+
+def offsets_of(n_leaves: NDArray) -> NDArray[np.intp]:
+    """Where the leaves of each tree start among those of all, and their number, (n_trees + 1,)."""
+    return np.concatenate([[0], np.cumsum(n_leaves)]).astype(np.intp)
+
+
+def stacked(leaves: NDArray, offsets: NDArray, entries: NDArray | None = None) -> sparse.csr_array:
+    """Membership of rows in the leaves of several trees.
+
+    Parameters
+    ----------
+    leaves : ndarray of int of shape (n_trees, n_rows)
+        Leaf of every row in every tree.
+    offsets : ndarray of int of shape (n_trees + 1,)
+        What `offsets_of` gives.
+    entries : ndarray of shape (n_rows,) or (n_trees, n_rows), default=None
+        The entries; ones if not given.
+
+    Returns
+    -------
+    scipy.sparse.csr_array of shape (n_rows, n_leaves)
+        P^T, one entry a row and tree.
+    """
+    n_trees, n_rows = leaves.shape
+    indices = np.empty((n_rows, n_trees), dtype=np.int32)
+    np.add(leaves.T, offsets[:-1].astype(np.int32), out=indices)
+    if entries is None:
+        data = np.ones(n_rows * n_trees)
+    else:
+        data = np.repeat(entries, n_trees) if entries.ndim == 1 else np.ascontiguousarray(entries.T).ravel()
+    starts = np.arange(0, n_rows * n_trees + 1, n_trees, dtype=np.int32)
+    return sparse.csr_array((data, indices.ravel(), starts), shape=(n_rows, int(offsets[-1])))
+
+
+def shared_weight(
+    leaves: NDArray, n_leaves: NDArray, left: StageRates, right: StageRates | None = None, *, stages: slice
+) -> NDArray:
+    """Weight that leaves of different trees share, below the diagonal and, with ``right``, on it.
+
+    Parameters
+    ----------
+    leaves : ndarray of int of shape (n_stages, n_rows)
+        Leaf of every row in every tree of the ensemble.
+    n_leaves : ndarray of int of shape (n_stages,)
+        Leaves of every tree.
+    left : callable
+        Weights of rows in the later tree.
+    right : callable, default=None
+        Weights of rows in the earlier tree, which multiply those of the later; ones if not given.
+    stages : slice
+        Positions of the trees taken.
+
+    Returns
+    -------
+    ndarray of shape (n_leaves_of_stages, n_leaves_of_stages)
+        Block (t, s) is the sum of left_t right_s over rows in both leaves; zero above the diagonal blocks.
+    """
+    trees = range(stages.start, stages.stop)
+    offsets = offsets_of(n_leaves[stages])
+    shared = np.zeros((offsets[-1], offsets[-1]))
+    for t, later in enumerate(trees):
+        weights = left(later + 1)
+        for s, earlier in enumerate(trees[: t + 1] if right is not None else trees[:t]):
+            other = None if right is None else right(earlier + 1)
+            both = weights if other is None else other if weights is None else weights * other
+            counts = _pair_sums(leaves[later], leaves[earlier], int(n_leaves[later]), int(n_leaves[earlier]), both)
+            shared[offsets[t] : offsets[t + 1], offsets[s] : offsets[s + 1]] = counts
+    return shared
+
+
+def _pair_sums(rows: NDArray, columns: NDArray, n_rows: int, n_columns: int, weights: NDArray | None) -> NDArray:
+    """Weight of every pair of leaves, (n_rows, n_columns)."""
+    sums = np.zeros(n_rows * n_columns)
+    for block in row_blocks(len(rows), _ROWS_OF_COUNTS):
+        pairs = rows[block] * np.intp(n_columns) + columns[block]
+        sums += np.bincount(pairs, weights=None if weights is None else weights[block], minlength=len(sums))
+    return sums.reshape(n_rows, n_columns)
+
+
+class TreeGroup:
+    """Consecutive trees of an ensemble, and how their leaves feed each other.
+
+    Parameters
+    ----------
+    ensemble : LeafEnsemble
+        The ensemble.
+    rates : RowRates
+        What its rows weigh.
+    stages : slice
+        Positions of the trees, counted from 0.
+    """
+
+    def __init__(self, ensemble: LeafEnsemble, rates: RowRates, stages: slice):
+        self.stages = stages
+        self.offsets = offsets_of(ensemble.n_leaves[stages])
+        trees = range(stages.start, stages.stop)
+        self.coupling = (
+            shared_weight(ensemble.leaves, ensemble.n_leaves, rates.feedback, stages=stages)
+            if len(trees) > 1
+            else np.zeros((self.n_leaves, self.n_leaves))
+        )
+        self._mixed = ensemble.mixing is not None
+        #: R_t of every tree: its diagonal, or all of it where leaf values depend on sums over other leaves.
+        self.rates = [
+            ensemble.spread(t + 1, np.eye(ensemble.n_leaves[t])) if self._mixed else ensemble.leaf_rates(t + 1)
+            for t in trees
+        ]
+
+    @property
+    def n_leaves(self) -> int:
+        """Leaves of all trees of the group."""
+        return int(self.offsets[-1])
+
+    def solve(self, sums: NDArray) -> NDArray:
+        """Values of all leaves, (n_leaves, k), from the sums B^q V - B^h F over each; works in place."""
+        for t, rate in enumerate(self.rates):
+            own = slice(self.offsets[t], self.offsets[t + 1])
+            if t:
+                sums[own] -= self.coupling[own, : own.start] @ sums[: own.start]
+            sums[own] = rate @ sums[own] if self._mixed else rate[:, None] * sums[own]
+        return sums
+
+    def solve_back(self, reached: NDArray) -> NDArray:
+        """Weight of the sum over every leaf, (n_leaves, m), from that of its value; the transposed system, in place."""
+        for t in reversed(range(len(self.rates))):
+            own, rate = slice(self.offsets[t], self.offsets[t + 1]), self.rates[t]
+            if own.stop < self.n_leaves:
+                reached[own] -= self.coupling[own.stop :, own].T @ reached[own.stop :]
+            reached[own] = rate.T @ reached[own] if self._mixed else rate[:, None] * reached[own]
+        return reached

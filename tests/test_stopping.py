@@ -1,0 +1,118 @@
+"""Criteria for the number of trees against the dense smoother after every tree."""
+
+import matplotlib
+import numpy as np
+import pytest
+from conftest import make_trees, random_rows
+from sklearn import config_context
+
+from telescoping_sklearn._displays_stopping import StoppingCurveDisplay
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return random_rows(60, seed=3)
+
+
+def smoothers(model):
+    """S_t among the rows trained on, by unit columns."""
+    telescope = model.telescope_
+    kept = telescope.trained
+    responses = telescope.staged_response(None, np.eye(telescope.n_samples)[:, kept])
+    return [response[kept] for response in responses], telescope.y[kept], telescope.ensemble.row_weights[kept]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"reg_lambda": 2.0}, {"subsample": 0.7, "subsample_freq": 1}, {"early_stopping_rounds": 5}],
+    ids=["plain", "ridge", "bags", "early stopping"],
+)
+@pytest.mark.parametrize("sample_weight", [None, np.linspace(0, 2, 60)], ids=["unweighted", "weighted"])
+def test_criteria_are_those_of_the_dense_smoothers(rows, settings, sample_weight):
+    model = make_trees(**settings).fit(*rows, sample_weight=sample_weight)
+    curve = model.stopping_curve()
+    matrices, y, weights = smoothers(model)
+    n = len(y)
+    for stage, S in enumerate(matrices, start=1):
+        residual, df = y - S @ y, np.trace(S)
+        mse = np.average(residual**2, weights=weights)
+        expected = {
+            "training_mse": mse,
+            "degrees_of_freedom": df,
+            "degrees_of_freedom_se": 0.0,
+            "aicc": np.log(mse) + 1 + 2 * (df + 1) / (n - df - 2),
+            "gcv": mse / (1 - df / n) ** 2,
+            "loo": np.average((residual / (1 - np.diag(S))) ** 2, weights=weights),
+        }
+        assert curve.by_stage.loc[stage].to_dict() == pytest.approx(expected, rel=1e-9)
+    assert curve.chosen == {name: curve.by_stage[name].to_numpy().argmin() + 1 for name in ("aicc", "gcv", "loo")}
+
+
+def test_the_leave_one_out_shortcut_is_refitting_without_the_row_while_structure_is_held(rows):
+    """One tree of rate 1 without a start of its own is a leaf mean, whose row is left out by hand."""
+    X, y = rows
+    model = make_trees(n_estimators=1, learning_rate=1.0).fit(X, y)
+    leaf = model.booster_.predict(X, pred_leaf=True).ravel()
+    errors = [y[i] - y[(leaf == leaf[i]) & (np.arange(60) != i)].mean() for i in range(60)]
+    assert model.stopping_curve(criteria=["loo"]).by_stage["loo"].item() == pytest.approx(np.mean(np.square(errors)))
+
+
+def test_no_criterion_knows_that_trees_adapt_to_noise():
+    """Where labels are noise alone no tree helps; the criteria see the error fall and ask for many."""
+    X, _ = random_rows(300, seed=0)
+    y = np.random.default_rng(0).normal(size=300)
+    curve = make_trees(n_estimators=200, learning_rate=0.3, num_leaves=20).fit(X, y).stopping_curve()
+    assert curve.by_stage["loo"].min() < 0.01 * y.var()
+    assert min(curve.chosen.values()) > 20
+
+
+def test_probes_leave_standard_errors_and_the_exact_shortcut(rows):
+    model = make_trees().fit(*rows)
+    exact, estimate = model.stopping_curve(), model.stopping_curve(n_probes=64)
+    assert np.all(estimate.by_stage["degrees_of_freedom_se"] > 0)
+    away = (estimate.by_stage - exact.by_stage)["degrees_of_freedom"].abs()
+    assert np.all(away <= 5 * estimate.by_stage["degrees_of_freedom_se"])
+    np.testing.assert_array_equal(estimate.by_stage["loo"], exact.by_stage["loo"])
+
+
+@pytest.mark.parametrize("criteria", ["gcv", [], ["gcv", "bic"]])
+def test_criteria_that_do_not_exist_are_refused(rows, criteria):
+    with pytest.raises(ValueError, match=r"criteria must be .*'aicc', 'gcv', 'loo'"):
+        make_trees().fit(*rows).stopping_curve(criteria=criteria)
+
+
+def test_leave_one_out_is_refused_where_neither_way_fits(rows):
+    model = make_trees().fit(*rows)
+    with config_context(working_memory=0.001):
+        with pytest.raises(MemoryError, match=r"working_memory.*'loo'"):
+            model.stopping_curve()
+        assert set(model.stopping_curve(criteria=["gcv"], n_probes=4).chosen) == {"gcv"}
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"early_stopping_rounds": 5}, {"subsample": 0.7, "subsample_freq": 1}], ids=str
+)
+def test_own_weights_are_the_same_by_columns_and_in_the_space_of_leaves(rows, settings):
+    telescope = make_trees(**settings).fit(*rows, sample_weight=np.linspace(0, 2, 60)).telescope_
+    by_columns = np.stack(list(telescope._own_weights_by_columns()))
+    with config_context(working_memory=0.02):
+        in_blocks = np.stack(list(telescope._own_weights_by_columns()))
+    for found in (by_columns, in_blocks, np.stack(list(telescope.staged_own_weights()))):
+        np.testing.assert_allclose(found, np.stack(list(telescope.moments().staged_own_weights())), atol=1e-13)
+
+
+def test_the_display_draws_what_the_curve_says(rows):
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    model = make_trees().fit(*rows)
+    display = StoppingCurveDisplay.from_estimator(model, criteria=("gcv", "loo"))
+    curve = model.stopping_curve()
+    assert display.ax_.figure is display.figure_
+    drawn = [line for line in display.ax_.get_lines() if len(line.get_xdata()) > 2]
+    assert len(drawn) == 2
+    gcv = curve.by_stage["gcv"].to_numpy()
+    np.testing.assert_allclose(drawn[0].get_ydata(), (gcv - gcv.min()) / (gcv.max() - gcv.min()))
+    _, ax = plt.subplots()
+    assert display.plot(ax=ax).ax_ is ax
+    plt.close("all")
