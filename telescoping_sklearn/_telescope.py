@@ -15,16 +15,17 @@ Arrays are ``(n_query, n_train)`` and staged results put the stage first. A quer
 import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import joblib
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
+from tqdm.auto import tqdm
 
 from telescoping_sklearn._memory import items_per_block, refuse_if_too_large, working_memory_bytes
 
@@ -36,6 +37,7 @@ AUTO_PROBES = 32
 KEPT_QUESTIONS = 8
 
 Subsets = Sequence[ArrayLike] | None
+Item = TypeVar("Item")
 
 
 class Start(NamedTuple):
@@ -190,6 +192,8 @@ class Telescope(ABC):
         Seeds the probes, so that the same question gets the same answer.
     """
 
+    #: Whether long work shows how far it is.
+    verbose: bool = False
     #: Stages at which kernel norms are taken unless told otherwise: None for all, or a number of evenly spaced ones.
     default_kernel_stages: int | None = None
 
@@ -460,6 +464,10 @@ class Telescope(ABC):
         return resolve_stages(chosen, self.n_stages, with_start=False)
 
     # -- how the derived quantities are worked -----------------------------------------------------------------------
+
+    def _watched(self, work: Iterable[Item], what: str) -> Iterable[Item]:
+        """Show progress through ``work`` where `verbose` says so."""
+        return tqdm(work, desc=what, leave=False) if self.verbose else work
 
     def _check_k(self, k: Any) -> None:
         """Raise unless ``k`` is a number of rows that were trained on."""

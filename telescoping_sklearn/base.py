@@ -135,6 +135,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             self._answered_under = settings
         if getattr(self, "_telescope", None) is None:
             self._telescope = self._make_telescope()
+        self._telescope.verbose = bool(getattr(self, "verbose", False))
         return self._telescope
 
     @property

@@ -306,3 +306,15 @@ def test_staged_predictions_are_those_of_lightgbm_cut_short(rows, others):
     model = make_trees().fit(*rows)
     for stage, prediction in enumerate(model.staged_predict(others), start=1):
         np.testing.assert_allclose(prediction, model.booster_.predict(others, num_iteration=stage), rtol=1e-12)
+
+
+def test_progress_is_shown_where_asked_for_and_nowhere_else(capsys):
+    X, y = random_rows()
+    for verbose in (False, True):
+        model = make_trees(verbose=verbose).fit(X, y)
+        model.kernel_weights(X[:2])
+        model.effective_params(X, n_probes=4)
+        shown = capsys.readouterr().err
+        assert ("trees grown" in shown) == ("labels through groups of trees" in shown) == verbose
+    model.set_params(verbose=False).offset(X)
+    assert not capsys.readouterr().err

@@ -550,3 +550,10 @@ def test_no_hidden_layer_is_a_linear_model(rows, others):
 def test_one_hidden_layer_may_be_given_as_a_number(rows, others):
     one, other = (make_net(hidden_layer_sizes=sizes).fit(*rows) for sizes in (7, (7,)))
     np.testing.assert_array_equal(one.predict(others), other.predict(others))
+
+
+def test_long_answers_show_progress_where_asked_for(capsys):
+    X, y = random_rows()
+    for verbose in (False, True):
+        make_net(verbose=verbose, max_iter=2).fit(X, y).effective_params(X, n_probes=2)
+        assert ("labels through the updates" in capsys.readouterr().err) == verbose

@@ -129,6 +129,8 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         settings, and ``record=True``; what draws at random goes on drawing.
     record : bool, default=True
         Whether to keep what explanations need: references to X and y. ``False`` suits grid searches.
+    verbose : bool, default=False
+        Whether to show progress, of fitting and of long answers.
 
     Attributes
     ----------
@@ -268,6 +270,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
             self.early_stopping_rounds,
             new.categorical,
             before,
+            verbose=bool(self.verbose),
         )
         self.n_stages_ = count_stages(self.booster_)
         if not self.record:

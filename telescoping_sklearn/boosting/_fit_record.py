@@ -10,7 +10,7 @@ from telescoping_sklearn.boosting._bagging import BaggingPlan
 from telescoping_sklearn.boosting._lightgbm import Rows
 
 #: Parameters that a second fit may change: they do not touch the trees that there are.
-_FREE = ("n_estimators", "n_jobs", "importance_type", "warm_start", "record")
+_FREE = ("n_estimators", "n_jobs", "importance_type", "warm_start", "record", "verbose")
 
 
 class FitRecord(NamedTuple):

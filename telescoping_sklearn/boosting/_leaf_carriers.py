@@ -4,7 +4,8 @@ Both walk over one array of rows x columns in place, group by group and in block
 values of one group are handed out and the sums of the next are taken while a block is at hand.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from telescoping_sklearn._memory import working_memory_bytes
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble
 from telescoping_sklearn.boosting._leaf_space import RowRates, TreeGroup, row_blocks, stacked
+
+Watched = Callable[[Iterable[Any], str], Iterable[Any]]
 
 #: Bytes of a block of rows that stays in the caches beside its leaf numbers.
 _BLOCK_BYTES = 2**20
@@ -100,15 +103,18 @@ class LeafCarrier:
         The ensemble.
     size : int
         Trees of a group.
+    watched : callable
+        Shows progress through groups, given them and what is done; see `Telescope`.
     """
 
-    def __init__(self, ensemble: LeafEnsemble, size: int):
+    def __init__(self, ensemble: LeafEnsemble, size: int, watched: Watched = lambda work, what: work):
         self.ensemble = ensemble
+        self.watched = watched
         self.rates = RowRates(ensemble)
         n_stages = ensemble.n_stages
         self.groups = [
             TreeGroup(ensemble, self.rates, slice(first, min(first + size, n_stages)))
-            for first in range(0, n_stages, size)
+            for first in watched(range(0, n_stages, size), "groups of trees solved")
         ]
 
     def forward(self, labels: NDArray, start: NDArray, last: int) -> tuple[NDArray, NDArray]:
@@ -134,7 +140,7 @@ class LeafCarrier:
         state = np.negative(start, out=start) if curved else np.subtract(labels, start, out=start)
         pieces: list[NDArray] = []
         previous: TreeGroup | None = None
-        for group in self.groups:
+        for group in self.watched(self.groups, "labels through groups of trees"):
             if group.stages.start >= last:
                 break
             sums = self._forward_sums(group, previous, state, labels, pieces[-1] if pieces else None)
@@ -165,7 +171,7 @@ class LeafCarrier:
         given: NDArray | None = None
         later: TreeGroup | None = None
         last = len(reached)
-        for group in reversed(self.groups):
+        for group in self.watched(self.groups[::-1], "queries back through groups of trees"):
             on_values = reached[last - group.n_leaves : last].copy()
             last -= group.n_leaves
             if later is not None and given is not None:

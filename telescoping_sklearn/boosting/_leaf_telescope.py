@@ -231,7 +231,7 @@ class LeafTelescope(Telescope):
     def moments(self) -> LeafMoments:
         """Give sums over all weights in the space of leaves, made when first asked for and kept."""
         if self._kept_moments is None:
-            self._kept_moments = LeafMoments(LeafCarrier(self.ensemble, self.n_stages))
+            self._kept_moments = LeafMoments(LeafCarrier(self.ensemble, self.n_stages, self._watched))
         return self._kept_moments
 
     def has_moments(self, n_query: int) -> bool:
@@ -304,7 +304,7 @@ class LeafTelescope(Telescope):
         """Trees in groups of the cheapest size for so many columns; the last one used is kept."""
         size = cheapest_group(self.ensemble, n_columns).group
         if self._kept_carrier is None or self._kept_carrier[0] != size:
-            self._kept_carrier = size, LeafCarrier(self.ensemble, size)
+            self._kept_carrier = size, LeafCarrier(self.ensemble, size, self._watched)
         return self._kept_carrier[1]
 
     def _look_up(self, leaves: NDArray, values: NDArray, response: NDArray, stages: NDArray) -> Iterator[NDArray]:

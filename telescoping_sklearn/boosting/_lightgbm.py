@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import lightgbm
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from telescoping_sklearn.boosting._bagging import BaggingPlan, find_bags, stack_bags
 from telescoping_sklearn.boosting._curvature import CurvaturePath
@@ -47,8 +48,10 @@ def fit_booster(
     early_stopping_rounds: int | None = None,
     categorical: Sequence[int] = (),
     earlier: lightgbm.Booster | None = None,
+    *,
+    verbose: bool = False,
 ) -> tuple[lightgbm.Booster, BaggingPlan | None]:
-    """Fit ``LGBMRegressor`` silently.
+    """Fit ``LGBMRegressor``, whose own messages are silenced.
 
     Parameters
     ----------
@@ -64,6 +67,8 @@ def fit_booster(
         Positions of the columns that hold codes of categories.
     earlier : lightgbm.Booster, default=None
         Booster whose trees the new ones follow.
+    verbose : bool, default=False
+        Whether to show progress.
 
     Returns
     -------
@@ -86,7 +91,10 @@ def fit_booster(
         }
         options["callbacks"].append(lightgbm.early_stopping(early_stopping_rounds, verbose=False))
     model = lightgbm.LGBMRegressor(**params, verbosity=-1)
-    booster = model.fit(train.X, train.y, sample_weight=train.sample_weight, **options).booster_
+    with tqdm(total=params["n_estimators"], desc="trees grown", leave=False, disable=not verbose) as bar:
+        if verbose:
+            options["callbacks"].append(_advance(bar))
+        booster = model.fit(train.X, train.y, sample_weight=train.sample_weight, **options).booster_
     if not bagging:
         return booster, None
     seed = int(text_parameter(booster.model_to_string(num_iteration=1), "bagging_seed"))
@@ -102,6 +110,16 @@ def _note_trees(trees_after: list[int]) -> Callable[[Any], None]:
 
     note.order = 0  # type: ignore[attr-defined]  # before early stopping ends the training
     return note
+
+
+def _advance(bar: tqdm) -> Callable[[Any], None]:
+    """Make a callback that moves a progress bar."""
+
+    def advance(env: Any) -> None:
+        bar.update()
+
+    advance.order = 0  # type: ignore[attr-defined]  # before early stopping ends the training
+    return advance
 
 
 def count_stages(booster: lightgbm.Booster) -> int:

@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval
 from telescoping_sklearn.losses import CurvedLoss, Gamma, Logistic, Poisson, Tweedie
 
 #: Parameters that are not LightGBM's.
-OURS = ("early_stopping_rounds", "validation_fraction", "record", "warm_start")
+OURS = ("early_stopping_rounds", "validation_fraction", "record", "verbose", "warm_start")
 #: Parameters that are given to LightGBM only where they are not None.
 _OPTIONAL = ("interaction_constraints", "bagging_seed", "feature_fraction_seed", "extra_seed")
 
@@ -57,8 +57,7 @@ _ELSEWHERE = {
     "categorical_feature": "give it to fit",
     "init_score": "it would add to the prediction what no label set; subtract it from y",
     "boost_from_average": "boosting starts from the mean label",
-    "verbosity": "nothing is printed",
-    "verbose": "nothing is printed",
+    "verbosity": "LightGBM prints nothing; verbose=True shows progress",
     "metric": "early stopping watches the loss",
     "use_quantized_grad": "rounded gradients are not linear in the labels",
     "data_sample_strategy": "goss picks rows by their gradients, which is not linear in the labels",
@@ -229,6 +228,7 @@ class LightGBMParameters(BaseEstimator):
         "early_stopping_rounds": [Interval(Integral, 1, None, closed="left"), None],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "record": ["boolean"],
+        "verbose": ["verbose"],
     }
 
     def __init__(
@@ -276,6 +276,7 @@ class LightGBMParameters(BaseEstimator):
         validation_fraction: float = 0.1,
         warm_start: bool = False,
         record: bool = True,
+        verbose: bool = False,
     ):
         self.boosting_type = boosting_type
         self.num_leaves = num_leaves
@@ -319,6 +320,7 @@ class LightGBMParameters(BaseEstimator):
         self.validation_fraction = validation_fraction
         self.warm_start = warm_start
         self.record = record
+        self.verbose = verbose
 
     def set_params(self, **params: Any) -> "LightGBMParameters":
         """Set parameters; names of LightGBM's that are not taken here are refused with what to use.

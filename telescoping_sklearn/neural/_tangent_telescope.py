@@ -281,7 +281,7 @@ class TangentTelescope(Telescope):
         asked = set(wanted.tolist())
         if 0 in asked:
             yield query.clone()
-        for stage in range(1, int(wanted[-1]) + 1):
+        for stage in self._watched(range(1, int(wanted[-1]) + 1), "labels through the updates"):
             first, batch = self.sections.first_of(stage), path.batch(stage)
             response = training[batch]
             if stage - 1 > first:
@@ -312,7 +312,7 @@ class TangentTelescope(Telescope):
         own = torch.eye(n_query, dtype=path.dtype, device=path.device)
         on_training = torch.zeros((self.n_samples, n_query), dtype=path.dtype, device=path.device)
         weights = torch.zeros_like(on_training)
-        for stage in range(self.n_stages, 0, -1):
+        for stage in self._watched(range(self.n_stages, 0, -1), "queries back through the updates"):
             first, batch = self.sections.first_of(stage), path.batch(stage)
             if self.sections.is_end(stage):
                 carrier.open()
