@@ -1,11 +1,32 @@
 """Small fitted estimators of both families, made once, and the data that they were fitted on."""
 
+import os
+
 import numpy as np
 import pytest
 
 from telescoping_sklearn import TelescopingGBTRegressor, TelescopingMLPRegressor
 
+#: What a test may need beyond Python packages that the test extra always brings.
+OPTIONAL = {"browser", "dask"}
+#: What of it must be there: TELESCOPING_REQUIRE=browser,dask makes a skip for want of either fail.
+REQUIRED = set(filter(None, os.environ.get("TELESCOPING_REQUIRE", "").split(",")))
+
 N_TRAIN, N_QUERY, N_FEATURES = 40, 15, 4
+
+
+def pytest_configure(config):
+    if not REQUIRED <= OPTIONAL:
+        unknown = ", ".join(sorted(REQUIRED - OPTIONAL))
+        raise pytest.UsageError(f"TELESCOPING_REQUIRE takes {', '.join(sorted(OPTIONAL))}, got {unknown}")
+
+
+def skip_without(what, reason):
+    """Skip a test for want of something optional, or fail where it is required."""
+    assert what in OPTIONAL
+    if what in REQUIRED:
+        pytest.fail(f"{reason}, and TELESCOPING_REQUIRE asks for {what}")
+    pytest.skip(reason)
 
 
 def random_rows(n_rows=N_TRAIN, seed=0, n_features=N_FEATURES):

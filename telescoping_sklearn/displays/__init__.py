@@ -5,7 +5,7 @@ bare estimators, and ``plot`` draws them, as often as asked and on whatever axes
 when something is drawn and not before.
 """
 
-from telescoping_sklearn.displays._curves import IrregularityCurveDisplay, summarize_curves
+from telescoping_sklearn.displays._curves import IrregularityCurveDisplay, label_results, summarize_curves
 from telescoping_sklearn.displays._predictions import StagedPredictionsDisplay
 from telescoping_sklearn.displays._stages import (
     EffectiveParamsDisplay,
@@ -19,5 +19,6 @@ __all__ = [
     "KernelNormsDisplay",
     "KernelWeightsDisplay",
     "StagedPredictionsDisplay",
+    "label_results",
     "summarize_curves",
 ]

@@ -1,0 +1,241 @@
+"""What a report says of settings, and how its study is run again, as plain values that the template writes."""
+
+import json
+import pprint
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+#: Longer values are folded away.
+_SHORT = 110
+_OURS = {"net": "TelescopingMLPRegressor", "trees": "TelescopingGBTRegressor"}
+#: What of a study's description is a parameter as it stands.
+_AS_THEY_STAND = (
+    "n_seeds",
+    "proportions",
+    "max_train",
+    "test_size",
+    "irregular_fraction",
+    "score",
+    "shift",
+    "metrics",
+    "tuning",
+    "n_probes",
+    "section",
+    "kernel_stages",
+)
+
+
+class Entry(NamedTuple):
+    """A setting.
+
+    Attributes
+    ----------
+    name : str
+        Its name.
+    value : str
+        What it is.
+    long : str
+        What is shown of it while it is folded away; empty where it is short.
+    """
+
+    name: str
+    value: str
+    long: str = ""
+
+
+def settings(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """List what is known of the study, its tables, the libraries and the machine.
+
+    Parameters
+    ----------
+    metadata : mapping
+        As `ResultStore.metadata` gives it.
+
+    Returns
+    -------
+    list of dict
+        Title and entries of each group; groups of which nothing is known are left out.
+    """
+    groups = []
+    for key in ("study", "tables", "versions", "machine"):
+        known = metadata.get(key)
+        if isinstance(known, Mapping) and known:
+            entries = [entry for name, value in known.items() for entry in _entries(str(name), value)]
+            groups.append({"title": key.capitalize(), "entries": entries})
+    return groups
+
+
+def _entries(name: str, value: Any) -> list[Entry]:
+    """Write a setting; a mapping of mappings, such as the models, has an entry for each."""
+    if isinstance(value, Mapping) and value and all(isinstance(part, Mapping) for part in value.values()):
+        return [_entry(f"{name}: {part_name}", part) for part_name, part in value.items()]
+    return [_entry(name, value)]
+
+
+def _entry(name: str, value: Any) -> Entry:
+    text = _as_text(value)
+    if len(text) <= _SHORT:
+        return Entry(name, text)
+    indented = json.dumps(value, indent=2, ensure_ascii=False, default=str) if not isinstance(value, str) else value
+    return Entry(name, indented, _hint(value))
+
+
+def _as_text(value: Any) -> str:
+    """Write a setting as it is read: lists with commas, the rest as JSON."""
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and not any(isinstance(part, Mapping | list) for part in value):
+        return ", ".join(map(str, value))
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _hint(value: Any) -> str:
+    """Say of a long setting what it is."""
+    if isinstance(value, Mapping):
+        estimator = value.get("estimator")
+        if isinstance(estimator, Mapping) and "estimator" in estimator:
+            return str(estimator["estimator"]).rpartition(".")[2]
+        if isinstance(value.get("n_rows"), int) and isinstance(value.get("columns"), Mapping):
+            return f"{value['n_rows']:,} rows, {len(value['columns'])} columns"
+        return f"{len(value)} entries"
+    if isinstance(value, list):
+        named = [str(part["name"]) for part in value if isinstance(part, Mapping) and "name" in part]
+        return ", ".join(named) if len(named) == len(value) else f"{len(value)} entries"
+    return "text"
+
+
+def chosen_settings(results: pd.DataFrame) -> list[dict[str, str]]:
+    """List the settings given and chosen of each data set and model; once where all seeds share them.
+
+    Parameters
+    ----------
+    results : DataFrame
+        Labelled results.
+
+    Returns
+    -------
+    list of dict
+        What it is, and its settings as indented JSON. Fits that say nothing are left out.
+    """
+    if "settings" not in results:
+        return []
+    chosen = []
+    said = results[~results["settings"].isin(["", "{}"])]
+    for (data, model), part in said.groupby(["data", "model"], sort=False):
+        by_seed = part.drop_duplicates(["seed", "settings"])[["seed", "settings"]]
+        if by_seed["settings"].nunique() == 1:
+            entries = [(f"{data}, {model}", by_seed["settings"].iloc[0])]
+        else:
+            entries = [(f"{data}, {model}, seed {row.seed}", row.settings) for row in by_seed.itertuples()]
+        chosen += [{"what": what, "settings": _indented(text)} for what, text in entries]
+    return chosen
+
+
+def _indented(text: Any) -> str:
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return str(text)
+
+
+# -- running it again --------------------------------------------------------------------------------------------------
+
+
+def again(metadata: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Say how the study is run again.
+
+    Parameters
+    ----------
+    metadata : mapping
+        As `ResultStore.metadata` gives it.
+
+    Returns
+    -------
+    list of dict
+        Words and code of each step.
+    """
+    study = metadata.get("study")
+    from_file = {"words": _FROM_FILE, "code": "python -m telescoping_sklearn benchmark study.toml"}
+    if not isinstance(study, Mapping) or not {"data", "models"} <= set(study):
+        return [from_file]
+    parameters, unknown = study_parameters(study)
+    words = _FROM_PYTHON
+    if unknown:
+        words += f" The parts marked ... only the program that made the study has: {', '.join(unknown)}."
+    return [{"words": words, "code": _CODE.format(parameters=_as_call(parameters))}, from_file]
+
+
+def _as_call(parameters: Mapping[str, Any]) -> str:
+    """Write parameters as the lines of a call."""
+    lines = []
+    for name, value in parameters.items():
+        written = pprint.pformat(value, sort_dicts=False, width=88).replace(repr(_UNKNOWN), "...")
+        first, *others = f"{name}={written},".splitlines()
+        # pprint's continuation lines stand below the value's first character.
+        lines += [first, *(" " * len(f"{name}=") + other for other in others)]
+    return "\n".join(f"    {line}" for line in lines)
+
+
+def study_parameters(study: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Find the parameters of a study in its description.
+
+    Parameters
+    ----------
+    study : mapping
+        What `BenchmarkStudy.describe` gives.
+
+    Returns
+    -------
+    parameters : dict
+        Parameters of `BenchmarkStudy` with that description.
+    unknown : list of str
+        Parts that a description cannot hold: tables in memory and estimators made of others.
+    """
+    unknown: list[str] = []
+    data = [_data_parameter(source, unknown) for source in study["data"]]
+    models = {name: _model_parameter(name, model, study, unknown) for name, model in study["models"].items()}
+    rest = {name: study[name] for name in _AS_THEY_STAND if name in study}
+    return {"data": data, "models": models, **rest}, unknown
+
+
+def _data_parameter(source: Mapping[str, Any], unknown: list[str]) -> Any:
+    if source.get("source") == source["name"] and set(source) == {"name", "source"}:
+        return source["name"]
+    if {"source", "path"} & set(source):
+        return dict(source)
+    unknown.append(f"table {source['name']}")
+    return (source["name"], _UNKNOWN, _UNKNOWN)
+
+
+def _model_parameter(name: str, model: Mapping[str, Any], study: Mapping[str, Any], unknown: list[str]) -> Any:
+    path, params = model["estimator"]["estimator"], model["estimator"]["params"]
+    ours = name in _OURS and path.rpartition(".")[2] == _OURS[name]
+    found = {"settings": model["settings"]} if ours else {"estimator": path, "settings": params}
+    found["preparation"] = model["preparation"]
+    if any(isinstance(value, Mapping) for value in params.values()):
+        unknown.append(f"estimator of {name}")
+        return {"estimator": _UNKNOWN, "preparation": model["preparation"]}
+    if study.get("tuning") is not None and not ours:
+        unknown.append(f"search space of {name}")
+        found["space"] = _UNKNOWN
+    return found
+
+
+_UNKNOWN = "\N{HORIZONTAL ELLIPSIS}"
+_FROM_PYTHON = (
+    "Tasks that the file of results holds are not run again; without it, all are. With the versions listed above, "
+    "in Python:"
+)
+_FROM_FILE = "From the command line, with the study as a TOML file:"
+_CODE = """\
+from telescoping_sklearn.benchmark import BenchmarkStudy, run_benchmark, write_report
+
+study = BenchmarkStudy(
+{parameters}
+)
+run_benchmark(study, "results.sqlite")
+write_report("results.sqlite", "report.html")"""
