@@ -32,7 +32,7 @@ ALLOWED = {
 }
 ONLY_IN = {
     "lightgbm": {"boosting"},
-    "torch": {"neural"},
+    "torch": {"neural", "benchmark"},  # the benchmark sets how many threads it may use
     "skorch": {"neural"},
     "matplotlib": {"displays", "benchmark"},
 }
