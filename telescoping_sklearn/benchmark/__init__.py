@@ -1,6 +1,7 @@
 """Regressors compared on ever more irregular test rows: a study, its runner, its results and what they say."""
 
-from telescoping_sklearn.benchmark._report import draw_results, write_results
+from telescoping_sklearn.benchmark._report import write_results
+from telescoping_sklearn.benchmark._report_html import write_report
 from telescoping_sklearn.benchmark._runner import FailedTasksWarning, run_benchmark
 from telescoping_sklearn.benchmark._store import ResultStore, StoreError
 from telescoping_sklearn.benchmark._study import BenchmarkStudy, StudyError
@@ -18,11 +19,11 @@ __all__ = [
     "StudyError",
     "compare_models",
     "describe_plan",
-    "draw_results",
     "list_versions",
     "relative_gaps",
     "run_benchmark",
     "set_side_by_side",
     "tabulate_results",
+    "write_report",
     "write_results",
 ]

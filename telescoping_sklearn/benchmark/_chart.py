@@ -62,13 +62,13 @@ def _two_digits(error: float) -> str:
 
 def mean_and_error(part: pd.DataFrame, quantity: str) -> tuple[float, float]:
     """Mean over seeds with its standard error; of one seed the error that the results have, if any."""
-    values = part[quantity].dropna() if quantity in part else pd.Series(dtype=float)
-    if values.empty:
+    values = part[quantity].dropna().to_numpy(dtype=float) if quantity in part else np.empty(0)
+    if len(values) == 0:
         return np.nan, np.nan
     if len(values) > 1:
-        return float(values.mean()), float(values.sem())
+        return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
     within = f"{quantity}_se"
-    return float(values.iloc[0]), float(part[within].iloc[0]) if within in part else np.nan
+    return float(values[0]), float(part[within].to_numpy(dtype=float)[0]) if within in part else np.nan
 
 
 @dataclass
@@ -319,7 +319,8 @@ def _stops(places: Sequence[float], finite: pd.DataFrame, models: Sequence[str],
         left, right = edges[position], edges[position + 1]
         stop = Stop(at[position], round(left, 2), round(right - left, 2), set_name(kind, value))
         here = finite[finite["set_value"] == value]
-        for row in sorted(here.itertuples(), key=lambda row: -row.mean):
+        rows: Any = here.sort_values("mean", ascending=False).itertuples()
+        for row in rows:
             stop.lines.append((models.index(row.model), row.model, with_error(row.mean, row.error)))
         stops.append(stop)
     return stops

@@ -7,13 +7,11 @@ from typing import Any
 import pandas as pd
 
 from telescoping_sklearn.benchmark._store import ResultStore
-
-#: Colours (Okabe and Ito's palette, safe for the colour-blind) and markers, one a model.
-_STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
+from telescoping_sklearn.displays import IrregularityCurveDisplay, summarize_curves
 
 
 def write_results(store: ResultStore, folder: Path) -> list[Path]:
-    """Write results.csv, settings.json and results.png.
+    """Write results.csv, settings.json, results.png and, of a study with shifts beside mixtures, results_shift.png.
 
     Parameters
     ----------
@@ -27,56 +25,25 @@ def write_results(store: ResultStore, folder: Path) -> list[Path]:
     list of Path
         The files written.
     """
-    files = [folder / name for name in ("results.csv", "settings.json", "results.png")]
+    files = [folder / name for name in ("results.csv", "settings.json")]
     results = store.results()
     results.to_csv(files[0], index=False)
     files[1].write_text(json.dumps(store.metadata(), indent=2) + "\n")
-    draw_results(results).savefig(files[2], dpi=150)
+    kinds = [kind for kind in ("mixture", "shift") if (results["set_kind"] == kind).any()]
+    for position, kind in enumerate(kinds):
+        files.append(folder / (f"results_{kind}.png" if position else "results.png"))
+        _draw(results, kind).savefig(files[-1], dpi=150)
     return files
 
 
-def draw_results(results: pd.DataFrame) -> Any:
-    """Draw errors above and kernels below, one column a data set and score, as the paper does.
-
-    Parameters
-    ----------
-    results : DataFrame
-        From `run_benchmark`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Means over seeds, with bars of one standard error where there are several.
-    """
+def _draw(results: pd.DataFrame, kind: str) -> Any:
+    """Draw errors above and kernels below on a figure that pyplot does not know."""
     from matplotlib.figure import Figure
 
-    parts = list(results[results["set_kind"] != "decile"].groupby(["data", "score"], sort=False))
-    styles = {model: _STYLES[i % len(_STYLES)] for i, model in enumerate(results["model"].unique())}
-    figure = Figure(figsize=(max(4.6, 3.4 * len(parts)), 5.6), layout="constrained")
-    axes = figure.subplots(2, len(parts), squeeze=False, sharex="col")
-    panels = (
-        ("mse", "MSE / variance of training labels"),
-        ("kernel_norm_ratio", "kernel norm ratio\n(test / training)"),
+    summaries = {name: summarize_curves(results, name, set_kind=kind) for name in ("mse", "kernel_norm_ratio")}
+    display = IrregularityCurveDisplay(
+        curves={name: summary for name, summary in summaries.items() if len(summary)}, set_kind=kind
     )
-    several = results["score"].nunique() > 1
-    for column, ((data, score), part) in enumerate(parts):
-        for row, (quantity, label) in enumerate(panels):
-            _draw_panel(axes[row, column], part, quantity, styles)
-            if column == 0:
-                axes[row, column].set_ylabel(label)
-        axes[0, column].set_title(f"{data}, {score}" if several else data)
-        axes[1, column].axhline(1, color="0.5", linewidth=1, linestyle=":", zorder=0)
-        along = str(score).removeprefix("shift:")
-        axes[1, column].set_xlabel("share of irregular test rows" if along == score else f"share along {along}")
-    axes[0, 0].legend(frameon=False)
-    return figure
-
-
-def _draw_panel(ax: Any, part: pd.DataFrame, quantity: str, styles: dict[str, tuple[str, str]]) -> None:
-    for model, (color, marker) in styles.items():
-        by_value = part[part["model"] == model].groupby("set_value")[quantity]
-        mean, error = by_value.mean(), by_value.sem().fillna(0)
-        if mean.notna().any():
-            ax.errorbar(mean.index, mean, yerr=error, color=color, marker=marker, capsize=3, label=model)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="y", color="0.9")
+    n_rows, n_columns = len(display.curves), len(display.data)
+    figure = Figure(figsize=(max(4.6, 3.4 * n_columns), 2.8 * n_rows), layout="constrained")
+    return display.plot(ax=figure.subplots(n_rows, n_columns, squeeze=False, sharex="col")).figure_

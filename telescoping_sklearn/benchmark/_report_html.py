@@ -336,11 +336,8 @@ def _facts(results: pd.DataFrame) -> str:
 def _sizes(results: pd.DataFrame) -> list[str]:
     """Say how large the test sets of each kind are."""
     names = {"mixture": "mixtures", "decile": "deciles", "shift": "sets along the shift"}
-    return [
-        f"{names[kind]} of {_span(part, 'n_test')}"
-        for kind, part in results.groupby("set_kind", sort=False)
-        if kind in names
-    ]
+    groups: Any = results.groupby("set_kind", sort=False)
+    return [f"{names[kind]} of {_span(part, 'n_test')}" for kind, part in groups if kind in names]
 
 
 def _failures(failures: pd.DataFrame) -> list[dict[str, str]]:

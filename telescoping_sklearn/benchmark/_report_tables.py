@@ -124,7 +124,8 @@ def _set_table(
         for row in table.itertuples()
     }
     rows = []
-    for (data, model, kind, value), part in results.groupby(["data", "model", "set_kind", "set_value"], sort=False):
+    groups: Any = results.groupby(["data", "model", "set_kind", "set_value"], sort=False)
+    for (data, model, kind, value), part in groups:
         rows.append(
             [
                 Cell(data, data),
@@ -180,7 +181,8 @@ def task_table(results: pd.DataFrame, models: Sequence[str]) -> Table:
     keys = [name for name in ("data", "model", "seed", "score") if name in results]
     tasks = results.drop_duplicates(keys)
     rows = []
-    for (data, model), part in tasks.groupby(["data", "model"], sort=False):
+    groups: Any = tasks.groupby(["data", "model"], sort=False)
+    for (data, model), part in groups:
         quantities = ("n_train", "n_stages", "effective_params_train")
         seconds = ("fit_seconds", "predict_seconds", "explain_seconds")
         rows.append(

@@ -5,7 +5,7 @@ where a relative gap is not defined the sentence says so and why.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -205,7 +205,8 @@ def say_comparison(comparison: ModelComparison, *, over_data: bool) -> str:
     """
     n_blocks = comparison.n_blocks
     parts = []
-    for pair in comparison.pairs.itertuples():
+    pairs: Any = comparison.pairs.itertuples()
+    for pair in pairs:
         first, second = (pair.model_a, pair.model_b) if pair.wins_a >= pair.wins_b else (pair.model_b, pair.model_a)
         p = f", p = {pair.holm_p:.2g}" if n_blocks > 1 else ""
         parts.append(f"{first} has a lower error than {second} in {max(pair.wins_a, pair.wins_b)} of {n_blocks}{p}")
