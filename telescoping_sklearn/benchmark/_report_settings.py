@@ -205,7 +205,7 @@ def study_parameters(study: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
 def _data_parameter(source: Mapping[str, Any], unknown: list[str]) -> Any:
     if source.get("source") == source["name"] and set(source) == {"name", "source"}:
         return source["name"]
-    if {"source", "path"} & set(source):
+    if "path" in source or source.get("source", _IN_MEMORY) != _IN_MEMORY:
         return dict(source)
     unknown.append(f"table {source['name']}")
     return (source["name"], _UNKNOWN, _UNKNOWN)
@@ -225,6 +225,8 @@ def _model_parameter(name: str, model: Mapping[str, Any], study: Mapping[str, An
     return found
 
 
+#: What the description of a table given in Python says of where it is.
+_IN_MEMORY = "memory"
 _UNKNOWN = "\N{HORIZONTAL ELLIPSIS}"
 _FROM_PYTHON = (
     "Tasks that the file of results holds are not run again; without it, all are. With the versions listed above, "
