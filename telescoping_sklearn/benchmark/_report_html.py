@@ -94,7 +94,7 @@ def write_report(
     output: str | Path,
     *,
     metadata: Mapping[str, Any] | None = None,
-    title: str = "Trees and nets on irregular rows",
+    title: str = "Models on irregular rows",
 ) -> Path:
     """Write a study's results as one HTML file that needs no network.
 
@@ -111,7 +111,7 @@ def write_report(
         File to write; what was there is written over.
     metadata : mapping or None, default=None
         The study, versions and machine, where ``results`` is a DataFrame; a file has its own.
-    title : str, default="Trees and nets on irregular rows"
+    title : str, default="Models on irregular rows"
         Heading of the page.
 
     Returns
