@@ -24,11 +24,11 @@ def pytest_configure(config):
 
 
 def skip_without(what, reason):
-    """Skip a test for want of something optional, or fail where it is required."""
+    """Skip a test, or the module being collected, for want of something optional; fail where it is required."""
     assert what in OPTIONAL
     if what in REQUIRED:
         pytest.fail(f"{reason}, and TELESCOPING_REQUIRE asks for {what}")
-    pytest.skip(reason)
+    pytest.skip(reason, allow_module_level=True)
 
 
 def random_rows(n_rows=N_TRAIN, seed=0, n_features=N_FEATURES):

@@ -77,15 +77,15 @@ class DataSource:
         """
         X, y = self.read()
         X = X if isinstance(X, pd.DataFrame) else _as_frame(X)
-        target = y.set_axis(X.index) if isinstance(y, pd.Series) else pd.Series(np.asarray(y).ravel(), X.index)
+        given = y.set_axis(X.index) if isinstance(y, pd.Series) else pd.Series(np.asarray(y).ravel(), X.index)
         lost = [name for name in self.drop if name not in X]
         if lost:
             raise ValueError(f"drop: there is no column {', '.join(map(repr, lost))}")
-        y, notes = _target(target, log=self.log_target)
-        X = X.drop(columns=list(self.drop)).loc[y.notna().to_numpy()].reset_index(drop=True)
-        y = y[y.notna()].reset_index(drop=True)
-        X, profile = handle_columns(X)
-        return Table(X, y, profile, notes, fingerprint(pd.concat([X, y.rename("(target)")], axis=1)))
+        target, notes = _target(given, log=self.log_target)
+        there = target.notna().to_numpy()
+        X, profile = handle_columns(X.drop(columns=list(self.drop)).loc[there].reset_index(drop=True))
+        target = target[there].reset_index(drop=True)
+        return Table(X, target, profile, notes, fingerprint(pd.concat([X, target.rename("(target)")], axis=1)))
 
 
 def _as_frame(X: Any) -> pd.DataFrame:

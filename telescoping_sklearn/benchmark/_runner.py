@@ -8,6 +8,8 @@ import os
 import platform
 import signal
 import tempfile
+import threading
+import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -257,7 +259,7 @@ def _workers(n_jobs: int, backend: str, scheduler: str | None) -> Iterator[tuple
     """Set up where tasks run; gives the errors that mean a worker has died."""
     if backend == "loky":
         # Arrays are sent, not mapped from a folder that a kill would leave behind.
-        with joblib.parallel_config("loky", n_jobs=n_jobs, max_nbytes=None, initializer=_ignore_interrupts):
+        with joblib.parallel_config("loky", n_jobs=n_jobs, max_nbytes=None, initializer=_stand_by):
             yield (BrokenExecutor,)
         return
     from distributed import Client, KilledWorker
@@ -270,9 +272,17 @@ def _workers(n_jobs: int, backend: str, scheduler: str | None) -> Iterator[tuple
         yield (KilledWorker,)
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C to the process that runs the study, which ends its workers."""
+def _stand_by() -> None:
+    """Prepare a worker: Ctrl-C is left to the process that runs the study, and a worker ends when that is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    # A process whose parent was killed gets another parent.
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def describe_tables(tables: dict[str, Table]) -> dict[str, Any]:
