@@ -123,9 +123,23 @@ def test_relative_gaps_are_those_of_the_summary(written, small_results):
 
 def test_failed_tasks_are_named_with_their_tracebacks(written):
     text = Page(written).text
-    assert "tasks failed" in text
+    assert "Of 16 tasks 4 failed, and are listed under Settings; they are missing here." in text
     assert "broken, seed 0" in text
     assert "InvalidParameterError" in text
+
+
+def test_a_study_under_way_says_how_much_is_missing(small_results, tmp_path):
+    known = ResultStore(small_results).metadata() | {"n_done": 10}
+    page = Page(write_report(ResultStore(small_results), tmp_path / "report.html", metadata=known).read_text())
+    assert "Of 16 tasks 2 are still to do and 4 failed" in page.text
+
+
+def test_results_need_only_what_is_drawn(small_results, tmp_path):
+    columns = ["data", "model", "seed", "score", "set_kind", "set_value", "mse"]
+    bare = ResultStore(small_results).results()[columns]
+    page = Page(write_report(bare, tmp_path / "report.html").read_text())
+    assert len(page.all("figure")) == 3
+    assert "Kernel ratio" not in page.text
 
 
 def test_settings_versions_and_tables_are_there(written):

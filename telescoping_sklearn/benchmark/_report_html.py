@@ -213,7 +213,7 @@ def render(report: Report, title: str) -> str:
         chosen=chosen_settings(report.results),
         again=again(report.metadata),
         failures=_failures(report.failures),
-        n_tasks=report.metadata.get("n_tasks", ""),
+        unfinished=_unfinished(report),
         results=_as_json(report.results),
         version=version("telescoping_sklearn"),
     )
@@ -338,6 +338,15 @@ def _sizes(results: pd.DataFrame) -> list[str]:
     names = {"mixture": "mixtures", "decile": "deciles", "shift": "sets along the shift"}
     groups: Any = results.groupby("set_kind", sort=False)
     return [f"{names[kind]} of {_span(part, 'n_test')}" for kind, part in groups if kind in names]
+
+
+def _unfinished(report: Report) -> str:
+    """Say how much of the study is missing; nothing where nothing is."""
+    n_tasks, n_failed = report.metadata.get("n_tasks"), len(report.failures)
+    n_open = n_tasks - n_failed - report.metadata["n_done"] if isinstance(n_tasks, int) else 0
+    parts = [f"{n_open} are still to do"] if n_open else []
+    parts += [f"{n_failed} failed, and are listed under Settings"] if n_failed else []
+    return f"Of {n_tasks} tasks {' and '.join(parts)}; they are missing here." if parts else ""
 
 
 def _failures(failures: pd.DataFrame) -> list[dict[str, str]]:
