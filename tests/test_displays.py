@@ -269,6 +269,12 @@ def test_models_without_kernels_are_left_out_of_their_panels(results):
     assert said == [["net", "ridge"], ["net"]]
 
 
+def test_legend_names_models_of_any_panel_once(results):
+    rows = (results["data"] != "$houses") | (results["model"] == "net")  # the first panel has no ridge
+    display = IrregularityCurveDisplay.from_results(results[rows])
+    assert [text.get_text() for text in display.axes_[0, 0].get_legend().get_texts()] == ["net", "ridge"]
+
+
 def test_one_seed_takes_the_standard_error_in_the_results(results):
     curve = summarize_curves(results[results["seed"] == 0], "mse")
     assert (curve["standard_error"] == 0.25).all()
@@ -340,3 +346,7 @@ def test_more_models_than_colours_differ_in_line(results):
     display = IrregularityCurveDisplay.from_results(many, quantities=["mse"])
     looks = [(line[0].get_color(), line[0].get_linestyle()) for line in display.lines_[:9]]
     assert len(set(looks)) == 9
+    said = display.axes_[0, -1].get_legend()
+    assert [text.get_text() for text in said.get_texts()] == [f"m{number}" for number in range(9)]
+    display.figure_.canvas.draw()
+    assert said.get_window_extent().x0 >= display.axes_[0, -1].get_window_extent().x1  # beside the curves, not on them

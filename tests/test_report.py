@@ -202,6 +202,15 @@ def test_a_page_of_bare_results_says_what_it_lacks(small_results, tmp_path):
     assert "torch 9.9" in page.text
 
 
+def test_ranks_are_those_of_the_comparison(written, small_results):
+    comparison = compare_models(ResultStore(small_results).results())
+    text = Page(written).text
+    assert f"by more than {number(comparison.critical_difference)} differ" in text
+    assert f"p = {comparison.friedman_p:.2g} (Friedman" in text
+    for row in comparison.ranks.itertuples():
+        assert f"{row.model} {number(row.mean_rank)} {number(row.mean_error)}" in text
+
+
 def test_a_single_model_makes_a_page(small_results, tmp_path):
     results = ResultStore(small_results).results()
     one = results[(results["model"] == "ridge") & (results["set_kind"] == "mixture")]

@@ -21,9 +21,9 @@ from markupsafe import Markup
 from telescoping_sklearn.benchmark import _words
 from telescoping_sklearn.benchmark._chart import MARKERS, Chart, legend, make_chart
 from telescoping_sklearn.benchmark._report_settings import again, chosen_settings, settings
-from telescoping_sklearn.benchmark._report_tables import set_tables, task_table
+from telescoping_sklearn.benchmark._report_tables import Table, rank_table, set_tables, task_table
 from telescoping_sklearn.benchmark._store import ResultStore
-from telescoping_sklearn.benchmark._summary import compare_models, relative_gaps
+from telescoping_sklearn.benchmark._summary import ModelComparison, compare_models, relative_gaps
 from telescoping_sklearn.displays import label_results, summarize_curves
 
 _PANELS = {
@@ -61,8 +61,8 @@ class Report:
     gaps : dict of str to DataFrame
         For every model but the reference, what `relative_gaps` says, with labelled data sets; empty without squared
         errors.
-    reference : str or None
-        The model that gaps are taken to: the one with the lowest mean rank on regular rows.
+    comparison : ModelComparison or None
+        Ranks on regular rows; None where there are no two models to compare.
     failures : DataFrame
         Tasks that failed.
     """
@@ -70,8 +70,13 @@ class Report:
     results: pd.DataFrame
     metadata: dict[str, Any]
     gaps: dict[str, pd.DataFrame]
-    reference: str | None
+    comparison: ModelComparison | None
     failures: pd.DataFrame
+
+    @property
+    def reference(self) -> str:
+        """The model that gaps are taken to: the one with the lowest mean rank on regular rows; empty without ranks."""
+        return "" if self.comparison is None else str(self.comparison.ranks["model"].iloc[0])
 
     @property
     def models(self) -> list[str]:
@@ -157,15 +162,17 @@ def _gather(source: Any, metadata: Mapping[str, Any] | None) -> Report:
     known = dict(metadata) if metadata is not None else store.metadata() if isinstance(store, ResultStore) else {}
     failures = store.failures() if isinstance(store, ResultStore) else pd.DataFrame()
     labelled = label_results(table)
-    reference = _reference(labelled)
-    gaps = _gaps(table, labelled, store, reference) if isinstance(store, ResultStore) and reference else {}
-    return Report(labelled, known, gaps, reference, failures)
+    report = Report(labelled, known, {}, _compare(labelled), failures)
+    if isinstance(store, ResultStore) and report.reference:
+        report.gaps = _gaps(table, labelled, store, report.reference)
+    return report
 
 
-def _reference(labelled: pd.DataFrame) -> str | None:
-    """Choose the model that gaps are taken to; None where there are no two models to compare."""
+def _compare(labelled: pd.DataFrame) -> ModelComparison | None:
+    """Compare all models on regular rows; None where there are no two that share any."""
+    enough = labelled["data"].nunique() >= _ENOUGH_DATA_SETS
     try:
-        return str(compare_models(labelled).ranks["model"].iloc[0])
+        return compare_models(labelled, over="data" if enough else "data and seed")
     except ValueError:
         return None
 
@@ -208,7 +215,7 @@ def render(report: Report, title: str) -> str:
         about_bands=_about_bands(n_seeds),
         about_numbers=_about_numbers(n_seeds, bool(report.gaps), report.reference),
         data_sets=[_data_set(report, name) for name in report.data],
-        tables=[*set_tables(report.results, report.gaps, report.models), task_table(report.results, report.models)],
+        tables=_tables(report),
         settings=settings(report.metadata),
         chosen=chosen_settings(report.results),
         again=again(report.metadata),
@@ -218,6 +225,12 @@ def render(report: Report, title: str) -> str:
         version=version("telescoping_sklearn"),
     )
     return page
+
+
+def _tables(report: Report) -> list[Table]:
+    ranks = [] if report.comparison is None else [rank_table(report.comparison, report.models)]
+    sets = set_tables(report.results, report.gaps, report.models)
+    return [*sets, *ranks, task_table(report.results, report.models)]
 
 
 def _text(environment: Environment, name: str) -> str:
@@ -251,7 +264,7 @@ def _about_bands(n_seeds: int) -> str:
     return "One seed; bands are one standard error over test rows or probes on either side, where one is known."
 
 
-def _about_numbers(n_seeds: int, with_gaps: bool, reference: str | None) -> str:
+def _about_numbers(n_seeds: int, with_gaps: bool, reference: str) -> str:
     said = f"Means over {_counted(n_seeds, 'seed')}, ± one standard error."
     if with_gaps:
         return (
@@ -263,15 +276,13 @@ def _about_numbers(n_seeds: int, with_gaps: bool, reference: str | None) -> str:
 
 def _summary(report: Report) -> list[str]:
     sentences = []
-    if report.reference is not None:
-        over_data = len(report.data) >= _ENOUGH_DATA_SETS
-        comparison = compare_models(report.results, over="data" if over_data else "data and seed")
-        sentences.append(_words.say_comparison(comparison, over_data=over_data))
+    if report.comparison is not None:
+        sentences.append(_words.say_comparison(report.comparison, over_data=len(report.data) >= _ENOUGH_DATA_SETS))
     for model in report.gaps:
         parts = {name: part for name in report.data if len(part := report.gaps_of(name, model, "mixture"))}
         if parts:
             trends = {name: _words.trend(part) for name, part in parts.items()}
-            sentences.append(_words.say_trends(trends, model, str(report.reference)))
+            sentences.append(_words.say_trends(trends, model, report.reference))
     if not sentences:
         sentences.append("There are no two models with results on the same regular rows, so none are compared.")
     return sentences
@@ -294,7 +305,7 @@ def _data_set(report: Report, name: str) -> dict[str, Any]:
 def _say_of_sets(report: Report, name: str, results: pd.DataFrame, kind: str) -> list[str]:
     """Say what gaps and kernels do along the test sets of a kind."""
     found = {model: report.gaps_of(name, model, kind) for model in report.gaps}
-    words = [_words.say_gap(part, model, str(report.reference)) for model, part in found.items() if len(part)]
+    words = [_words.say_gap(part, model, report.reference) for model, part in found.items() if len(part)]
     if "kernel_norm_ratio" in results:
         words.append(_words.say_kernels(summarize_curves(results, "kernel_norm_ratio", set_kind=kind), kind))
     return [said for said in words if said]

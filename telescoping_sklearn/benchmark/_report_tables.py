@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from telescoping_sklearn.benchmark._chart import mean_and_error, number, set_name, with_error
+from telescoping_sklearn.benchmark._summary import ModelComparison
 
 
 @dataclass
@@ -161,6 +162,36 @@ def _gap_cell(row: Any) -> Cell:
     exact = row.low == row.high  # the baseline itself
     text = number(row.relative_gap) + ("" if exact else f" [{number(row.low)}, {number(row.high)}]")
     return Cell(text, repr(float(row.relative_gap)), numeric=True)
+
+
+def rank_table(comparison: ModelComparison, models: Sequence[str]) -> Table:
+    """Make the table of mean ranks on regular rows.
+
+    Parameters
+    ----------
+    comparison : ModelComparison
+        From `compare_models`.
+    models : sequence of str
+        All models.
+
+    Returns
+    -------
+    Table
+        One row a model, the best first.
+    """
+    ranks: Any = comparison.ranks.itertuples()
+    rows = [
+        [Cell(row.model, row.model, style=models.index(row.model)), measured(row.mean_rank), measured(row.mean_error)]
+        for row in ranks
+    ]
+    caption = (
+        f"Regular rows, 1 is best, over {comparison.n_blocks} comparisons. Mean ranks that differ by more than "
+        f"{number(comparison.critical_difference)} differ at the 95\N{NO-BREAK SPACE}% level (Nemenyi's test)"
+    )
+    if np.isfinite(comparison.friedman_p):
+        caption += f"; that no models differ has p = {comparison.friedman_p:.2g} (Friedman's test)"
+    columns = [Column("Model", numeric=False), Column("Mean rank"), Column("Mean MSE")]
+    return Table("Ranks", f"{caption}.", columns, rows)
 
 
 def task_table(results: pd.DataFrame, models: Sequence[str]) -> Table:

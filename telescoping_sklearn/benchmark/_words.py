@@ -189,7 +189,7 @@ def _noise(part: pd.DataFrame) -> float:
 
 
 def say_comparison(comparison: ModelComparison, *, over_data: bool) -> str:
-    """Say which models differ on regular rows, by paired ranks.
+    """Say how the model of the best mean rank on regular rows compares with every other.
 
     Parameters
     ----------
@@ -204,14 +204,17 @@ def say_comparison(comparison: ModelComparison, *, over_data: bool) -> str:
         One or two sentences.
     """
     n_blocks = comparison.n_blocks
+    best = comparison.ranks["model"].iloc[0]
     parts = []
     pairs: Any = comparison.pairs.itertuples()
     for pair in pairs:
+        if best not in (pair.model_a, pair.model_b):
+            continue
         first, second = (pair.model_a, pair.model_b) if pair.wins_a >= pair.wins_b else (pair.model_b, pair.model_a)
         p = f", p = {pair.holm_p:.2g}" if n_blocks > 1 else ""
         parts.append(f"{first} has a lower error than {second} in {max(pair.wins_a, pair.wins_b)} of {n_blocks}{p}")
     what = "data sets" if over_data else "pairs of data set and seed"
-    test = "Wilcoxon's signed-rank test" + (", corrected for all pairs (Holm)" if len(parts) > 1 else "")
+    test = "Wilcoxon's signed-rank test" + (", corrected for all pairs (Holm)" if len(comparison.pairs) > 1 else "")
     caution = "" if over_data else "; seeds of one data set share rows, so these p-values are too small"
     said = f"On regular rows, over {n_blocks} {what}: {'; '.join(parts)}"
     return f"{said} ({test}{caution})." if n_blocks > 1 else f"{said}."

@@ -21,6 +21,8 @@ SETS = {
     "decile": "decile of irregularity",
     "shift": "test set along the shift",
 }
+#: Models that a legend inside a panel has room for.
+_MOST_INSIDE = 4
 _KEYS = ["data", "model", "seed", "set_kind", "set_value"]
 
 
@@ -217,8 +219,18 @@ class IrregularityCurveDisplay:
             panel.set_title(plain(name), fontsize="medium")
         for panel in self.axes_[-1]:
             panel.set_xlabel(SETS.get(self.set_kind, self.set_kind))
-        legend(self.axes_[0, 0])
+        self._draw_legend()
         return self
+
+    def _draw_legend(self) -> None:
+        """Name every model once: inside the first panel, or beside the last one where there are many."""
+        found: dict[str, Any] = {}
+        for panel in self.axes_.ravel():
+            found |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+        if len(found) <= _MOST_INSIDE:
+            legend(self.axes_[0, 0], handles=found.values())
+        else:
+            legend(self.axes_[0, -1], handles=found.values(), loc="upper left", bbox_to_anchor=(1.02, 1.02))
 
     def _draw(self, ax: Any, curve: pd.DataFrame, kwargs: dict[str, Any]) -> None:
         for model, part in curve.groupby("model", sort=False):

@@ -24,17 +24,18 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
+const swatches = document.querySelectorAll(".legend .swatch");
+
 function fill(tip, stop) {
   const head = document.createElement("b");
   head.textContent = stop.dataset.head;
   const lines = JSON.parse(stop.dataset.lines).map(([style, model, value]) => {
     const line = document.createElement("span");
-    line.className = `s${style % 7}`;
     const name = document.createElement("u");
     name.textContent = model;
     const said = document.createElement("em");
     said.textContent = value;
-    line.append(document.createElement("i"), name, said);
+    line.append(swatches[style].cloneNode(true), name, said);
     return line;
   });
   tip.replaceChildren(head, ...lines);
