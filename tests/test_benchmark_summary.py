@@ -156,6 +156,7 @@ def test_blocks_may_be_data_sets_and_must_be_shared():
     equal = results.assign(mse=1.0)
     assert (compare_models(equal).pairs["wilcoxon_p"] == 1).all()
     assert (compare_models(equal).ranks["mean_rank"] == 2).all()
+    assert compare_models(equal).friedman_p == 1
     for given in ({"over": "seed"}, {"level": 1.0}, {"set_value": 0.5}):
         with pytest.raises(ValueError, match=r"over|level|0\.5"):
             compare_models(results, **given)
@@ -166,3 +167,20 @@ def test_larger_is_better_for_r2():
     by_error, by_r2 = compare_models(results), compare_models(results, metric="r2")
     assert by_error.ranks["model"].tolist() == by_r2.ranks["model"].tolist()
     assert by_error.pairs["wins_a"].tolist() == by_r2.pairs["wins_a"].tolist()
+
+
+def test_no_gap_is_relative_to_one_whose_interval_holds_zero():
+    reasons = []
+    for move in np.linspace(0.04, 0.2, 17):
+        results, errors = made_up(seeds=2, noise=0.0)
+        sets = errors["houses", "mine", 0, "x"].sets
+        for seed, gap in enumerate((0.2, move)):
+            noise = 1.2 * np.random.default_rng(seed).normal(size=2 * N)
+            errors["houses", "theirs", seed, "x"] = SquaredErrors(np.full(2 * N, 0.3), sets)
+            errors["houses", "mine", seed, "x"] = SquaredErrors(0.3 + gap + noise - noise[:N].mean(), sets)
+        gaps = relative_gaps(results, errors, "mine", "theirs")
+        baseline = at(gaps, "mixture", 0.0)
+        assert baseline.reason or baseline.gap_low > 0
+        reasons.append(baseline.reason)
+    assert any("interval" in reason for reason in reasons)
+    assert "" in reasons

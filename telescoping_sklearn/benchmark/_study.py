@@ -23,10 +23,10 @@ _LEAST = {"n_seeds": 1, "test_size": 2, "n_probes": 2, "section": 1, "kernel_sta
 class StudyError(ValueError):
     """Raised for a study that makes no sense; its text has a line for every mistake.
 
-    Attributes
+    Parameters
     ----------
     mistakes : list of str
-        The lines.
+        The lines, which an attribute of this name keeps.
     """
 
     def __init__(self, mistakes: list[str]) -> None:

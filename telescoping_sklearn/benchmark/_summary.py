@@ -44,8 +44,8 @@ def relative_gaps(
     """Gap between two models on every test set, relative to their gap on rows like those trained on.
 
     (MSE_model - MSE_reference) on the set over the same on mixture 0 (for shifts: on the set that has not shifted), of
-    means over seeds. The interval is a percentile bootstrap of seeds and, within each, of test rows, paired: both
-    models and all sets see the same draw.
+    means over seeds; there is none where the gap it is relative to is within noise. The interval is a percentile
+    bootstrap of seeds and, within each, of test rows, paired: both models and all sets see the same draw.
 
     Parameters
     ----------
@@ -139,8 +139,11 @@ def _gap_rows(means: list[_Means], seeds: NDArray, level: float, names: tuple[st
         by_seed = [mean.plain[sets[1]] @ [1, -1] for mean in means]
         found = relative_gap(*plain[0], *plain[1], baseline_se=float(np.std(baseline)), names=names)
         reason = found.reason
+        ends = np.quantile(baseline, tails)
         if min(by_seed) < 0 < max(by_seed):
             reason = "the gap at q=0 changes sign between seeds"
+        elif not reason and ends[0] <= 0 <= ends[1]:
+            reason = f"gap at q=0 within noise: {level:.0%} interval {ends[0]:.2g} to {ends[1]:.2g}"
         low, high = np.quantile(here / baseline, tails) if not reason else (np.nan, np.nan)
         gap_low, gap_high = np.quantile(here, tails)
         yield {
@@ -246,7 +249,11 @@ def compare_models(
     summary = pd.DataFrame({"mean_rank": ranks.mean(), "mean_error": errors.mean()})
     summary = summary.sort_values("mean_rank", kind="stable").rename_axis("model").reset_index()
     quantile = stats.studentized_range.ppf(level, n_models, np.inf) / np.sqrt(2)
-    friedman = stats.friedmanchisquare(*errors.to_numpy().T).pvalue if n_models > 2 and n_blocks > 1 else np.nan
+    friedman = np.nan
+    if n_models > 2 and n_blocks > 1:
+        # Models that tie everywhere do not differ; the test's statistic is 0 / 0 there.
+        tied = (errors.nunique(axis=1) == 1).all()
+        friedman = 1.0 if tied else stats.friedmanchisquare(*errors.to_numpy().T).pvalue
     return ModelComparison(
         summary,
         float(quantile * np.sqrt(n_models * (n_models + 1) / (6 * n_blocks))),

@@ -142,7 +142,8 @@ class Shift:
         generator = np.random.default_rng(seed)
         near = generator.permutation(np.flatnonzero(scores <= self.train_share))
         edges = np.linspace(self.train_share, 1, self.steps + 1)
-        size = min(study.test_size, len(near) // 2)
+        # As large as a step, so that all sets are; half of the rows at most.
+        size = min(study.test_size, round(len(scores) * (1 - self.train_share) / self.steps), len(near) // 2)
         drawn = {("shift", 0.0): near[:size]}
         for low, high in pairwise(edges):
             there = np.flatnonzero((scores > low + 1e-12) & (scores <= high + 1e-12))
