@@ -8,7 +8,8 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import HOSTILE, SMALL, SMALL_NET, SMALL_TREES
+from conftest import HOSTILE, SMALL, SMALL_NET, SMALL_TREES, make_net, make_trees
+from scipy import stats
 
 from telescoping_sklearn.benchmark import (
     BenchmarkStudy,
@@ -452,8 +453,19 @@ def as_run(described):
         BenchmarkStudy(models={"net": SMALL_NET, "trees": SMALL_TREES}, shift={"column": "yrbuilt"}, **SMALL),
         BenchmarkStudy(models={"lasso": {"estimator": "sklearn.linear_model.Lasso", "settings": {"alpha": 0.1}}}),
         BenchmarkStudy(tuning={"draws": 3, "validation": 0.2}, score=["first_component", "sklearn:IsolationForest"]),
+        BenchmarkStudy(
+            tuning={"draws": 3, "validation": 0.2},
+            models={
+                "net": {"space": {"momentum": {"uniform": [0.5, 0.75]}, "batch_size": [32, 64]}},
+                "forest": {
+                    "estimator": "sklearn.ensemble.RandomForestRegressor",
+                    "space": {"min_samples_leaf": {"randint": [1, 10]}, "ccp_alpha": {"loguniform": [1e-4, 1e-2]}},
+                },
+            },
+        ),
+        BenchmarkStudy(models={"net": make_net(), "trees": make_trees(reg_lambda=3.0)}),
     ],
-    ids=["default", "settings", "other", "tuned"],
+    ids=["default", "settings", "other", "tuned", "spaces", "instances"],
 )
 def test_parameters_of_a_described_study_make_the_same_study(study):
     parameters, unknown = study_parameters(json.loads(json.dumps(study.describe())))
@@ -473,6 +485,13 @@ def test_parts_that_no_description_holds_are_named(hostile_results):
     first = again(ResultStore(hostile_results).metadata())[0]
     assert f"table {HOSTILE}" in first["words"]
     assert "..." in first["code"]
+
+
+def test_spaces_that_a_study_cannot_write_are_named():
+    models = {"ridge": {"estimator": "sklearn.linear_model.Ridge", "space": {"alpha": stats.expon(scale=2.0)}}}
+    study = BenchmarkStudy(models=models, tuning={"draws": 2, "validation": 0.2})
+    _, unknown = study_parameters(json.loads(json.dumps(study.describe())))
+    assert unknown == ["search space of ridge, alpha"]
 
 
 def test_settings_that_seeds_share_are_listed_once():

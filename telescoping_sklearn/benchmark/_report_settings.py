@@ -1,15 +1,19 @@
 """What a report says of settings, and how its study is run again, as plain values that the template writes."""
 
 import json
+import math
 import pprint
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from telescoping_sklearn.benchmark._describe import describe
+from telescoping_sklearn.benchmark._models import ModelSpec, read_models
+from telescoping_sklearn.benchmark._tuning import PAPER_SPACES, read_space
+
 #: Longer values are folded away.
 _SHORT = 110
-_OURS = {"net": "TelescopingMLPRegressor", "trees": "TelescopingGBTRegressor"}
 #: What of a study's description is a parameter as it stands.
 _AS_THEY_STAND = (
     "n_seeds",
@@ -212,19 +216,54 @@ def _data_parameter(source: Mapping[str, Any], unknown: list[str]) -> Any:
 
 
 def _model_parameter(name: str, model: Mapping[str, Any], study: Mapping[str, Any], unknown: list[str]) -> Any:
+    by_name = _made_by_name(name, model, study)
+    if by_name is not None and by_name.describe()["space"] == model["space"]:
+        return {"settings": model["settings"], "preparation": model["preparation"]}
     path, params = model["estimator"]["estimator"], model["estimator"]["params"]
-    ours = name in _OURS and path.rpartition(".")[2] == _OURS[name]
-    found = {"settings": model["settings"]} if ours else {"estimator": path, "settings": params}
-    found["preparation"] = model["preparation"]
     if any(isinstance(value, Mapping) for value in params.values()):
         unknown.append(f"estimator of {name}")
         return {"estimator": _UNKNOWN, "preparation": model["preparation"]}
-    if study.get("tuning") is not None and not ours:
-        unknown.append(f"search space of {name}")
-        found["space"] = _UNKNOWN
+    found = {"settings": model["settings"]} if by_name is not None else {"estimator": path, "settings": params}
+    found["preparation"] = model["preparation"]
+    if study.get("tuning") is not None:
+        found["space"] = {parameter: _choice(drawn) for parameter, drawn in model["space"].items()}
+        unknown += [f"search space of {name}, {one}" for one, drawn in found["space"].items() if drawn == _UNKNOWN]
     return found
 
 
+def _made_by_name(name: str, model: Mapping[str, Any], study: Mapping[str, Any]) -> ModelSpec | None:
+    """Make one of our own models from the settings given, if that gives the estimator that was run."""
+    if name not in PAPER_SPACES:
+        return None
+    made = next(read_models({name: {"settings": model["settings"]}}, study["section"]))
+    return made if isinstance(made, ModelSpec) and made.describe()["estimator"] == model["estimator"] else None
+
+
+def _choice(described: Any) -> Any:
+    """Write what a parameter is drawn from as a study takes it, where that is the same to the last digit."""
+    written = described
+    if isinstance(described, Mapping):
+        numbers = [*described.get("args", ()), *described.get("kwds", {}).values()]
+        ends = _ENDS.get(str(described.get("distribution")))
+        if ends is None or len(numbers) != 2:
+            return _UNKNOWN
+        written = {ends.name: list(ends.of(*numbers))}
+    return written if describe(read_space({"drawn": written}))["drawn"] == described else _UNKNOWN
+
+
+class _Ends(NamedTuple):
+    """A distribution by the name that studies give it, and its two numbers from scipy's."""
+
+    name: str
+    of: Callable[[Any, Any], tuple[Any, Any]]
+
+
+_ENDS = {
+    "loguniform": _Ends("loguniform", lambda low, high: (low, high)),
+    "uniform": _Ends("uniform", lambda low, width: (low, low + width)),
+    "randint": _Ends("randint", lambda low, beyond: (low, beyond - 1)),
+    "lognorm": _Ends("lognormal", lambda sigma, scale: (math.log(scale), sigma)),
+}
 #: What the description of a table given in Python says of where it is.
 _IN_MEMORY = "memory"
 _UNKNOWN = "\N{HORIZONTAL ELLIPSIS}"
