@@ -496,8 +496,9 @@ def test_spaces_that_a_study_cannot_write_are_named():
 
 def test_settings_that_seeds_share_are_listed_once():
     results = pd.DataFrame({"data": "d", "model": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1]})
-    results["settings"] = ['{"lr": 1}', '{"lr": 1}', '{"lr": 1}', '{"lr": 2}']
-    assert [one["what"] for one in chosen_settings(results)] == ["d, a", "d, b, seed 0", "d, b, seed 1"]
+    results["settings"] = ['{"lr": 1}', '{"lr": 1}', '{"lr": 0.123456, "a": "x"}', '{"lr": null}']
+    rows = [[cell.text for cell in row] for row in chosen_settings(results, ["a", "b"]).rows]
+    assert rows == [["d", "a", "0, 1", "lr=1"], ["d", "b", "0", "lr=0.1235, a=x"], ["d", "b", "1", "lr=null"]]
 
 
 # -- files beside the page ---------------------------------------------------------------------------------------------

@@ -217,7 +217,7 @@ def render(report: Report, title: str) -> str:
         data_sets=[_data_set(report, name) for name in report.data],
         tables=_tables(report),
         settings=settings(report.metadata),
-        chosen=chosen_settings(report.results),
+        chosen=chosen_settings(report.results, report.models),
         again=again(report.metadata),
         failures=_failures(report.failures),
         unfinished=_unfinished(report),

@@ -3,13 +3,14 @@
 import json
 import math
 import pprint
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from telescoping_sklearn.benchmark._describe import describe
 from telescoping_sklearn.benchmark._models import ModelSpec, read_models
+from telescoping_sklearn.benchmark._report_tables import Cell, Column, Table
 from telescoping_sklearn.benchmark._tuning import PAPER_SPACES, read_space
 
 #: Longer values are folded away.
@@ -112,38 +113,47 @@ def _hint(value: Any) -> str:
     return "text"
 
 
-def chosen_settings(results: pd.DataFrame) -> list[dict[str, str]]:
-    """List the settings given and chosen of each data set and model; once where all seeds share them.
+def chosen_settings(results: pd.DataFrame, models: Sequence[str]) -> Table:
+    """Make the table of the settings given and chosen for each data set and model; one row where all seeds share them.
 
     Parameters
     ----------
     results : DataFrame
         Labelled results.
+    models : sequence of str
+        All models.
 
     Returns
     -------
-    list of dict
-        What it is, and its settings as indented JSON. Fits that say nothing are left out.
+    Table
+        Fits without settings of their own are left out; of results that say nothing of settings there is no row.
     """
-    if "settings" not in results:
-        return []
-    chosen = []
-    said = results[~results["settings"].isin(["", "{}"])]
-    for (data, model), part in said.groupby(["data", "model"], sort=False):
-        by_seed = part.drop_duplicates(["seed", "settings"])[["seed", "settings"]]
-        if by_seed["settings"].nunique() == 1:
-            entries = [(f"{data}, {model}", by_seed["settings"].iloc[0])]
-        else:
-            entries = [(f"{data}, {model}, seed {row.seed}", row.settings) for row in by_seed.itertuples()]
-        chosen += [{"what": what, "settings": _indented(text)} for what, text in entries]
-    return chosen
+    rows = []
+    said = results[~results["settings"].isin(["", "{}"])] if "settings" in results else results.iloc[:0]
+    groups: Any = said.groupby(["data", "model"], sort=False)
+    for (data, model), part in groups:
+        by_text: Any = part.groupby("settings", sort=False)["seed"].unique()
+        for text, seeds in by_text.items():
+            numbers = ", ".join(map(str, sorted(seeds)))
+            cells = [Cell(data, data), Cell(model, model, style=models.index(model)), Cell(numbers, numbers)]
+            rows.append([*cells, Cell(written := _assignments(text), written)])
+    columns = [Column(label, numeric=False) for label in ("Data set", "Model", "Seeds", "Settings")]
+    return Table("Settings of each fit", "Settings given by the study, and those that tuning chose.", columns, rows)
 
 
-def _indented(text: Any) -> str:
+def _assignments(text: Any) -> str:
+    """Write settings as ``name=value``; what is no JSON object stays as it is."""
     try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        known = json.loads(text)
     except (TypeError, ValueError):
         return str(text)
+    if not isinstance(known, Mapping):
+        return str(text)
+    return ", ".join(f"{name}={_rounded(value)}" for name, value in known.items())
+
+
+def _rounded(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 
 # -- running it again --------------------------------------------------------------------------------------------------
