@@ -36,7 +36,7 @@ def study(folder, n_seeds=5):
     path = folder / "study.toml"
     path.write_text(
         f"""
-data = [{{path = "{folder / "mine.csv"}", target = "y"}}]
+data = [{{path = "mine.csv", target = "y"}}]
 n_seeds = {n_seeds}
 proportions = [0, 1]
 n_probes = 2

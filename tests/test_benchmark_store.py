@@ -13,6 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from sklearn.base import BaseEstimator, RegressorMixin
 from threadpoolctl import threadpool_info
 
@@ -22,11 +25,13 @@ from telescoping_sklearn.benchmark import (
     BenchmarkStudy,
     FailedTasksWarning,
     ResultStore,
+    SquaredErrors,
     StoreError,
     run_benchmark,
 )
 from telescoping_sklearn.benchmark import _runner as runner
 from telescoping_sklearn.benchmark._progress import Progress
+from telescoping_sklearn.benchmark._store import _pack, _unpack
 from telescoping_sklearn.benchmark._tasks import Task, attempt, one_thread
 
 ROOT = Path(telescoping_sklearn.__file__).parents[1]
@@ -330,13 +335,13 @@ def slow(tmp_path):
     X.assign(y=y).to_csv(tmp_path / "mine.csv", index=False)
     study = tmp_path / "study.toml"
     study.write_text(
-        f"""
-data = [{{path = "{tmp_path / "mine.csv"}", target = "y"}}]
+        """
+data = [{path = "mine.csv", target = "y"}]
 n_seeds = 8
 proportions = [0, 1]
 [models.forest]
 estimator = "sklearn.ensemble.RandomForestRegressor"
-settings = {{n_estimators = 200}}
+settings = {n_estimators = 200}
 """
     )
     return study
@@ -420,3 +425,15 @@ def test_two_runs_at_once_share_a_file(slow, tmp_path):
     assert [running.returncode for running in both] == [0, 0], said
     assert ResultStore(path).metadata()["n_done"] == 8
     same(ResultStore(path).results(), run_benchmark(BenchmarkStudy.from_toml(slow), path))
+
+
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=6),
+    values=arrays(float, 30, elements=st.floats(0, 1e300, allow_nan=False)),
+)
+def test_squared_errors_are_stored_bit_by_bit(sizes, values):
+    sets = {("mixture", place / 10): np.arange(30)[:size] for place, size in enumerate(sizes)}
+    read = _unpack(_pack(SquaredErrors(values, sets)))
+    assert read.values.tobytes() == values.tobytes()
+    assert list(read.sets) == list(sets)
+    assert all(np.array_equal(read.sets[name], sets[name]) for name in sets)

@@ -161,7 +161,7 @@ def test_toml_says_the_same_as_python(tmp_path, csv):
     path = tmp_path / "study.toml"
     path.write_text(
         f"""
-data = ["lucas_county", {{path = "{csv}", target = "price", drop = ["row"], log_target = true, name = "flats"}}]
+data = ["lucas_county", {{path = "{csv.name}", target = "price", drop = ["row"], log_target = true, name = "flats"}}]
 n_seeds = 3
 proportions = [0, 0.5]
 score = ["first_component", "sklearn:IsolationForest"]

@@ -108,7 +108,7 @@ def _target(y: pd.Series, *, log: bool) -> tuple[pd.Series, list[str]]:
     if log:
         shifted = values.min() == 0
         notes.append("target is log(1 + y)" if shifted else "target is log(y)")
-        values = np.log1p(values) if shifted else np.log(values)
+        values = values.transform(np.log1p if shifted else np.log)
     if values.nunique() < 2:
         raise ValueError(f"the target {str(y.name)!r} does not vary")
     return values, notes

@@ -176,7 +176,7 @@ class BenchmarkStudy:
 
     @classmethod
     def from_toml(cls, path: str | Path) -> "BenchmarkStudy":
-        """Read a study from a TOML file, whose keys are the parameters.
+        """Read a study from a TOML file, whose keys are the parameters. Paths are relative to the file's folder.
 
         Parameters
         ----------
@@ -199,6 +199,10 @@ class BenchmarkStudy:
             given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise StudyError([f"{path} is no TOML file: {error}"]) from error
+        items = given.get("data", [])
+        for item in items if isinstance(items, list) else [items]:
+            if isinstance(item, dict) and isinstance(item.get("path"), str):
+                item["path"] = str(Path(path).parent / Path(item["path"]).expanduser())
         known = [name for name, item in cls.__dataclass_fields__.items() if item.init]
         mistakes = [
             f"there is no parameter {name!r}; there are {', '.join(known)}" for name in given if name not in known
