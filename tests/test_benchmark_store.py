@@ -1,5 +1,6 @@
 """Results survive whatever happens to the process that writes them, and no other file is harmed."""
 
+import io
 import os
 import signal
 import sqlite3
@@ -437,3 +438,28 @@ def test_squared_errors_are_stored_bit_by_bit(sizes, values):
     assert read.values.tobytes() == values.tobytes()
     assert list(read.sets) == list(sets)
     assert all(np.array_equal(read.sets[name], sets[name]) for name in sets)
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_progress_is_a_bar_on_a_terminal():
+    screen = Terminal()
+    bar = Progress(4, 1, show=True, file=screen)
+    bar.update(Task("mine", "ridge", 0, "x"), failed=True)
+    bar.close()
+    assert "1 of 4 tasks are done already" in screen.getvalue()
+    last = screen.getvalue().split("\r")[-1]
+    assert "2/4" in last
+    assert "1 failed; last mine, ridge, seed 0, x" in last
+
+
+def test_progress_says_nothing_unless_asked(capsys):
+    bar = Progress(2, 1, show=False)
+    bar.update(Task("mine", "ridge", 0, "x"), failed=False)
+    bar.close()
+    assert capsys.readouterr() == ("", "")
