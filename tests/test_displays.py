@@ -248,6 +248,14 @@ def test_kernel_norms_are_those_of_the_estimator(fitted, query):
     assert f"{display.ratio:.2f}" in display.ax_.get_title(loc="left")
 
 
+@pytest.mark.parametrize(("largest", "scale"), [(2.0, "linear"), (100.0, "log")])
+def test_norms_that_span_decades_have_a_logarithmic_axis(largest, scale):
+    norms = np.array([[1.0, 1.0], [largest, largest]])
+    display = KernelNormsDisplay(stages=np.array([1, 2]), train=norms, test=norms).plot()
+    assert display.ax_.get_yscale() == scale
+    assert display.ratio == 1
+
+
 # -- results -----------------------------------------------------------------------------------------------------------
 
 

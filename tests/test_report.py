@@ -20,7 +20,7 @@ from telescoping_sklearn.benchmark import (
     write_results,
 )
 from telescoping_sklearn.benchmark._chart import Axis, make_chart, number, with_error
-from telescoping_sklearn.benchmark._report_settings import again, chosen_settings, study_parameters
+from telescoping_sklearn.benchmark._report_settings import again, chosen_settings, settings, study_parameters
 from telescoping_sklearn.benchmark._words import say_comparison, say_gap, say_kernels, say_trends, trend
 from telescoping_sklearn.displays import summarize_curves
 
@@ -429,6 +429,10 @@ def test_labels_of_ticks_do_not_run_into_each_other():
     assert [label for _, label in chart.x_ticks] == ["0%", "50%", "100%"]
 
 
+def test_what_is_not_finite_is_written_as_such():
+    assert [number(value) for value in (np.inf, -np.inf, np.nan)] == ["∞", "−∞", "–"]
+
+
 @pytest.mark.parametrize(
     ("value", "error", "text"),
     [(0.5, 0.0123, "0.500 ± 0.012"), (1234.5, 67.8, "1,234 ± 68"), (1.0, 1e-16, "1.00"), (-0.25, np.nan, "−0.250")],
@@ -485,6 +489,20 @@ def test_parts_that_no_description_holds_are_named(hostile_results):
     first = again(ResultStore(hostile_results).metadata())[0]
     assert f"table {HOSTILE}" in first["words"]
     assert "..." in first["code"]
+
+
+def test_settings_that_are_no_json_stay_as_they_are():
+    results = pd.DataFrame({"data": "d", "model": "a", "seed": [0, 1], "settings": ["alpha of mine", "[1, 2]"]})
+    assert [row[3].text for row in chosen_settings(results, ["a"]).rows] == ["alpha of mine", "[1, 2]"]
+
+
+def test_long_settings_are_folded_under_a_hint():
+    study = {"data": [{"name": "a" * 80}, {"name": "b" * 80}], "mine": {"key": "x" * 200}, "text": "y" * 200}
+    entries = {entry.name: entry for entry in settings({"study": study})[0]["entries"]}
+    assert entries["data"].long == f"{'a' * 80}, {'b' * 80}"
+    assert entries["mine"].long == "1 entry"
+    assert entries["text"].value == "y" * 200
+    assert json.loads(entries["mine"].value) == study["mine"]
 
 
 def test_spaces_that_a_study_cannot_write_are_named():

@@ -106,11 +106,15 @@ def _hint(value: Any) -> str:
             return str(estimator["estimator"]).rpartition(".")[2]
         if isinstance(value.get("n_rows"), int) and isinstance(value.get("columns"), Mapping):
             return f"{value['n_rows']:,} rows, {len(value['columns'])} columns"
-        return f"{len(value)} entries"
+        return _entries_counted(len(value))
     if isinstance(value, list):
         named = [str(part["name"]) for part in value if isinstance(part, Mapping) and "name" in part]
-        return ", ".join(named) if len(named) == len(value) else f"{len(value)} entries"
+        return ", ".join(named) if len(named) == len(value) else _entries_counted(len(value))
     return "text"
+
+
+def _entries_counted(count: int) -> str:
+    return "1 entry" if count == 1 else f"{count} entries"
 
 
 def chosen_settings(results: pd.DataFrame, models: Sequence[str]) -> Table:
