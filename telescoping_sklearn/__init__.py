@@ -10,6 +10,7 @@ from telescoping_sklearn.irregularity import (
     SkewedLog1p,
     TabularPreparation,
     irregular_rows,
+    irregularity_scores,
     mixture_test_sets,
 )
 from telescoping_sklearn.neural import TelescopingMLPRegressor
@@ -25,6 +26,7 @@ __all__ = [
     "TelescopingMLPRegressor",
     "fetch_tabular",
     "irregular_rows",
+    "irregularity_scores",
     "load_lucas_county",
     "mixture_test_sets",
 ]

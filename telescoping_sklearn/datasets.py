@@ -1,4 +1,4 @@
-"""Tables to predict prices and counts from: one that comes with the package and five that do not.
+"""Tables to predict from: one that comes with the package, five that do not, OpenML's, and one's own.
 
 The embedded data set needs no network and no setting, so it is what examples, tests and the default benchmark use.
 The others may not be passed on with the package; they are read from a folder of the user's. Each loader turns a
@@ -6,16 +6,27 @@ file into the same thing: raw columns, text as categories, dates as days, and a 
 """
 
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from sklearn.datasets import fetch_openml, get_data_home
+from sklearn.datasets._openml import _get_json_content_from_openml_api
 from sklearn.utils import Bunch
 
-__all__ = ["TABULAR_NAMES", "fetch_tabular", "load_lucas_county"]
+__all__ = [
+    "TABULAR_NAMES",
+    "fetch_openml_suite",
+    "fetch_openml_table",
+    "fetch_tabular",
+    "load_lucas_county",
+    "load_table",
+]
 
 _FOLDER_VARIABLE = "TELESCOPING_DATA"
 _LUCAS_COUNTY_FILE = "lucas_county_house.csv.gz"
@@ -284,3 +295,153 @@ def fetch_tabular(name: str, *, return_X_y: bool = False, as_frame: bool = True)
         return_X_y=return_X_y,
         as_frame=as_frame,
     )
+
+
+def load_table(path: str | Path, *, target: str, drop: Iterable[str] = ()) -> tuple[pd.DataFrame, pd.Series]:
+    r"""Read one's own table from a CSV or Parquet file.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file that ends in .csv (also compressed: .csv.gz, .csv.zip, .csv.bz2, .csv.xz) or .parquet, which needs
+        pyarrow.
+    target : str
+        Name of the column to predict.
+    drop : iterable of str, default=()
+        Names of columns to leave out.
+
+    Returns
+    -------
+    features : DataFrame of shape (n_samples, n_features)
+        The other columns as they stand in the file.
+    target : Series of shape (n_samples,)
+        The column to predict.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is neither CSV nor Parquet or cannot be read as such, or a column is not in it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from telescoping_sklearn.datasets import load_table
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "flats.csv")
+    ...     _ = file.write_text("rooms,note,rent\n2,old,700\n3,new,900\n")
+    ...     X, y = load_table(file, target="rent", drop=["note"])
+    >>> list(X), y.tolist()
+    (['rooms'], [700, 900])
+    """
+    path, drop = Path(path), list(drop)
+    raw = _read_table(path)
+    lost = [name for name in [target, *drop] if name not in raw]
+    if lost:
+        known = ", ".join(map(str, raw.columns[:20])) + (", ..." if raw.shape[1] > 20 else "")
+        raise ValueError(f"{path} has no column {', '.join(map(repr, lost))}; it has {known}")
+    return raw.drop(columns=[target, *drop]), raw[target]
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    kind = next((suffix for suffix in path.suffixes if suffix.lower() in (".csv", ".parquet")), "").lower()
+    if not kind:
+        raise ValueError(f"{path} ends in neither .csv nor .parquet")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        return pd.read_csv(path) if kind == ".csv" else pd.read_parquet(path)
+    except ImportError as error:
+        raise ValueError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from error
+    except (ValueError, OSError) as error:  # pandas' parser errors, and Arrow's, are of these kinds
+        raise ValueError(f"{path} cannot be read as {kind[1:]}: {error}") from error
+
+
+def fetch_openml_table(which: int | str) -> tuple[pd.DataFrame, pd.Series]:
+    """Fetch a data set of OpenML with its default target, through :func:`sklearn.datasets.fetch_openml`.
+
+    What was fetched once is kept in scikit-learn's data folder and needs no network afterwards.
+
+    Parameters
+    ----------
+    which : int or str
+        Number of the data set on OpenML, or its name, of which the oldest active version is taken.
+
+    Returns
+    -------
+    features : DataFrame of shape (n_samples, n_features)
+        The features.
+    target : Series of shape (n_samples,)
+        The target.
+
+    Raises
+    ------
+    ValueError
+        If OpenML has no such data set, or it does not have exactly one target.
+    OSError
+        If it is not at hand and OpenML cannot be reached; the message says what to do.
+
+    Examples
+    --------
+    >>> from telescoping_sklearn.datasets import fetch_openml_table
+    >>> X, y = fetch_openml_table("house_sales")  # doctest: +SKIP
+    """
+    named = {"data_id": which} if isinstance(which, int) else {"name": which}
+    call = ", ".join(f"{key}={value!r}" for key, value in named.items())
+    with _asking_openml(f"data set {which}", f"sklearn.datasets.fetch_openml({call})"):
+        fetched = fetch_openml(**named, as_frame=True, parser="auto", n_retries=1, delay=0.1)
+    if not isinstance(fetched.target, pd.Series):
+        raise ValueError(f"OpenML data set {which} does not have exactly one target")
+    return fetched.data, fetched.target
+
+
+def fetch_openml_suite(number: int) -> list[int]:
+    """List the data sets of a benchmarking suite of OpenML.
+
+    Parameters
+    ----------
+    number : int
+        Number of the suite (a "study" on OpenML).
+
+    Returns
+    -------
+    list of int
+        Numbers of its data sets, in its order.
+
+    Raises
+    ------
+    ValueError
+        If OpenML has no such suite.
+    OSError
+        If it is not at hand and OpenML cannot be reached; the message says what to do.
+
+    Examples
+    --------
+    >>> from telescoping_sklearn.datasets import fetch_openml_suite
+    >>> fetch_openml_suite(336)  # doctest: +SKIP
+    """
+    url = f"https://www.openml.org/api/v1/json/study/{number}"
+    call = f"telescoping_sklearn.datasets.fetch_openml_suite({number})"
+    with _asking_openml(f"suite {number}", call):
+        content = _get_json_content_from_openml_api(
+            url, f"there is no suite {number} on OpenML", str(Path(get_data_home(), "openml")), n_retries=1, delay=0.1
+        )
+    try:
+        return [int(item) for item in content["study"]["data"]["data_id"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"OpenML's study {number} lists no data sets") from error
+
+
+@contextmanager
+def _asking_openml(what: str, call: str) -> Iterator[None]:
+    """Say what to do where OpenML cannot be reached; scikit-learn's word on every retry is left out."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="A network error occurred", category=UserWarning)
+            yield
+    except OSError as error:
+        raise OSError(
+            f"OpenML {what} is not on this machine and cannot be fetched ({error}). Where there is a network, run "
+            f"{call} once and bring the folder {get_data_home()} here, or name it in SCIKIT_LEARN_DATA."
+        ) from error

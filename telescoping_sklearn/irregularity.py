@@ -41,6 +41,7 @@ __all__ = [
     "SkewedLog1p",
     "TabularPreparation",
     "irregular_rows",
+    "irregularity_scores",
     "mixture_test_sets",
 ]
 
@@ -166,6 +167,8 @@ class TabularPreparation(TransformerMixin, BaseEstimator):
     ----------
     one_hot_max_categories : int, default=None
         Most one-hot columns for one input column: the rarest categories share the last of them. None sets no limit.
+    missing_indicator : bool, default=False
+        Whether every numeric column with missing training values gains a column that says where they were.
 
     Attributes
     ----------
@@ -190,8 +193,9 @@ class TabularPreparation(TransformerMixin, BaseEstimator):
     array([[0., 0., 0., 0.]])
     """
 
-    def __init__(self, *, one_hot_max_categories: int | None = None) -> None:
+    def __init__(self, *, one_hot_max_categories: int | None = None, missing_indicator: bool = False) -> None:
         self.one_hot_max_categories = one_hot_max_categories
+        self.missing_indicator = missing_indicator
 
     def __sklearn_tags__(self) -> Any:
         """Tell scikit-learn that missing values and categories are taken as they are."""
@@ -232,13 +236,14 @@ class TabularPreparation(TransformerMixin, BaseEstimator):
         Raises
         ------
         TypeError
-            If `one_hot_max_categories` is neither None nor an integer, or a column holds dates, durations or values
-            of mixed kinds.
+            If `one_hot_max_categories` is neither None nor an integer, `missing_indicator` is not a bool, or a column
+            holds dates, durations or values of mixed kinds.
         ValueError
             If `one_hot_max_categories` is below 1 or `X` is not a table.
         """
         if self.one_hot_max_categories is not None:
             check_scalar(self.one_hot_max_categories, "one_hot_max_categories", Integral, min_val=1)
+        check_scalar(self.missing_indicator, "missing_indicator", bool)
         frame = self._table(X, reset=True)
         numeric = [column for column in frame.columns if column not in self.categorical_]
         encoder = OneHotEncoder(
@@ -248,7 +253,9 @@ class TabularPreparation(TransformerMixin, BaseEstimator):
             max_categories=self.one_hot_max_categories,
         )
         scaled = make_pipeline(
-            SimpleImputer(strategy="median", keep_empty_features=True), SkewedLog1p(), StandardScaler()
+            SimpleImputer(strategy="median", keep_empty_features=True, add_indicator=self.missing_indicator),
+            SkewedLog1p(),
+            StandardScaler(),
         )
         self.columns_ = ColumnTransformer(
             [("numeric", scaled, numeric), ("categorical", encoder, self.categorical_)],
@@ -595,8 +602,32 @@ def _score_message(score: Any) -> str:
     )
 
 
-def _training_scores(X: Any, score: Any) -> NDArray[np.float64]:
-    """Scores of the rows a clone of `score` was fitted to."""
+def irregularity_scores(X: Any, *, score: Any = None) -> NDArray[np.float64]:
+    """Score the rows of a table; the lower, the more irregular.
+
+    Parameters
+    ----------
+    X : DataFrame or array-like of shape (n_samples, n_features)
+        Rows, in the form that `score` takes.
+    score : outlier detector, Pipeline or None, default=None
+        As in :func:`irregular_rows`.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        Scores of the rows that a clone of `score` was fitted to.
+
+    Raises
+    ------
+    TypeError
+        If `score` scores no rows.
+
+    Examples
+    --------
+    >>> from telescoping_sklearn.irregularity import irregularity_scores
+    >>> irregularity_scores([[0.0], [1.0], [2.0], [3.0], [50.0]]).argmin()
+    np.int64(4)
+    """
     detector = _detector(score).fit(X)
     last = detector.steps[-1][1] if isinstance(detector, Pipeline) else detector
     # A local outlier factor scores training rows only this way: score_samples would count a row as its own neighbour.
@@ -642,7 +673,7 @@ def irregular_rows(X: Any, *, score: Any = None, irregular_fraction: float = 0.1
     array([False, False, False, False,  True])
     """
     check_scalar(irregular_fraction, "irregular_fraction", Real, min_val=0, max_val=1, include_boundaries="neither")
-    scores = np.asarray(_training_scores(X, score))
+    scores = np.asarray(irregularity_scores(X, score=score))
     mask = np.zeros(len(scores), dtype=bool)
     mask[np.argsort(scores, kind="stable")[: round(irregular_fraction * len(scores))]] = True
     return mask

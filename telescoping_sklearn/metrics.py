@@ -144,6 +144,7 @@ def relative_gap(
     tree_error_regular: float,
     *,
     baseline_se: float = 0.0,
+    names: tuple[str, str] = ("net", "trees"),
 ) -> RelativeGap:
     """Gap between a net and trees on a test set, relative to their gap on regular rows.
 
@@ -158,6 +159,8 @@ def relative_gap(
         Errors on regular rows, q = 0.
     baseline_se : float, default=0.0
         Standard error of the gap on regular rows; a gap within two of them is noise.
+    names : tuple of (str, str), default=("net", "trees")
+        What the reason calls the two models.
 
     Returns
     -------
@@ -180,6 +183,6 @@ def relative_gap(
     if abs(baseline) <= near_zero:
         return RelativeGap(np.nan, f"gap at q=0 near zero: {baseline:.2g}")
     if gap * baseline < 0:
-        here, there = ("net", "trees") if gap < 0 else ("trees", "net")
+        here, there = names if gap < 0 else names[::-1]
         return RelativeGap(np.nan, f"the gap changes sign: lower error here {here}, at q=0 {there}")
     return RelativeGap(float(gap / baseline), "")

@@ -1,11 +1,34 @@
 """Small fitted estimators of both families, made once, and the data that they were fitted on."""
 
+import os
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from telescoping_sklearn import TelescopingGBTRegressor, TelescopingMLPRegressor
+from telescoping_sklearn.benchmark import BenchmarkStudy, FailedTasksWarning, run_benchmark
+
+#: What a test may need beyond Python packages that the test extra always brings.
+OPTIONAL = {"browser", "dask"}
+#: What of it must be there: TELESCOPING_REQUIRE=browser,dask makes a skip for want of either fail.
+REQUIRED = set(filter(None, os.environ.get("TELESCOPING_REQUIRE", "").split(",")))
 
 N_TRAIN, N_QUERY, N_FEATURES = 40, 15, 4
+
+
+def pytest_configure(config):
+    if not REQUIRED <= OPTIONAL:
+        unknown = ", ".join(sorted(REQUIRED - OPTIONAL))
+        raise pytest.UsageError(f"TELESCOPING_REQUIRE takes {', '.join(sorted(OPTIONAL))}, got {unknown}")
+
+
+def skip_without(what, reason):
+    """Skip a test, or the module being collected, for want of something optional; fail where it is required."""
+    assert what in OPTIONAL
+    if what in REQUIRED:
+        pytest.fail(f"{reason}, and TELESCOPING_REQUIRE asks for {what}")
+    pytest.skip(reason, allow_module_level=True)
 
 
 def random_rows(n_rows=N_TRAIN, seed=0, n_features=N_FEATURES):
@@ -76,3 +99,47 @@ def make(request):
 def fitted(request, data):
     """A fitted estimator; tests leave it as it is."""
     return FITTED[request.param].fit(*data)
+
+
+# -- results of small studies ------------------------------------------------------------------------------------------
+
+#: What a page must show and never run.
+HOSTILE = '</script><img src=x onerror="hacked=1">\'{{7*7}}&amp;$x$'
+SMALL = {
+    "n_seeds": 2,
+    "max_train": 200,
+    "test_size": 60,
+    "proportions": (0.0, 0.5, 1.0),
+    "n_probes": 2,
+    "kernel_stages": 2,
+}
+SMALL_NET = {"settings": {"hidden_layer_sizes": (6,), "max_iter": 2}}
+SMALL_TREES = {"settings": {"n_estimators": 5}}
+
+
+@pytest.fixture(scope="session")
+def small_results(tmp_path_factory):
+    """A file of results: our models, one that is no telescope and one that fails; mixtures, deciles and a shift."""
+    path = tmp_path_factory.mktemp("small") / "results.sqlite"
+    models = {"net": SMALL_NET, "trees": SMALL_TREES, "ridge": "sklearn.linear_model.Ridge"}
+    models["broken"] = {"estimator": "sklearn.linear_model.Ridge", "settings": {"alpha": -1.0}}
+    with pytest.warns(FailedTasksWarning):
+        run_benchmark(BenchmarkStudy(models=models, shift={"column": "yrbuilt"}, **SMALL), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def hostile_results(tmp_path_factory):
+    """A file of results in which the data set, its columns, the models and a file have names that attack a page."""
+    folder = tmp_path_factory.mktemp("hostile")
+    X, y = random_rows(400)
+    table = pd.DataFrame(X, columns=[f"{HOSTILE}{number}" for number in range(X.shape[1])])
+    file = folder / "<img src=x onerror='hacked=1'>.csv"
+    table.assign(y=y).to_csv(file, index=False)
+    models = {HOSTILE: {"estimator": "trees", **SMALL_TREES}, f"{HOSTILE} 2": "sklearn.linear_model.Ridge"}
+    models[f"{HOSTILE} 3"] = {"estimator": "sklearn.linear_model.Ridge", "settings": {"solver": HOSTILE}}
+    data = [(HOSTILE, table, y), {"path": str(file), "target": "y"}]
+    study = BenchmarkStudy(data=data, models=models, **SMALL | {"n_seeds": 1, "test_size": 20})
+    with pytest.warns(FailedTasksWarning):
+        run_benchmark(study, folder / "results.sqlite")
+    return folder / "results.sqlite"

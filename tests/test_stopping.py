@@ -6,7 +6,7 @@ import pytest
 from conftest import make_trees, random_rows
 from sklearn import config_context
 
-from telescoping_sklearn._displays_stopping import StoppingCurveDisplay
+from telescoping_sklearn.displays import StoppingCurveDisplay
 
 
 @pytest.fixture(scope="module")

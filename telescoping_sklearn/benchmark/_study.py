@@ -1,119 +1,266 @@
-"""A study is data: what is compared, on what, and how it is judged."""
+"""A study is data: what is compared, on what, and how it is judged.
 
+A study is checked as a whole when it is made, and every mistake is said, each in a line that names it. What only the
+tables themselves can tell (that a column is there, that there are rows enough) `load_tables` says, before any work.
+"""
+
+import tomllib
 from dataclasses import dataclass, field
+from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
-from telescoping_sklearn import (
-    FirstComponentDeviation,
-    PrincipalDistance,
-    fetch_tabular,
-    load_lucas_county,
-)
-from telescoping_sklearn.datasets import TABULAR_NAMES
+from telescoping_sklearn.benchmark._data import DataSource, Table, read_sources
+from telescoping_sklearn.benchmark._describe import describe
+from telescoping_sklearn.benchmark._models import ModelSpec, read_models
+from telescoping_sklearn.benchmark._test_sets import Score, Shift, read_divisions
+from telescoping_sklearn.benchmark._tuning import Tuning, read_tuning
 
-DATA_NAMES = ("lucas_county", *TABULAR_NAMES)
-SCORES = {"principal_distance": PrincipalDistance, "first_component": FirstComponentDeviation}
+METRICS = ("mse", "mae", "r2", "kernel_norm_ratio", "effective_params")
+_LEAST = {"n_seeds": 1, "test_size": 2, "n_probes": 2, "section": 1, "kernel_stages": 1, "max_train": 10}
+
+
+class StudyError(ValueError):
+    """Raised for a study that makes no sense; its text has a line for every mistake.
+
+    Parameters
+    ----------
+    mistakes : list of str
+        The lines, which an attribute of this name keeps.
+    """
+
+    def __init__(self, mistakes: list[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
 
 
 @dataclass(frozen=True)
 class BenchmarkStudy:
-    """What is compared: data sets, seeds, mixtures, and the settings of both models.
+    """What is compared: data sets, models, test sets, seeds, metrics and tuning.
 
     Parameters
     ----------
-    data : tuple of str, default=("lucas_county",)
-        Names of data sets: "lucas_county", or any that `fetch_tabular` takes.
+    data : sequence of str, dict or tuple, default=("lucas_county",)
+        Data sets, each one of: a name ("lucas_county", which comes with the package, or any that `fetch_tabular`
+        takes); "openml:ID", "openml:NAME" or "suite:ID" for what OpenML has; a file of one's own as ``{"path": ...,
+        "target": ...}``, CSV or Parquet; ``{"source": NAME}``; or ``(name, X, y)``. The two forms of dict also take
+        `drop`, `log_target` and `name`.
+    models : sequence of str or dict, default=("net", "trees")
+        "net" and "trees" are this library's. A dict gives, by name, an estimator, an import path such as
+        "sklearn.linear_model.Ridge", or a dict of `estimator` (one of these, by default the model's own name),
+        `settings`, `preparation` ("standard", "ordinal" or "none") and `space` (what tuning draws from).
     n_seeds : int, default=2
-        Seeds 0 .. n_seeds - 1; each draws its own test rows and fits anew.
-    proportions : tuple of float, default=(0.0, 0.25, 0.5, 0.75, 1.0)
+        Seeds 0 .. n_seeds - 1; each draws its own rows and fits anew.
+    proportions : sequence of float, default=(0.0, 0.25, 0.5, 0.75, 1.0)
         Shares of irregular rows in the test sets; 0 must be among them, since gaps are relative to it.
     max_train : int or None, default=10000
         Most training rows; None takes all.
     test_size : int, default=4000
         Rows of a test set; cut to the number of irregular rows, so that proportion 1 exists.
-    score : {"principal_distance", "first_component"}, default="principal_distance"
-        What irregular means.
+    irregular_fraction : float, default=0.1
+        Share of the rows that count as irregular.
+    score : str or sequence of str, default="principal_distance"
+        What irregular means: "principal_distance", "first_component", or an outlier detector as "sklearn:NAME" or
+        "pyod:NAME". May be empty where there is a `shift`.
+    shift : dict, sequence of dict or None, default=None
+        Train on one end of a column and test along the rest: ``{"column": ..., "train_share": 0.5, "steps": 5,
+        "descending": False}``.
+    metrics : sequence of str, default=("mse", "mae", "r2", "kernel_norm_ratio", "effective_params")
+        What is computed; the others are missing in the results. "mse" is always computed.
+    tuning : dict or None, default=None
+        Random search before every fit: ``{"draws": 25, "validation": 0.2}``; validation is a share or a number of
+        training rows. None fits the settings as they are.
     n_probes : int, default=16
         Random label columns that effective parameters are estimated with.
     section : int, default=50
         Updates of the net bridged by one evaluation when its effective parameters are estimated.
     kernel_stages : int, default=12
-        Evenly spaced updates at which the net's kernel norms are taken.
-    net : dict, default={}
-        Parameters of `TelescopingMLPRegressor` beside the study's own.
-    trees : dict, default={}
-        Parameters of `TelescopingGBTRegressor` beside the study's own.
+        Evenly spaced updates at which a net's kernel norms are taken.
+
+    Attributes
+    ----------
+    sources : tuple of DataSource
+        The data sets, suites written out.
+    specs : tuple of ModelSpec
+        The models.
+    divisions : tuple of Score or Shift
+        The ways in which test sets are drawn.
 
     Raises
     ------
-    ValueError
-        If a setting makes no sense, in one line that names it.
+    StudyError
+        If anything makes no sense: a ValueError with a line for every mistake.
 
     Examples
     --------
     >>> BenchmarkStudy(n_seeds=1, n_probes=8).n_tasks
     2
+    >>> models = {"trees": {}, "ridge": "sklearn.linear_model.Ridge"}
+    >>> BenchmarkStudy(models=models, score="sklearn:IsolationForest").n_tasks
+    4
     """
 
-    data: tuple[str, ...] = ("lucas_county",)
+    data: Any = ("lucas_county",)
+    models: Any = ("net", "trees")
     n_seeds: int = 2
     proportions: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     max_train: int | None = 10000
     test_size: int = 4000
-    score: str = "principal_distance"
+    irregular_fraction: float = 0.1
+    score: Any = "principal_distance"
+    shift: Any = None
+    metrics: tuple[str, ...] = METRICS
+    tuning: Any = None
     n_probes: int = 16
     section: int = 50
     kernel_stages: int = 12
-    net: dict[str, Any] = field(default_factory=dict)
-    trees: dict[str, Any] = field(default_factory=dict)
+    sources: tuple[DataSource, ...] = field(init=False, repr=False)
+    specs: tuple[ModelSpec, ...] = field(init=False, repr=False)
+    divisions: tuple[Score | Shift, ...] = field(init=False, repr=False)
+    tuner: Tuning | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense."""
-        for name in self.data:
-            if name not in DATA_NAMES:
-                raise ValueError(f"data: no data set {name!r}; there are {', '.join(DATA_NAMES)}")
-        if not self.data or len(set(self.data)) < len(self.data):
-            raise ValueError("data must name at least one data set, each once")
-        for name, least in {
-            "n_seeds": 1,
-            "test_size": 1,
-            "n_probes": 2,
-            "section": 1,
-            "kernel_stages": 1,
-            "max_train": 10,
+        """Read every part and refuse what makes no sense."""
+        mistakes = [*self._number_mistakes(), *self._list_mistakes()]
+        section = self.section if isinstance(self.section, int) else 1
+        for name, parts in {
+            "sources": read_sources(self.data),
+            "specs": read_models(self.models, section),
+            "divisions": read_divisions(self.score, self.shift),
         }.items():
+            read = list(parts)
+            mistakes += [line for line in read if isinstance(line, str)]
+            object.__setattr__(self, name, tuple(part for part in read if not isinstance(part, str)))
+        try:
+            object.__setattr__(self, "tuner", read_tuning(self.tuning))
+        except ValueError as error:
+            mistakes.append(str(error))
+        for what, named in {"data": self.sources, "score and shift": self.divisions}.items():
+            names = [part.name for part in named]
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                mistakes.append(f"{what} must name each only once: {', '.join(repeated)}")
+        if mistakes:
+            raise StudyError(mistakes)
+        object.__setattr__(self, "proportions", tuple(map(float, self.proportions)))
+        object.__setattr__(self, "metrics", tuple(self.metrics))
+
+    def _number_mistakes(self) -> list[str]:
+        mistakes = []
+        for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if any(not 0 <= proportion <= 1 for proportion in self.proportions):
-            raise ValueError(f"proportions must lie between 0 and 1, got {self.proportions}")
-        if 0.0 not in self.proportions or len(set(self.proportions)) < len(self.proportions):
-            raise ValueError(
-                f"proportions must be distinct and hold 0, which gaps are relative to; got {self.proportions}"
-            )
-        if self.score not in SCORES:
-            raise ValueError(f"score must be one of {', '.join(SCORES)}, got {self.score!r}")
+            if value is None and name == "max_train":
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                mistakes.append(f"{name} must be a whole number, got {value!r}")
+            elif value < least:
+                mistakes.append(f"{name} must be at least {least}, got {value}")
+        share = self.irregular_fraction
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share <= 0.5:
+            mistakes.append(f"irregular_fraction must be above 0 and at most 0.5, got {share!r}")
+        return mistakes
+
+    def _list_mistakes(self) -> list[str]:
+        mistakes = []
+        proportions, metrics = self.proportions, self.metrics
+        numbers = isinstance(proportions, list | tuple) and all(
+            isinstance(q, Real) and not isinstance(q, bool) and 0 <= q <= 1 for q in proportions
+        )
+        if not numbers:
+            mistakes.append(f"proportions must be numbers between 0 and 1, got {proportions!r}")
+        elif 0.0 not in proportions or len(set(proportions)) < len(proportions):
+            mistakes.append(f"proportions must be distinct and hold 0, which gaps are relative to; got {proportions!r}")
+        if not isinstance(metrics, list | tuple) or not set(map(str, metrics)) <= set(METRICS):
+            mistakes.append(f"metrics must be of {', '.join(METRICS)}, got {metrics!r}")
+        return mistakes
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> "BenchmarkStudy":
+        """Read a study from a TOML file, whose keys are the parameters. Paths are relative to the file's folder.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+
+        Returns
+        -------
+        BenchmarkStudy
+            The study.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        StudyError
+            If it is no TOML or makes no sense, with a line for every mistake.
+        """
+        try:
+            given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise StudyError([f"{path} is no TOML file: {error}"]) from error
+        items = given.get("data", [])
+        for item in items if isinstance(items, list) else [items]:
+            if isinstance(item, dict) and isinstance(item.get("path"), str):
+                item["path"] = str(Path(path).parent / Path(item["path"]).expanduser())
+        known = [name for name, item in cls.__dataclass_fields__.items() if item.init]
+        mistakes = [
+            f"there is no parameter {name!r}; there are {', '.join(known)}" for name in given if name not in known
+        ]
+        try:
+            study = cls(**{name: value for name, value in given.items() if name in known})
+        except StudyError as error:
+            raise StudyError(mistakes + error.mistakes) from error
+        if mistakes:
+            raise StudyError(mistakes)
+        return study
 
     @property
     def n_tasks(self) -> int:
-        """Number of independent tasks: data sets x seeds x models."""
-        return 2 * len(self.data) * self.n_seeds
+        """Number of independent tasks: data sets x test divisions x seeds x models."""
+        return len(self.sources) * len(self.divisions) * self.n_seeds * len(self.specs)
 
-    @property
-    def net_settings(self) -> dict[str, Any]:
-        """Parameters of the net, the study's own and those given."""
-        own = {"hidden_layer_sizes": (64, 64, 64), "batch_size": 128, "max_iter": 20, "tol": 0.0}
-        settings = own | {"section": self.section} | self.net
-        return {"n_iter_no_change": settings["max_iter"]} | settings  # every epoch is run
+    def load_tables(self) -> dict[str, Table]:
+        """Load every data set and check what only the tables can tell.
 
-    @property
-    def tree_settings(self) -> dict[str, Any]:
-        """Parameters of the trees, the study's own and those given."""
-        return {"n_estimators": 300, "n_jobs": 1} | self.trees
+        Returns
+        -------
+        dict of str to Table
+            Tables by name.
 
+        Raises
+        ------
+        StudyError
+            With a line for every data set that cannot be loaded or divided.
+        """
+        tables, mistakes = {}, []
+        for source in self.sources:
+            try:
+                tables[source.name] = table = source.load()
+            except (ValueError, OSError, TypeError) as error:
+                mistakes.append(f"data {source.name!r}: {' '.join(str(error).split())}")
+                continue
+            reasons = [(division.name, division.check(table.X, self)) for division in self.divisions]
+            mistakes += [f"data {source.name!r}, {name}: {reason}" for name, reason in reasons if reason]
+        if mistakes:
+            raise StudyError(mistakes)
+        return tables
 
-def load(name: str) -> tuple[Any, Any]:
-    """Load a data set of a study as a DataFrame and a target."""
-    if name == "lucas_county":
-        return load_lucas_county(return_X_y=True)
-    return fetch_tabular(name, return_X_y=True)
+    def describe(self) -> dict[str, Any]:
+        """Write the study down as JSON types.
+
+        Returns
+        -------
+        dict
+            Every parameter; the models with all parameters of their estimators.
+        """
+        return {
+            "data": [{"name": source.name, **source.origin} for source in self.sources],
+            "models": {spec.name: {**spec.describe(), "settings": describe(spec.settings)} for spec in self.specs},
+            "divisions": [division.describe() for division in self.divisions],
+            "tuning": None if self.tuner is None else self.tuner._asdict(),
+            **{
+                name: describe(getattr(self, name))
+                for name in (*_LEAST, "irregular_fraction", "proportions", "metrics", "score", "shift")
+            },
+        }

@@ -1,0 +1,342 @@
+"""Where everything in a chart of the report stands: from a curve's numbers to positions in an SVG.
+
+The template writes the SVG; here are numbers and words only, so that escaping has one home.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+WIDTH, HEIGHT = 380, 270
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 40
+#: Width of a character of a tick's label, about.
+_CHARACTER = 8.0
+#: Positive values that span more than this factor are drawn on a logarithmic axis.
+_LOG_ABOVE = 40.0
+#: A standard error below this share of its value is rounding.
+_ROUNDING = 1e-9
+#: Outlines of the markers, around the origin; with the dashes they tell curves apart without colour.
+MARKERS = (
+    "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
+    "M-3.6-3.6h7.2v7.2h-7.2z",
+    "M0-4.8L4.6 3.4h-9.2z",
+    "M0-5L5 0L0 5L-5 0z",
+    "M0 4.8L4.6-3.4h-9.2z",
+    "M-1.5-4.5h3v3h3v3h-3v3h-3v-3h-3v-3h3z",
+    "M-4.5-3l1.5-1.5l3 3l3-3l1.5 1.5l-3 3l3 3l-1.5 1.5l-3-3l-3 3l-1.5-1.5l3-3z",
+)
+
+
+def number(value: float) -> str:
+    """Write a number with three significant digits, and thousands apart.
+
+    Examples
+    --------
+    >>> [number(value) for value in (0.12345, 12345.6, 0.0, 1.0, 0.00001234, float("nan"))]
+    ['0.123', '12,346', '0', '1.00', '1.23e-05', '–']
+    """
+    if not np.isfinite(value):
+        return "–" if np.isnan(value) else "∞" if value > 0 else "−∞"
+    if value == 0:
+        return "0"
+    if abs(value) >= 100:
+        return f"{value:,.0f}".replace("-", "−")
+    text = f"{value:#.3g}" if abs(value) >= 1e-3 else f"{value:.2e}"
+    return text.rstrip(".").replace("-", "−", 1) if value < 0 else text.rstrip(".")
+
+
+def with_error(value: float, error: float) -> str:
+    """Write a number with its standard error, where it has one."""
+    known = np.isfinite(error) and error > _ROUNDING * abs(value)
+    return f"{number(value)} ± {_two_digits(error)}" if known else number(value)
+
+
+def _two_digits(error: float) -> str:
+    return f"{error:,.0f}" if error >= 10 else f"{error:#.2g}" if error >= 1e-3 else f"{error:.1e}"
+
+
+def mean_and_error(part: pd.DataFrame, quantity: str) -> tuple[float, float]:
+    """Mean over seeds with its standard error; of one seed the error that the results have, if any."""
+    values = part[quantity].dropna().to_numpy(dtype=float) if quantity in part else np.empty(0)
+    if len(values) == 0:
+        return np.nan, np.nan
+    if len(values) > 1:
+        return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+    within = f"{quantity}_se"
+    return float(values[0]), float(part[within].to_numpy(dtype=float)[0]) if within in part else np.nan
+
+
+@dataclass
+class Axis:
+    """One axis: what it spans, and where its values stand.
+
+    Attributes
+    ----------
+    low, high : float
+        Ends, in data.
+    start, end : float
+        Ends, in the SVG.
+    log : bool
+        Whether it is logarithmic.
+    """
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def place(self, value: float) -> float:
+        """Position of a value in the SVG."""
+        low, high, at = (math.log10(part) if self.log else part for part in (self.low, self.high, value))
+        return round(self.start + (at - low) / (high - low) * (self.end - self.start), 2)
+
+    def clip(self, value: float) -> float:
+        """Keep a value within the axis."""
+        return min(max(value, self.low), self.high)
+
+
+@dataclass
+class Curve:
+    """One model's curve.
+
+    Attributes
+    ----------
+    label : str
+        The model.
+    style : int
+        Its place among the report's models, which colour and marker follow.
+    line, band : str
+        Paths; the band is empty where there are no standard errors.
+    points : list of tuple of float
+        Positions of the markers.
+    """
+
+    label: str
+    style: int
+    line: str
+    band: str
+    points: list[tuple[float, float]]
+
+
+@dataclass
+class Stop:
+    """A place along the horizontal axis that can be pointed at or focused, and what is said there.
+
+    Attributes
+    ----------
+    x, left, width : float
+        Its place, and the stretch that belongs to it.
+    head : str
+        The test set.
+    lines : list of tuple of (int, str, str)
+        Style, model and value of each curve there.
+    """
+
+    x: float
+    left: float
+    width: float
+    head: str
+    lines: list[tuple[int, str, str]] = field(default_factory=list)
+
+    @property
+    def spoken(self) -> str:
+        """All of it as one sentence."""
+        return f"{self.head}: " + "; ".join(f"{model} {value}" for _, model, value in self.lines)
+
+
+@dataclass
+class Chart:
+    """A chart, ready to be written.
+
+    Attributes
+    ----------
+    title : str
+        What the vertical axis is.
+    x_label : str
+        What the horizontal axis is.
+    description : str
+        What a reader who cannot see it is told.
+    x_ticks, y_ticks : list of tuple of (float, str)
+        Positions and labels.
+    curves : list of Curve
+        The curves.
+    stops : list of Stop
+        The places that can be pointed at.
+    reference : float or None
+        Position of a line that stands for 1.
+    log : bool
+        Whether the vertical axis is logarithmic.
+    """
+
+    title: str
+    x_label: str
+    description: str
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    curves: list[Curve]
+    stops: list[Stop]
+    reference: float | None
+    log: bool
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    top: int = TOP
+    bottom: int = HEIGHT - BOTTOM
+
+
+def set_name(kind: str, value: float) -> str:
+    """Name a test set as a reader would."""
+    if kind == "mixture":
+        return f"{value:.0%} irregular".replace("%", " %")
+    if kind == "decile":
+        return f"decile {value:.0f}"
+    return f"shift {value:.0%}".replace("%", " %")
+
+
+def short_set_name(kind: str, value: float) -> str:
+    """Name a test set at a tick."""
+    return f"{value:.0f}" if kind == "decile" else f"{value:.0%}"
+
+
+def make_chart(
+    summary: pd.DataFrame, models: Sequence[str], *, title: str, x_label: str, kind: str, reference: float | None = None
+) -> Chart:
+    """Place one data set's curves.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        What `summarize_curves` gives, of one data set.
+    models : sequence of str
+        All models of the report: a model has the same colour in every chart.
+    title, x_label : str
+        What the axes are.
+    kind : {"mixture", "decile", "shift"}
+        What the test sets are.
+    reference : float or None, default=None
+        Value at which a line is drawn across.
+
+    Returns
+    -------
+    Chart
+        Positions and words.
+    """
+    finite = summary[np.isfinite(summary["mean"])]
+    error = finite["standard_error"].where(np.isfinite(finite["standard_error"]), 0.0)
+    finite = finite.assign(error=error, low=finite["mean"] - error, high=finite["mean"] + error)
+    x = _x_axis(finite["set_value"])
+    y = _y_axis(finite, reference)
+    parts = [(str(model), finite[finite["model"] == model].sort_values("set_value")) for model in models]
+    curves = [_curve(model, models.index(model), part, x, y) for model, part in parts if len(part)]
+    places = sorted(finite["set_value"].unique())
+    return Chart(
+        title=title,
+        x_label=x_label,
+        description=_describe(title, kind, [(model, part) for model, part in parts if len(part)]),
+        x_ticks=_apart([(x.place(value), short_set_name(kind, value)) for value in places]),
+        y_ticks=[(y.place(value), label) for value, label in _ticks(y)],
+        curves=curves,
+        stops=_stops(places, finite, models, x, kind),
+        reference=None if reference is None else y.place(reference),
+        log=y.log,
+    )
+
+
+def _x_axis(values: pd.Series) -> Axis:
+    low, high = float(values.min()), float(values.max())
+    half = 0.5 if low == high else 0.04 * (high - low)
+    return Axis(low - half, high + half, LEFT, WIDTH - RIGHT)
+
+
+def _y_axis(finite: pd.DataFrame, reference: float | None) -> Axis:
+    means = [*finite["mean"], *([] if reference is None else [reference])]
+    low, high = min(*means, *finite["low"]), max(*means, *finite["high"])
+    start, end = HEIGHT - BOTTOM, TOP
+    if min(means) > 0 and max(means) > _LOG_ABOVE * min(means):
+        # A band that reaches below zero ends at the axis.
+        return Axis(0.8 * min(low if low > 0 else math.inf, *means), 1.25 * high, start, end, log=True)
+    if min(means) >= 0:
+        low = 0.0
+    span = high - low or 1.0
+    return Axis(low - (0.06 * span if low < 0 else 0), high + 0.06 * span, start, end)
+
+
+def _ticks(axis: Axis) -> list[tuple[float, str]]:
+    """Round values along an axis: 1, 2 or 5 times a power of ten."""
+    if axis.log:
+        decades = range(math.floor(math.log10(axis.low)), math.ceil(math.log10(axis.high)) + 1)
+        for steps in ((1, 2, 5), (1, 3), (1,)):
+            values = [step * 10.0**decade for decade in decades for step in steps]
+            inside = [value for value in values if axis.low <= value <= axis.high]
+            if len(inside) <= 6:
+                break
+        return [(value, f"{value:,g}" if value < 1e6 else f"{value:g}") for value in inside]
+    rough = (axis.high - axis.low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    digits = max(0, -math.floor(math.log10(step)))
+    count = range(math.ceil(axis.low / step - 1e-9), math.floor(axis.high / step + 1e-9) + 1)
+    return [(place * step, f"{place * step:,.{digits}f}".replace("-", "−")) for place in count]
+
+
+def _apart(ticks: list[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Leave out labels that would run into others; the first and the last stay."""
+    kept = ticks[:1]
+    for place, label in ticks[1:-1]:
+        room = _CHARACTER * (len(label) + 1)
+        if place - kept[-1][0] >= room and ticks[-1][0] - place >= room:
+            kept.append((place, label))
+    return kept + ticks[1:][-1:]
+
+
+def _curve(model: str, style: int, part: pd.DataFrame, x: Axis, y: Axis) -> Curve:
+    across = [x.place(value) for value in part["set_value"]]
+    points = list(zip(across, (y.place(value) for value in part["mean"]), strict=True))
+    band = ""
+    if (part["error"] > 0).any() and len(part) > 1:
+        upper = [(at, y.place(y.clip(value))) for at, value in zip(across, part["high"], strict=True)]
+        lower = [(at, y.place(y.clip(value))) for at, value in zip(across, part["low"], strict=True)]
+        band = _path([*upper, *reversed(lower)]) + "z"
+    return Curve(model, style, _path(points), band, points)
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
+
+
+def _stops(places: Sequence[float], finite: pd.DataFrame, models: Sequence[str], x: Axis, kind: str) -> list[Stop]:
+    at = [x.place(value) for value in places]
+    edges = [x.start, *((one + other) / 2 for one, other in pairwise(at)), x.end]
+    stops = []
+    for position, value in enumerate(places):
+        left, right = edges[position], edges[position + 1]
+        stop = Stop(at[position], round(left, 2), round(right - left, 2), set_name(kind, value))
+        here = finite[finite["set_value"] == value]
+        rows: Any = here.sort_values("mean", ascending=False).itertuples()
+        for row in rows:
+            stop.lines.append((models.index(row.model), row.model, with_error(row.mean, row.error)))
+        stops.append(stop)
+    return stops
+
+
+def _describe(title: str, kind: str, parts: Sequence[tuple[str, pd.DataFrame]]) -> str:
+    sentences = []
+    for model, part in parts:
+        first, last = part.iloc[0], part.iloc[-1]
+        sentences.append(
+            f"{model}: {number(first['mean'])} at {set_name(kind, first['set_value'])}, "
+            f"{number(last['mean'])} at {set_name(kind, last['set_value'])}."
+        )
+    return f"{title}. " + " ".join(sentences)
+
+
+def legend(models: Sequence[str]) -> list[dict[str, Any]]:
+    """Give the report's models with their styles."""
+    return [{"label": model, "style": style} for style, model in enumerate(models)]

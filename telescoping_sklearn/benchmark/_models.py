@@ -1,0 +1,215 @@
+"""The models of a study: ours by name, any scikit-learn regressor by import path or as an instance.
+
+A model is always asked for as a pipeline on the raw table with a standardised target, so that every one gets the
+columns in a form that suits it: standardised and one-hot for nets and linear models, ordinal codes for trees.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from sklearn.base import clone, is_regressor
+from sklearn.compose import TransformedTargetRegressor, make_column_selector, make_column_transformer
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OrdinalEncoder, StandardScaler
+from sklearn.utils import get_tags
+
+from telescoping_sklearn import TabularPreparation, TelescopingGBTRegressor, TelescopingMLPRegressor
+from telescoping_sklearn.benchmark._describe import describe
+from telescoping_sklearn.benchmark._tuning import PAPER_SPACES, read_space
+
+PREPARATIONS = ("standard", "ordinal", "none")
+_KEYS = {"estimator", "settings", "preparation", "space"}
+_OURS = {"net": TelescopingMLPRegressor, "trees": TelescopingGBTRegressor}
+#: Modules and names of regressors that split on a column's order and need no scaling.
+_TREE_MODULES = ("sklearn.ensemble", "sklearn.tree", "lightgbm", "xgboost", "catboost")
+_TREE_WORDS = ("Tree", "Forest", "Boost", "GBT", "GBM", "GBR", "XGB", "LGBM")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model of a study.
+
+    Attributes
+    ----------
+    name : str
+        What it is called in the results.
+    estimator : estimator
+        Unfitted, with its settings; a seed is given when it is made.
+    preparation : {"standard", "ordinal", "none"}
+        How the columns are written for it.
+    space : dict
+        Parameters that tuning draws, with what it draws from; empty where the model is not tuned.
+    settings : dict
+        The settings as the study gives them.
+    """
+
+    name: str
+    estimator: Any
+    preparation: str
+    space: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def make(self, seed: int) -> TransformedTargetRegressor:
+        """Make the model, unfitted, as a pipeline on raw rows."""
+        estimator = clone(self.estimator)
+        if isinstance(estimator, TransformedTargetRegressor):
+            return _seeded(estimator, seed)
+        if self.preparation == "none":
+            return TransformedTargetRegressor(_seeded(estimator, seed), transformer=StandardScaler())
+        columns = TabularPreparation(missing_indicator=True) if self.preparation == "standard" else _codes(estimator)
+        return TransformedTargetRegressor(
+            make_pipeline(columns, _seeded(estimator, seed)), transformer=StandardScaler()
+        )
+
+    def prefix(self) -> str:
+        """Return what stands before a parameter of the estimator among those of the pipeline that `make` makes."""
+        if isinstance(self.estimator, TransformedTargetRegressor):
+            return ""
+        if self.preparation == "none":
+            return "regressor__"
+        return f"regressor__{type(self.estimator).__name__.lower()}__"
+
+    def describe(self) -> dict[str, Any]:
+        """Write the model down as JSON types."""
+        return {
+            "estimator": describe(self.estimator),
+            "library": _library_version(self.estimator),
+            "preparation": self.preparation,
+            "space": describe(self.space),
+        }
+
+
+def _library_version(estimator: Any) -> str | None:
+    """Version of the library that an estimator comes from, where it says one."""
+    return getattr(import_module(type(estimator).__module__.partition(".")[0]), "__version__", None)
+
+
+def _codes(estimator: Any) -> Any:
+    """Ordinal codes of the categories; missing values filled in and marked where the estimator cannot take them."""
+    codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    columns = make_column_transformer((codes, make_column_selector(dtype_exclude="number")), remainder="passthrough")
+    if get_tags(estimator).input_tags.allow_nan:
+        return columns
+    return make_pipeline(columns, SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True))
+
+
+def _seeded(estimator: Any, seed: int) -> Any:
+    """Give every `random_state` left open the seed, and every `n_jobs` left open one thread."""
+    params = estimator.get_params(deep=True)
+    last = {name: name.split("__")[-1] for name, value in params.items() if value is None}
+    seeds = {name: seed for name, end in last.items() if end == "random_state"}
+    threads = {name: 1 for name, end in last.items() if end == "n_jobs"}
+    return estimator.set_params(**seeds, **threads)
+
+
+def read_models(models: Any, section: int) -> Iterator[ModelSpec | str]:
+    """Read a study's `models`: yields models, and a line for every mistake."""
+    if isinstance(models, str):
+        models = (models,)
+    if not isinstance(models, Mapping):
+        try:
+            models = {name: {} for name in models}
+        except TypeError:
+            yield f"models must be names, or a table of models by name, got {models!r}"
+            return
+    if not models:
+        yield "models must hold at least one model"
+    for name, given in models.items():
+        try:
+            yield _read_model(str(name), given, section)
+        except (ValueError, TypeError) as error:
+            yield f"models.{name}: {' '.join(str(error).split())}"
+
+
+def _read_model(name: str, given: Any, section: int) -> ModelSpec:
+    if isinstance(given, str) or hasattr(given, "get_params"):
+        given = {"estimator": given}
+    if not isinstance(given, Mapping):
+        raise TypeError(f"give a table of settings, an import path or an estimator, got {given!r}")
+    unknown = sorted(set(given) - _KEYS)
+    if unknown:
+        raise ValueError(f"no option {', '.join(unknown)}; there are {', '.join(sorted(_KEYS))}")
+    settings = given.get("settings", {})
+    if not isinstance(settings, Mapping):
+        raise TypeError(f"settings must be a table, got {settings!r}")
+    estimator = _make_estimator(given.get("estimator", name), dict(settings), section)
+    preparation = given.get("preparation", _preparation_of(estimator))
+    if preparation not in PREPARATIONS:
+        raise ValueError(f"preparation must be one of {', '.join(PREPARATIONS)}, got {preparation!r}")
+    space = PAPER_SPACES.get(str(given.get("estimator", name)), {}) if "space" not in given else given["space"]
+    spec = ModelSpec(name, estimator, preparation, read_space(space), dict(settings))
+    _refuse_unknown(spec.space, estimator, "space")
+    spec.describe()
+    return spec
+
+
+def _make_estimator(which: Any, settings: dict[str, Any], section: int) -> Any:
+    """Make an unfitted estimator with its settings."""
+    if isinstance(which, str):
+        klass = _OURS.get(which) or _import_regressor(which)
+        estimator = klass()
+        defaults = _our_defaults(which, settings, section)
+    elif hasattr(which, "get_params") and not isinstance(which, type):
+        if not is_regressor(which):
+            raise TypeError(f"{type(which).__name__} is no regressor")
+        estimator, defaults = clone(which), {}
+    else:
+        raise TypeError(f"estimator must be an import path or an estimator, got {which!r}")
+    _refuse_unknown(settings, estimator, "settings")
+    return estimator.set_params(**(defaults | settings))
+
+
+def _our_defaults(which: str, settings: dict[str, Any], section: int) -> dict[str, Any]:
+    """Return settings of our own models where the study says nothing."""
+    if which == "trees":
+        return {"n_estimators": 300, "n_jobs": 1}
+    if which != "net":
+        return {}
+    net = {"hidden_layer_sizes": (64, 64, 64), "batch_size": 128, "max_iter": 20, "tol": 0.0, "section": section}
+    if "hidden_layer_sizes" in settings:
+        settings["hidden_layer_sizes"] = tuple(settings["hidden_layer_sizes"])
+    return net | {"n_iter_no_change": settings.get("max_iter", net["max_iter"])}  # every epoch is run
+
+
+def _refuse_unknown(names: Mapping[str, Any], estimator: Any, what: str) -> None:
+    known = estimator.get_params(deep=True)
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        takes = ", ".join(sorted(name for name in known if "__" not in name))
+        raise ValueError(f"{what}: {type(estimator).__name__} has no parameter {', '.join(unknown)}; it takes {takes}")
+
+
+def _import_regressor(path: str) -> type:
+    """Import a regressor class by its dotted path."""
+    module, _, name = path.rpartition(".")
+    if not module or not all(part.isidentifier() for part in path.split(".")):
+        raise ValueError(
+            f"{path!r} is neither {' nor '.join(_OURS)} nor an import path such as sklearn.linear_model.Ridge"
+        )
+    try:
+        klass = getattr(import_module(module), name)
+    except ImportError as error:
+        raise ValueError(f"{path} cannot be imported: {error}") from error
+    except AttributeError as error:
+        raise ValueError(f"{path} cannot be imported: {module} has no {name}") from error
+    if not isinstance(klass, type) or not hasattr(klass, "get_params"):
+        raise ValueError(f"{path} is no scikit-learn estimator class")
+    try:
+        regressor = is_regressor(klass())
+    except TypeError as error:
+        raise ValueError(f"{path} cannot be made from its settings alone: {error}") from error
+    if not regressor:
+        raise ValueError(f"{path} is no regressor")
+    return klass
+
+
+def _preparation_of(estimator: Any) -> str:
+    """Choose the preparation that suits an estimator; a pipeline brings its own."""
+    if isinstance(estimator, Pipeline | TransformedTargetRegressor):
+        return "none"
+    if isinstance(estimator, TelescopingGBTRegressor) or any(word in type(estimator).__name__ for word in _TREE_WORDS):
+        return "ordinal"
+    return "ordinal" if type(estimator).__module__.startswith(_TREE_MODULES) else "standard"

@@ -1,0 +1,69 @@
+"""How far a study is: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from typing import Any, TextIO
+
+from tqdm.auto import tqdm
+
+from telescoping_sklearn.benchmark._tasks import Task
+
+
+class Progress:
+    """Says what is done, failed and to go, and how long that will take.
+
+    Parameters
+    ----------
+    total : int
+        Tasks of the study.
+    done : int
+        Those already done.
+    show : bool
+        Whether to say anything.
+    file : text stream or None, default=None
+        Where to say it; None is the standard error stream.
+    """
+
+    def __init__(self, total: int, done: int, *, show: bool, file: TextIO | None = None) -> None:
+        self.total, self.done, self.failed, self.began_with = total, done, 0, done
+        self.file = sys.stderr if file is None else file
+        self.show, self.clock = show, time.monotonic()
+        on_terminal = show and self.file.isatty()
+        self.bar: Any = (
+            tqdm(total=total, initial=done, desc="benchmark", unit="task", file=self.file) if on_terminal else None
+        )
+        if show and done:
+            self._line(f"{done} of {total} tasks are done already")
+
+    def update(self, task: Task, *, failed: bool) -> None:
+        """Count a task."""
+        self.done += not failed
+        self.failed += failed
+        what = f"{task.data}, {task.model}, seed {task.seed}, {task.score}"
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"{self.failed} failed; last {what}", refresh=False)
+            self.bar.update()
+        elif self.show:
+            left = self.total - self.done - self.failed
+            self._line(
+                f"{self.done} of {self.total} done, {self.failed} failed, {left} to go{self._time_left(left)}: "
+                f"{what}{' FAILED' if failed else ''}"
+            )
+
+    def _time_left(self, left: int) -> str:
+        finished = self.done - self.began_with + self.failed
+        if not left or not finished:
+            return ""
+        seconds = (time.monotonic() - self.clock) / finished * left
+        return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
+
+    def _line(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.write(text, file=self.file)
+        else:
+            print(text, file=self.file, flush=True)
+
+    def close(self) -> None:
+        """End the bar."""
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,296 @@
+"""What a report says of settings, and how its study is run again, as plain values that the template writes."""
+
+import json
+import math
+import pprint
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from telescoping_sklearn.benchmark._describe import describe
+from telescoping_sklearn.benchmark._models import ModelSpec, read_models
+from telescoping_sklearn.benchmark._report_tables import Cell, Column, Table
+from telescoping_sklearn.benchmark._tuning import PAPER_SPACES, read_space
+
+#: Longer values are folded away.
+_SHORT = 110
+#: What of a study's description is a parameter as it stands.
+_AS_THEY_STAND = (
+    "n_seeds",
+    "proportions",
+    "max_train",
+    "test_size",
+    "irregular_fraction",
+    "score",
+    "shift",
+    "metrics",
+    "tuning",
+    "n_probes",
+    "section",
+    "kernel_stages",
+)
+
+
+class Entry(NamedTuple):
+    """A setting.
+
+    Attributes
+    ----------
+    name : str
+        Its name.
+    value : str
+        What it is.
+    long : str
+        What is shown of it while it is folded away; empty where it is short.
+    """
+
+    name: str
+    value: str
+    long: str = ""
+
+
+def settings(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """List what is known of the study, its tables, the libraries and the machine.
+
+    Parameters
+    ----------
+    metadata : mapping
+        As `ResultStore.metadata` gives it.
+
+    Returns
+    -------
+    list of dict
+        Title and entries of each group; groups of which nothing is known are left out.
+    """
+    groups = []
+    for key in ("study", "tables", "versions", "machine"):
+        known = metadata.get(key)
+        if isinstance(known, Mapping) and known:
+            entries = [entry for name, value in known.items() for entry in _entries(str(name), value)]
+            groups.append({"title": key.capitalize(), "entries": entries})
+    return groups
+
+
+def _entries(name: str, value: Any) -> list[Entry]:
+    """Write a setting; a mapping of mappings, such as the models, has an entry for each."""
+    if isinstance(value, Mapping) and value and all(isinstance(part, Mapping) for part in value.values()):
+        return [_entry(f"{name}: {part_name}", part) for part_name, part in value.items()]
+    return [_entry(name, value)]
+
+
+def _entry(name: str, value: Any) -> Entry:
+    text = _as_text(value)
+    if len(text) <= _SHORT:
+        return Entry(name, text)
+    indented = json.dumps(value, indent=2, ensure_ascii=False, default=str) if not isinstance(value, str) else value
+    return Entry(name, indented, _hint(value))
+
+
+def _as_text(value: Any) -> str:
+    """Write a setting as it is read: lists with commas, the rest as JSON."""
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and not any(isinstance(part, Mapping | list) for part in value):
+        return ", ".join(map(str, value))
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _hint(value: Any) -> str:
+    """Say of a long setting what it is."""
+    if isinstance(value, Mapping):
+        estimator = value.get("estimator")
+        if isinstance(estimator, Mapping) and "estimator" in estimator:
+            return str(estimator["estimator"]).rpartition(".")[2]
+        if isinstance(value.get("n_rows"), int) and isinstance(value.get("columns"), Mapping):
+            return f"{value['n_rows']:,} rows, {len(value['columns'])} columns"
+        return _entries_counted(len(value))
+    if isinstance(value, list):
+        named = [str(part["name"]) for part in value if isinstance(part, Mapping) and "name" in part]
+        return ", ".join(named) if len(named) == len(value) else _entries_counted(len(value))
+    return "text"
+
+
+def _entries_counted(count: int) -> str:
+    return "1 entry" if count == 1 else f"{count} entries"
+
+
+def chosen_settings(results: pd.DataFrame, models: Sequence[str]) -> Table:
+    """Make the table of the settings given and chosen for each data set and model; one row where all seeds share them.
+
+    Parameters
+    ----------
+    results : DataFrame
+        Labelled results.
+    models : sequence of str
+        All models.
+
+    Returns
+    -------
+    Table
+        Fits without settings of their own are left out; of results that say nothing of settings there is no row.
+    """
+    rows = []
+    said = results[~results["settings"].isin(["", "{}"])] if "settings" in results else results.iloc[:0]
+    groups: Any = said.groupby(["data", "model"], sort=False)
+    for (data, model), part in groups:
+        by_text: Any = part.groupby("settings", sort=False)["seed"].unique()
+        for text, seeds in by_text.items():
+            numbers = ", ".join(map(str, sorted(seeds)))
+            cells = [Cell(data, data), Cell(model, model, style=models.index(model)), Cell(numbers, numbers)]
+            rows.append([*cells, Cell(written := _assignments(text), written)])
+    columns = [Column(label, numeric=False) for label in ("Data set", "Model", "Seeds", "Settings")]
+    return Table("Settings of each fit", "Settings given by the study, and those that tuning chose.", columns, rows)
+
+
+def _assignments(text: Any) -> str:
+    """Write settings as ``name=value``; what is no JSON object stays as it is."""
+    try:
+        known = json.loads(text)
+    except (TypeError, ValueError):
+        return str(text)
+    if not isinstance(known, Mapping):
+        return str(text)
+    return ", ".join(f"{name}={_rounded(value)}" for name, value in known.items())
+
+
+def _rounded(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+
+
+# -- running it again --------------------------------------------------------------------------------------------------
+
+
+def again(metadata: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Say how the study is run again.
+
+    Parameters
+    ----------
+    metadata : mapping
+        As `ResultStore.metadata` gives it.
+
+    Returns
+    -------
+    list of dict
+        Words and code of each step.
+    """
+    study = metadata.get("study")
+    from_file = {"words": _FROM_FILE, "code": "python -m telescoping_sklearn benchmark study.toml"}
+    if not isinstance(study, Mapping) or not {"data", "models"} <= set(study):
+        return [from_file]
+    parameters, unknown = study_parameters(study)
+    words = _FROM_PYTHON
+    if unknown:
+        words += f" The parts marked ... only the program that made the study has: {', '.join(unknown)}."
+    return [{"words": words, "code": _CODE.format(parameters=_as_call(parameters))}, from_file]
+
+
+def _as_call(parameters: Mapping[str, Any]) -> str:
+    """Write parameters as the lines of a call."""
+    lines = []
+    for name, value in parameters.items():
+        written = pprint.pformat(value, sort_dicts=False, width=88).replace(repr(_UNKNOWN), "...")
+        first, *others = f"{name}={written},".splitlines()
+        # pprint's continuation lines stand below the value's first character.
+        lines += [first, *(" " * len(f"{name}=") + other for other in others)]
+    return "\n".join(f"    {line}" for line in lines)
+
+
+def study_parameters(study: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Find the parameters of a study in its description.
+
+    Parameters
+    ----------
+    study : mapping
+        What `BenchmarkStudy.describe` gives.
+
+    Returns
+    -------
+    parameters : dict
+        Parameters of `BenchmarkStudy` with that description.
+    unknown : list of str
+        Parts that a description cannot hold: tables in memory and estimators made of others.
+    """
+    unknown: list[str] = []
+    data = [_data_parameter(source, unknown) for source in study["data"]]
+    models = {name: _model_parameter(name, model, study, unknown) for name, model in study["models"].items()}
+    rest = {name: study[name] for name in _AS_THEY_STAND if name in study}
+    return {"data": data, "models": models, **rest}, unknown
+
+
+def _data_parameter(source: Mapping[str, Any], unknown: list[str]) -> Any:
+    if source.get("source") == source["name"] and set(source) == {"name", "source"}:
+        return source["name"]
+    if "path" in source or source.get("source", _IN_MEMORY) != _IN_MEMORY:
+        return dict(source)
+    unknown.append(f"table {source['name']}")
+    return (source["name"], _UNKNOWN, _UNKNOWN)
+
+
+def _model_parameter(name: str, model: Mapping[str, Any], study: Mapping[str, Any], unknown: list[str]) -> Any:
+    by_name = _made_by_name(name, model, study)
+    if by_name is not None and by_name.describe()["space"] == model["space"]:
+        return {"settings": model["settings"], "preparation": model["preparation"]}
+    path, params = model["estimator"]["estimator"], model["estimator"]["params"]
+    if any(isinstance(value, Mapping) for value in params.values()):
+        unknown.append(f"estimator of {name}")
+        return {"estimator": _UNKNOWN, "preparation": model["preparation"]}
+    found = {"settings": model["settings"]} if by_name is not None else {"estimator": path, "settings": params}
+    found["preparation"] = model["preparation"]
+    if study.get("tuning") is not None:
+        found["space"] = {parameter: _choice(drawn) for parameter, drawn in model["space"].items()}
+        unknown += [f"search space of {name}, {one}" for one, drawn in found["space"].items() if drawn == _UNKNOWN]
+    return found
+
+
+def _made_by_name(name: str, model: Mapping[str, Any], study: Mapping[str, Any]) -> ModelSpec | None:
+    """Make one of our own models from the settings given, if that gives the estimator that was run."""
+    if name not in PAPER_SPACES:
+        return None
+    made = next(read_models({name: {"settings": model["settings"]}}, study["section"]))
+    return made if isinstance(made, ModelSpec) and made.describe()["estimator"] == model["estimator"] else None
+
+
+def _choice(described: Any) -> Any:
+    """Write what a parameter is drawn from as a study takes it, where that is the same to the last digit."""
+    written = described
+    if isinstance(described, Mapping):
+        numbers = [*described.get("args", ()), *described.get("kwds", {}).values()]
+        ends = _ENDS.get(str(described.get("distribution")))
+        if ends is None or len(numbers) != 2:
+            return _UNKNOWN
+        written = {ends.name: list(ends.of(*numbers))}
+    return written if describe(read_space({"drawn": written}))["drawn"] == described else _UNKNOWN
+
+
+class _Ends(NamedTuple):
+    """A distribution by the name that studies give it, and its two numbers from scipy's."""
+
+    name: str
+    of: Callable[[Any, Any], tuple[Any, Any]]
+
+
+_ENDS = {
+    "loguniform": _Ends("loguniform", lambda low, high: (low, high)),
+    "uniform": _Ends("uniform", lambda low, width: (low, low + width)),
+    "randint": _Ends("randint", lambda low, beyond: (low, beyond - 1)),
+    "lognorm": _Ends("lognormal", lambda sigma, scale: (math.log(scale), sigma)),
+}
+#: What the description of a table given in Python says of where it is.
+_IN_MEMORY = "memory"
+_UNKNOWN = "\N{HORIZONTAL ELLIPSIS}"
+_FROM_PYTHON = (
+    "Tasks that the file of results holds are not run again; without it, all are. With the versions listed above, "
+    "in Python:"
+)
+_FROM_FILE = "From the command line, with the study as a TOML file:"
+_CODE = """\
+from telescoping_sklearn.benchmark import BenchmarkStudy, run_benchmark, write_report
+
+study = BenchmarkStudy(
+{parameters}
+)
+run_benchmark(study, "results.sqlite")
+write_report("results.sqlite", "report.html")"""

@@ -1,0 +1,238 @@
+"""What a study found, as text for a terminal or a page."""
+
+import textwrap
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from telescoping_sklearn.benchmark._runner import plan_tasks
+from telescoping_sklearn.benchmark._store import ResultStore
+from telescoping_sklearn.benchmark._study import BenchmarkStudy
+from telescoping_sklearn.benchmark._summary import relative_gaps
+from telescoping_sklearn.benchmark._tasks import LIBRARIES
+
+
+def tabulate_results(results: pd.DataFrame, study: BenchmarkStudy, errors: Any) -> str:
+    """Write a study's results as text.
+
+    Parameters
+    ----------
+    results : DataFrame
+        From `run_benchmark`.
+    study : BenchmarkStudy
+        The study.
+    errors : ResultStore or mapping of (data, model, seed, score) to SquaredErrors
+        Squared errors row by row, as `relative_gaps` takes them.
+
+    Returns
+    -------
+    str
+        A table for each data set and score, means over seeds, and the settings and versions behind it. The relative gap
+        is that of the first model to the second.
+    """
+    parts = results[results["set_kind"] != "decile"].groupby(["data", "score"], sort=False)
+    tables = [_tabulate_part(str(data), str(score), part, study, errors) for (data, score), part in parts]
+    return "\n\n".join([*tables, _legend(study)])
+
+
+def _tabulate_part(data: str, score: str, part: pd.DataFrame, study: BenchmarkStudy, errors: Any) -> str:
+    models = list(part["model"].unique())
+    means = part.groupby(["model", "set_value"])[["mse", "kernel_norm_ratio", "effective_params"]].mean()
+    values = sorted(part["set_value"].unique())
+    shifted = part["set_kind"].iloc[0] == "shift"
+    shares = [f"{value:.0%}" if value or not shifted else "near" for value in values]
+    columns = {"up to" if shifted else "irregular": shares}
+    columns |= {f"MSE {model}": _column(means.loc[model, "mse"], values, ".3f") for model in models}
+    reasons: dict[str, list[str]] = {}
+    if len(models) > 1:
+        gaps = relative_gaps(part, errors, *models[:2]).set_index(["set_kind", "set_value"])
+        gaps = gaps.loc[part["set_kind"].iloc[0]].reindex(values)
+        columns["relative gap"] = ["none (*)" if gap.reason else _interval(gap) for gap in gaps.itertuples()]
+        for value, reason in gaps["reason"].items():
+            if reason:
+                reasons.setdefault(reason, []).append(f"{value:.0%}")
+    for title, quantity, how in (("kernel", "kernel_norm_ratio", ".2f"), ("p", "effective_params", ".0f")):
+        told = {model: means.loc[model, quantity] for model in models}
+        columns |= {f"{title} {m}": _column(column, values, how) for m, column in told.items() if column.notna().any()}
+    lines = [_heading(data, score, part, study), "", pd.DataFrame(columns).to_string(index=False), ""]
+    lines += [_training_line(model, part[(part["model"] == model) & (part["set_value"] == 0)]) for model in models]
+    lines += [f"   (*) no relative gap at {', '.join(where)}: {reason}" for reason, where in reasons.items()]
+    return "\n".join(lines)
+
+
+def _column(means: pd.Series, values: list[float], how: str) -> list[str]:
+    return [format(means.get(value, np.nan), how) for value in values]
+
+
+def _interval(gap: Any) -> str:
+    return f"{gap.relative_gap:.2f} ({gap.low:.2f} to {gap.high:.2f})"
+
+
+def _heading(data: str, score: str, part: pd.DataFrame, study: BenchmarkStudy) -> str:
+    n_train, n_test = part["n_train"].iloc[0], part["n_test"].max()
+    cut = "" if n_test == study.test_size else f" ({study.test_size} asked for; that many are there)"
+    return f"{data}, {score}: {n_train} training rows, test sets of {n_test}{cut}"
+
+
+def _training_line(model: str, of_model: pd.DataFrame) -> str:
+    mean = of_model.mean(numeric_only=True)
+    said = [f"fitted in {mean['fit_seconds']:.1f} s"]
+    if pd.notna(mean["n_stages"]):
+        said.insert(0, f"{mean['n_stages']:.0f} stages")
+    if pd.notna(mean["effective_params_train"]):
+        said.insert(
+            0,
+            f"p on training rows {mean['effective_params_train']:.0f} +- {mean['effective_params_train_se']:.0f}",
+        )
+    if pd.notna(mean["explain_seconds"]):
+        said.append(f"explained in {mean['explain_seconds']:.1f} s")
+    return f"{model:>6}: {', '.join(said)}"
+
+
+def _legend(study: BenchmarkStudy) -> str:
+    seeds = f"seeds 0..{study.n_seeds - 1}" if study.n_seeds > 1 else "seed 0"
+    names = [spec.name for spec in study.specs]
+    gap = ""
+    if len(names) > 1:
+        gap = (
+            f"relative gap = (MSE {names[0]} - MSE {names[1]}) over the same at 0 %, with the 95 % interval of a "
+            "bootstrap of seeds and test rows; "
+        )
+    tuned = "untuned" if study.tuner is None else f"tuned by {study.tuner.draws} draws"
+    sentences = [
+        f"MSE in units of the training labels' variance; {gap}"
+        "kernel = stage mean of the largest kernel norm on the test rows over that on the training rows; "
+        "p = effective parameters.",
+        f"Means over {seeds}; {tuned}; {study.n_probes} probes; a net's updates in sections of {study.section}, its "
+        f"kernels at {study.kernel_stages} stages.",
+        *(_settings(spec) for spec in study.specs),
+        "Versions: " + ", ".join(f"{name} {version(name)}" for name in LIBRARIES) + ".",
+    ]
+    return "\n".join(textwrap.fill(sentence, width=100) for sentence in sentences)
+
+
+def _settings(spec: Any) -> str:
+    """Say which of an estimator's parameters are not its defaults."""
+    defaults = type(spec.estimator)().get_params() if not hasattr(spec.estimator, "steps") else {}
+    params = spec.estimator.get_params(deep=False)
+    told = ", ".join(
+        f"{name}={value}"
+        for name, value in params.items()
+        if name not in defaults or (defaults[name] is not value and defaults[name] != value)
+    )
+    return f"{spec.name}: {type(spec.estimator).__name__} with {told or 'its defaults'}."
+
+
+def describe_plan(study: BenchmarkStudy, tables: dict[str, Any], file: Any = None) -> str:
+    """Write what a study would do, and how much that is.
+
+    Parameters
+    ----------
+    study : BenchmarkStudy
+        The study.
+    tables : dict of str to Table
+        Its data sets, from `BenchmarkStudy.load_tables`.
+    file : Path or None, default=None
+        Where its results are or would be.
+
+    Returns
+    -------
+    str
+        Data sets with what is done to their columns, models, test sets, and the numbers of tasks and fits.
+    """
+    lines = ["data:"]
+    for name, table in tables.items():
+        lines.append(f"  {name}: {len(table.X)} rows, {_count_kinds(table.profile.kinds)}")
+        lines += [f"    column {column!r} left out: {why}" for column, why in table.profile.dropped.items()]
+        lines += [f"    column {column!r}: {share:.1%} missing" for column, share in table.profile.missing.items()]
+        lines += [f"    {note}" for note in table.notes]
+    lines.append("models:")
+    for spec in study.specs:
+        tuned = study.tuner is not None and spec.space
+        how = f"tuned over {', '.join(spec.space)}" if tuned else "not tuned"
+        lines.append(f"  {spec.name}: {type(spec.estimator).__name__}, {spec.preparation} columns, {how}")
+    lines.append("test sets:")
+    shares = ", ".join(f"{share:.0%}" for share in study.proportions)
+    for division in study.divisions:
+        shifted = division.name.startswith("shift:")
+        lines.append(f"  {division.name}" + ("" if shifted else f": {shares} irregular, and deciles"))
+    planned = plan_tasks(study, tables)
+    draws = study.tuner.draws if study.tuner is not None else 0
+    fits = sum(1 + draws * bool(item.spec.space) for item in planned)
+    lines.append(
+        f"{len(planned)} tasks ({len(tables)} data sets x {len(study.divisions)} ways to draw test sets x "
+        f"{study.n_seeds} seeds x {len(study.specs)} models), {fits} fits"
+    )
+    if file is not None and file.exists():
+        done = ResultStore(file).done()
+        lines.append(f"{sum(item.key in done for item in planned)} of them are done already in {file}")
+    return "\n".join(lines)
+
+
+def _count_kinds(kinds: dict[str, str]) -> str:
+    counts = pd.Series(list(kinds.values())).value_counts()
+    words = {"number": "numeric", "date": "date", "category": "categorical"}
+    return ", ".join(f"{count} {words[str(kind)]}" for kind, count in counts.items()) + " columns"
+
+
+def set_side_by_side(first: pd.DataFrame, second: pd.DataFrame, metric: str = "mse") -> str:
+    """Write two results side by side: means over the seeds that both have.
+
+    Parameters
+    ----------
+    first, second : DataFrame
+        From `ResultStore.results`.
+    metric : str, default="mse"
+        Column to compare.
+
+    Returns
+    -------
+    str
+        A table with a row for every data set, model, score and test set of either, and what only one has.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column of numbers.
+    """
+    numbers = [str(name) for name in first.select_dtypes("number") if name not in ("seed", "set_value")]
+    if metric not in numbers:
+        raise ValueError(f"metric must be one of {', '.join(numbers)}, got {metric!r}")
+    block = ["data", "model", "score", "set_kind", "set_value"]
+    both = first.merge(second, on=[*block, "seed"], how="outer", suffixes=("_first", "_second"), indicator=True)
+    shared = both[both["_merge"] == "both"]
+    means = shared.groupby(block, sort=False)[[f"{metric}_first", f"{metric}_second"]].mean()
+    means.columns = [f"{metric} first", f"{metric} second"]
+    means["difference"] = means.iloc[:, 1] - means.iloc[:, 0]
+    means["seeds"] = shared.groupby(block, sort=False)["seed"].nunique()
+    told = means.reset_index().to_string(index=False, float_format="{:.4g}".format)
+    lines = [told if len(means) else "nothing in common"]
+    for side, name in (("left_only", "first"), ("right_only", "second")):
+        alone = len(both[both["_merge"] == side][["data", "model", "score", "seed"]].drop_duplicates())
+        if alone:
+            lines.append(f"{alone} tasks are in the {name} file only")
+    return "\n".join(lines)
+
+
+def list_versions(first: dict[str, Any], second: dict[str, Any]) -> str:
+    """Write in what versions and settings two studies differ.
+
+    Parameters
+    ----------
+    first, second : dict
+        From `ResultStore.metadata`.
+
+    Returns
+    -------
+    str
+        A line for every difference.
+    """
+    lines = []
+    for part in ("versions", "study"):
+        for name in sorted(set(first[part]) | set(second[part])):
+            one, other = first[part].get(name), second[part].get(name)
+            if one != other:
+                lines.append(f"{part} differ in {name}: {one} | {other}")
+    return "\n".join(lines) or "versions and settings are the same"

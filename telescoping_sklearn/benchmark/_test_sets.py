@@ -1,0 +1,249 @@
+"""Which rows are trained on and which test sets are asked about: mixtures of irregular rows, or steps along a column.
+
+Every test set of a task is drawn from one pool of rows, so that a model is asked about each row once whatever the
+number of sets, and so that models are compared on the same rows.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import is_outlier_detector
+from sklearn.pipeline import make_pipeline
+
+from telescoping_sklearn import (
+    FirstComponentDeviation,
+    PrincipalDistance,
+    TabularPreparation,
+    irregularity_scores,
+    mixture_test_sets,
+)
+
+SCORES = {"principal_distance": PrincipalDistance, "first_component": FirstComponentDeviation}
+_SKLEARN_MODULES = ("ensemble", "neighbors", "svm", "covariance", "linear_model")
+_N_DECILES = 10
+#: A name of a test set: its kind, and its value.
+SetName = tuple[str, float]
+
+
+class TestSets(NamedTuple):
+    """Rows of a task, by position in the data set.
+
+    Attributes
+    ----------
+    train : ndarray of int
+        Training rows.
+    pool : ndarray of int
+        Every row of any test set, none of them trained on.
+    sets : dict of (str, float) to ndarray of int
+        Positions in the pool of each test set's rows, by the set's kind and value.
+    """
+
+    train: NDArray
+    pool: NDArray
+    sets: dict[SetName, NDArray]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Test sets that mix rows by how irregular a detector finds them, and one set for every decile of irregularity.
+
+    Attributes
+    ----------
+    name : str
+        One of the paper's two, ``sklearn:NAME`` or ``pyod:NAME``.
+    """
+
+    name: str
+
+    def measure(self, X: pd.DataFrame) -> NDArray:
+        """Score rows; the lower, the more irregular."""
+        if self.name in SCORES:
+            return irregularity_scores(X, score=SCORES[self.name]())
+        detector = _find_detector(self.name)()
+        if "random_state" in detector.get_params():
+            detector.set_params(random_state=0)
+        if self.name.startswith("pyod:"):
+            # PyOD's scores grow with irregularity, and training rows have theirs in this attribute.
+            return -detector.fit(TabularPreparation().fit_transform(X)).decision_scores_
+        return irregularity_scores(X, score=make_pipeline(TabularPreparation(), detector))
+
+    def divide(self, scores: NDArray, study: Any, seed: int) -> TestSets:
+        """Draw training rows, mixtures and deciles of one seed.
+
+        The deciles are those of all rows; of each, the rows that the pool holds are asked about.
+        """
+        n = len(scores)
+        rank = np.empty(n, dtype=int)
+        rank[np.argsort(scores, kind="stable")] = np.arange(n)
+        irregular = rank < round(study.irregular_fraction * n)
+        size = min(study.test_size, int(irregular.sum()))
+        train, mixtures = mixture_test_sets(irregular, study.proportions, test_size=size, random_state=seed)
+        pool = np.unique(np.concatenate(list(mixtures.values())))
+        sets = {("mixture", q): np.searchsorted(pool, np.sort(mixtures[q])) for q in study.proportions}
+        decile = _N_DECILES - _N_DECILES * rank[pool] // n
+        sets |= {("decile", float(d)): np.flatnonzero(decile == d) for d in np.unique(decile)}
+        return TestSets(_at_most(train, study.max_train, seed), pool, sets)
+
+    def check(self, X: pd.DataFrame, study: Any) -> str:
+        """Say why a table cannot be divided; empty where it can."""
+        n_irregular = round(study.irregular_fraction * len(X))
+        size = min(study.test_size, n_irregular)
+        n_train = len(X) - n_irregular - size
+        if size < 2 or n_train < 10:
+            parts = f"{n_irregular} irregular, test sets of {size}, {max(n_train, 0)} to train on"
+            return f"{len(X)} rows are too few: {parts}"
+        return ""
+
+    def describe(self) -> dict[str, Any]:
+        """Write the score down as JSON types."""
+        library = {"version": version("pyod")} if self.name.startswith("pyod:") else {}
+        return {"score": self.name, **library}
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Test sets along a column: train on one end of it, test ever further from there.
+
+    Attributes
+    ----------
+    column : str
+        A numeric column, or dates.
+    train_share : float
+        Share of the rows, along the column, that training and the first test set are drawn from.
+    steps : int
+        Test sets along the rest, of as many rows each as equal values of the column allow.
+    descending : bool
+        Whether to train on the high end.
+    """
+
+    column: str
+    train_share: float = 0.5
+    steps: int = 5
+    descending: bool = False
+
+    @property
+    def name(self) -> str:
+        """What it is called in the results."""
+        return f"shift:{self.column}"
+
+    def measure(self, X: pd.DataFrame) -> NDArray:
+        """Share of rows up to each row along the column; rows of equal value have equal shares."""
+        return X[self.column].rank(method="max", pct=True, ascending=not self.descending).to_numpy()
+
+    def divide(self, scores: NDArray, study: Any, seed: int) -> TestSets:
+        """Draw training rows and test sets of one seed; the set of value 0 has not shifted."""
+        generator = np.random.default_rng(seed)
+        near = generator.permutation(np.flatnonzero(scores <= self.train_share))
+        edges = np.linspace(self.train_share, 1, self.steps + 1)
+        # As large as a step, so that all sets are; half of the rows at most.
+        size = min(study.test_size, round(len(scores) * (1 - self.train_share) / self.steps), len(near) // 2)
+        drawn = {("shift", 0.0): near[:size]}
+        for low, high in pairwise(edges):
+            there = np.flatnonzero((scores > low + 1e-12) & (scores <= high + 1e-12))
+            if len(there):
+                drawn["shift", round(float(high), 6)] = generator.permutation(there)[: study.test_size]
+        pool = np.unique(np.concatenate(list(drawn.values())))
+        sets = {name: np.searchsorted(pool, np.sort(rows)) for name, rows in drawn.items()}
+        return TestSets(_at_most(np.sort(near[size:]), study.max_train, seed), pool, sets)
+
+    def check(self, X: pd.DataFrame, study: Any) -> str:
+        """Say why a table cannot be divided; empty where it can."""
+        if self.column not in X:
+            return f"there is no column {self.column!r}; there are {', '.join(X.columns)}"
+        if X[self.column].dtype.kind not in "iuf":
+            return f"column {self.column!r} holds categories, which have no order; give numbers or dates"
+        if X[self.column].isna().any():
+            return f"column {self.column!r} has missing values"
+        shares = self.measure(X)
+        if (shares <= self.train_share).sum() < 20 or (shares > self.train_share + 1e-12).sum() < 2:
+            return f"column {self.column!r} has too few rows, or too few values, on one side of {self.train_share:g}"
+        return ""
+
+    def describe(self) -> dict[str, Any]:
+        """Write the shift down as JSON types."""
+        return {
+            "shift": self.column,
+            "train_share": self.train_share,
+            "steps": self.steps,
+            "descending": self.descending,
+        }
+
+
+def _at_most(train: NDArray, most: int | None, seed: int) -> NDArray:
+    if most is None or most >= len(train):
+        return train
+    return np.sort(np.random.default_rng(seed).choice(train, most, replace=False))
+
+
+def read_divisions(score: Any, shift: Any) -> Iterator[Score | Shift | str]:
+    """Read a study's `score` and `shift`: yields ways to divide, and a line for every mistake."""
+    names = (score,) if isinstance(score, str) else score
+    shifts = (shift,) if isinstance(shift, Mapping) else (shift or ())
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        yield f"score must be a name or a list of names, got {score!r}"
+        names = ()
+    elif not names and not shifts:
+        yield "score must name at least one score where there is no shift"
+    for name in names:
+        try:
+            if name not in SCORES:
+                _find_detector(name)
+            yield Score(name)
+        except ValueError as error:
+            yield f"score {error}"
+    if not isinstance(shifts, list | tuple):
+        yield f"shift must be a table such as {{column = 'year'}}, got {shift!r}"
+        return
+    for item in shifts:
+        try:
+            yield _read_shift(item)
+        except ValueError as error:
+            yield f"shift: {error}"
+
+
+def _find_detector(name: str) -> type:
+    """Find an outlier detector's class by the name that a study gives it."""
+    library, _, wanted = name.partition(":")
+    if library == "sklearn" and wanted:
+        for module in _SKLEARN_MODULES:
+            klass = getattr(import_module(f"sklearn.{module}"), wanted, None)
+            if isinstance(klass, type) and hasattr(klass, "get_params") and is_outlier_detector(klass()):
+                return klass
+        raise ValueError(f"{name!r}: scikit-learn has no outlier detector {wanted!r}")
+    if library == "pyod" and wanted:
+        return _find_pyod(name, wanted)
+    raise ValueError(f"must be one of {', '.join(SCORES)}, sklearn:NAME or pyod:NAME, got {name!r}")
+
+
+def _find_pyod(name: str, wanted: str) -> type:
+    try:
+        import_module("pyod")
+    except ImportError as error:
+        raise ValueError(f"{name!r} needs PyOD: pip install 'telescoping_sklearn[pyod]'") from error
+    try:
+        return getattr(import_module(f"pyod.models.{wanted.lower()}"), wanted)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{name!r}: PyOD has no detector {wanted!r}") from error
+
+
+def _read_shift(item: Any) -> Shift:
+    if not isinstance(item, Mapping) or not isinstance(item.get("column"), str):
+        raise ValueError(f"give a table that names a column, such as {{column = 'year'}}, got {item!r}")
+    unknown = sorted(set(item) - set(Shift.__dataclass_fields__))
+    if unknown:
+        raise ValueError(f"no option {', '.join(unknown)}; there are {', '.join(Shift.__dataclass_fields__)}")
+    shift = Shift(**item)
+    if isinstance(shift.train_share, bool) or not isinstance(shift.train_share, float) or not 0 < shift.train_share < 1:
+        raise ValueError(f"train_share must be above 0 and below 1, got {shift.train_share!r}")
+    if isinstance(shift.steps, bool) or not isinstance(shift.steps, int) or shift.steps < 1:
+        raise ValueError(f"steps must be a whole number from 1 on, got {shift.steps!r}")
+    if not isinstance(shift.descending, bool):
+        raise ValueError(f"descending must be true or false, got {shift.descending!r}")
+    return shift

@@ -1,0 +1,233 @@
+"""Predictions along training, and how far the approximations lie from them."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from telescoping_sklearn._telescope import resolve_stages
+from telescoping_sklearn.displays._style import GREY, PALETTE, axes_or_new, legend, plain, tidy
+from telescoping_sklearn.metrics import find_telescoping_estimator
+
+_KINDS = ("values", "gap")
+#: Rows whose predictions can be told apart in one figure.
+_MOST_ROWS = len(PALETTE)
+
+
+class StagedPredictionsDisplay:
+    """Predictions along training: the model, its telescope, and the model linearised once at its start.
+
+    Parameters
+    ----------
+    stages : ndarray of shape (n_stages,)
+        Stage numbers.
+    model : ndarray of shape (n_stages, n_query)
+        The model's own predictions.
+    telescoping : ndarray of shape (n_stages, n_query)
+        Those of the telescoping model, f_0 + the sum of its stages.
+    linearized : ndarray of shape (n_stages, n_query) or None, default=None
+        Those of the model linearised at its start; None for trees, which have none.
+    reconstruction_gap : ndarray of shape (n_stages,) or None, default=None
+        Mean over the rows of abs(S y + c - f).
+    row_names : sequence of shape (n_query,) or None, default=None
+        Names of the rows; None numbers them.
+
+    Attributes
+    ----------
+    ax_ : matplotlib.axes.Axes
+        Axes drawn on; like the rest, there after `plot`.
+    figure_ : matplotlib.figure.Figure
+        Figure that holds them.
+    lines_ : dict of str to list of matplotlib.lines.Line2D
+        Curves of "model", "telescoping", "linearized" and "reconstruction"; only those drawn.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_friedman1
+    >>> from telescoping_sklearn import TelescopingMLPRegressor
+    >>> X, y = make_friedman1(150, random_state=0)
+    >>> net = TelescopingMLPRegressor((16,), learning_rate_init=0.01, max_iter=20, random_state=0)
+    >>> net = net.fit(X[:100], (y[:100] - y.mean()) / y.std())
+    >>> display = StagedPredictionsDisplay.from_estimator(net, X[100:], stages=5, kind="gap")
+    >>> sorted(display.lines_)
+    ['linearized', 'reconstruction', 'telescoping']
+    >>> gaps = display.gaps()
+    >>> bool(gaps["telescoping"][-1] < gaps["linearized"][-1])
+    True
+    """
+
+    def __init__(
+        self,
+        *,
+        stages: NDArray,
+        model: NDArray,
+        telescoping: NDArray,
+        linearized: NDArray | None = None,
+        reconstruction_gap: NDArray | None = None,
+        row_names: Sequence[Any] | None = None,
+    ):
+        self.stages = stages
+        self.model = model
+        self.telescoping = telescoping
+        self.linearized = linearized
+        self.reconstruction_gap = reconstruction_gap
+        self.row_names = row_names
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        *,
+        stages: Any = 20,
+        kind: str = "values",
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Ask a fitted estimator for its staged predictions, and draw them.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A fitted telescoping estimator, bare or inside pipelines, target transformers and searches.
+        X : array-like of shape (n_query, n_features)
+            Rows to predict; a DataFrame's index names them.
+        stages : None, int or array-like of int, default=20
+            As in `staged_predict`.
+        kind : {"values", "gap"}, default="values"
+            As in `plot`.
+        ax : matplotlib.axes.Axes or None, default=None
+            Axes to draw on; None makes new ones.
+        **kwargs : dict
+            Settings of the curves, for `Axes.plot`.
+
+        Returns
+        -------
+        StagedPredictionsDisplay
+            With the numbers and what was drawn.
+
+        Raises
+        ------
+        ValueError
+            If ``kind`` is unknown, or "values" are asked of more rows than can be told apart.
+        """
+        found, seen = find_telescoping_estimator(estimator, X)
+        _check_kind(kind, len(seen))
+        telescope = found.telescope_
+        routes: dict[str, Any] = {"model": None, "telescoping": "telescoping"}
+        if hasattr(telescope, "staged_linearized"):
+            routes["linearized"] = "linearized"
+        predictions = {
+            name: np.stack(list(found.staged_predict(seen, stages, approximation=route)))
+            for name, route in routes.items()
+        }
+        gap = None
+        if kind == "gap":
+            gap = found.approximation_error(seen, stages).by_stage["reconstruction_mean"].to_numpy()
+        numbers = resolve_stages(stages, telescope.n_stages)
+        names = list(X.index) if isinstance(X, pd.DataFrame) else None
+        display = cls(stages=numbers, reconstruction_gap=gap, row_names=names, **predictions)
+        return display.plot(ax=ax, kind=kind, **kwargs)
+
+    def gaps(self) -> dict[str, NDArray]:
+        """Give the mean absolute gap between the model and each approximation, by stage.
+
+        Returns
+        -------
+        dict of str to ndarray of shape (n_stages,)
+            "telescoping", and where they are known "reconstruction" and "linearized". For trees the first is 0.
+        """
+        gaps = {"telescoping": np.abs(self.telescoping - self.model).mean(axis=1)}
+        if self.reconstruction_gap is not None:
+            gaps["reconstruction"] = self.reconstruction_gap
+        if self.linearized is not None:
+            gaps["linearized"] = np.abs(self.linearized - self.model).mean(axis=1)
+        return gaps
+
+    def plot(self, ax: Any = None, *, kind: str = "values", **kwargs: Any) -> Self:
+        """Draw the curves.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes or None, default=None
+            Axes to draw on; None makes new ones.
+        kind : {"values", "gap"}, default="values"
+            Predictions, one colour a row; or the mean absolute gap to the model, one colour an approximation.
+        **kwargs : dict
+            Settings of the curves, for `Axes.plot`.
+
+        Returns
+        -------
+        StagedPredictionsDisplay
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If ``kind`` is unknown, or "values" are asked of more rows than can be told apart.
+        """
+        _check_kind(kind, self.model.shape[1])
+        self.ax_ = axes_or_new(ax)
+        self.figure_ = self.ax_.figure
+        self.lines_ = self._draw_values(kwargs) if kind == "values" else self._draw_gaps(kwargs)
+        self.ax_.set_xlabel("stage")
+        tidy(self.ax_)
+        return self
+
+    def _draw_values(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        from matplotlib.lines import Line2D
+
+        looks: dict[str, tuple[str, dict[str, Any]]] = {
+            "model": ("model", {"linewidth": 3.2, "alpha": 0.45, "linestyle": "-"}),
+            "telescoping": ("telescoping model", {"linewidth": 1.4, "linestyle": "-"}),
+            "linearized": ("linearised at the start", {"linewidth": 1.2, "linestyle": (0, (1, 1.5))}),
+        }
+        looks = {name: look for name, look in looks.items() if getattr(self, name) is not None}
+        lines: dict[str, Any] = {name: [] for name in looks}
+        for name, (_, look) in looks.items():
+            for color, values in zip(PALETTE, getattr(self, name).T, strict=False):
+                lines[name] += self.ax_.plot(self.stages, values, **{"color": color} | look | kwargs)
+        self.ax_.set_ylabel("prediction")
+        key = [Line2D([], [], color=GREY, label=label, **look) for label, look in looks.values()]
+        rows = self.model.shape[1]
+        if rows > 1:
+            names = range(rows) if self.row_names is None else self.row_names
+            key += [
+                Line2D([], [], color=color, linewidth=3.2, label=f"row {plain(name)}")
+                for color, name in zip(PALETTE, names, strict=False)
+            ]
+        legend(self.ax_, handles=key, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        return lines
+
+    def _draw_gaps(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        looks: dict[str, dict[str, Any]] = {
+            "linearized": {"label": "linearised at the start", "color": PALETTE[1], "linestyle": ":"},
+            "reconstruction": {"label": "kernel weights, S y + c", "color": PALETTE[2], "linestyle": "--"},
+            "telescoping": {"label": "telescoping model", "color": PALETTE[0], "linestyle": "-"},
+        }
+        gaps = self.gaps()
+        lines = {}
+        for name, look in looks.items():
+            if name not in gaps:
+                continue
+            if not gaps[name].any():  # a logarithmic axis has no place for it
+                lines[name] = self.ax_.plot([], [], **look | {"label": f"{look['label']}: no gap"} | kwargs)
+                continue
+            lines[name] = self.ax_.plot(self.stages, gaps[name], **look | kwargs)
+        self.ax_.set(yscale="log", ylabel="mean absolute gap to the model")
+        positive = np.concatenate([gap[gap > 0] for gap in gaps.values()])
+        if len(positive):  # whole decades
+            self.ax_.set_ylim(10 ** np.floor(np.log10(positive.min())), 10 ** np.ceil(np.log10(positive.max())))
+        legend(self.ax_)
+        return lines
+
+
+def _check_kind(kind: str, n_query: int) -> None:
+    if kind not in _KINDS:
+        raise ValueError(f"kind must be one of {', '.join(map(repr, _KINDS))}, got {kind!r}.")
+    if kind == "values" and n_query > _MOST_ROWS:
+        raise ValueError(
+            f"kind='values' draws at most {_MOST_ROWS} rows, got {n_query}: pass fewer rows, or kind='gap' for means."
+        )

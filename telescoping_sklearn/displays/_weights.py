@@ -1,0 +1,183 @@
+"""Which training rows made one prediction."""
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from telescoping_sklearn.displays._style import GREY, PALETTE, axes_or_new, plain, tidy
+from telescoping_sklearn.metrics import find_telescoping_estimator
+
+_POSITIVE, _NEGATIVE = PALETTE[0], PALETTE[1]
+
+
+class KernelWeightsDisplay:
+    """The training rows that weigh most in one prediction, with sign, weight and label.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (n_train,)
+        Weight of every training label.
+    labels : ndarray of shape (n_train,)
+        Training labels, as the estimator saw them.
+    offset : float
+        What is left of the prediction when all labels are zero.
+    row_names : sequence of shape (n_train,) or None, default=None
+        Names of the training rows; None numbers them.
+
+    Attributes
+    ----------
+    ax_ : matplotlib.axes.Axes
+        Axes drawn on; like the rest, there after `plot`.
+    figure_ : matplotlib.figure.Figure
+        Figure that holds them.
+    bars_ : matplotlib.container.BarContainer
+        One bar a row, the largest weight at the top.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_friedman1
+    >>> from telescoping_sklearn import TelescopingGBTRegressor
+    >>> X, y = make_friedman1(150, random_state=0)
+    >>> trees = TelescopingGBTRegressor(n_estimators=20, random_state=0).fit(X[:100], y[:100])
+    >>> display = KernelWeightsDisplay.from_estimator(trees, X[[120]], k=3)
+    >>> [bar.get_width() for bar in display.bars_] == list(display.weights[display.top(3)])
+    True
+    >>> bool(abs(display.prediction - trees.predict(X[[120]])[0]) < 1e-5)
+    True
+    """
+
+    def __init__(self, *, weights: NDArray, labels: NDArray, offset: float, row_names: ArrayLike | None = None):
+        self.weights = weights
+        self.labels = labels
+        self.offset = offset
+        self.row_names = row_names
+
+    @property
+    def prediction(self) -> float:
+        """What the weights add up to, S y + c: the prediction, up to the telescope's own gap."""
+        return float(self.weights @ self.labels + self.offset)
+
+    def top(self, k: int) -> NDArray[np.intp]:
+        """Find the rows of largest absolute weight.
+
+        Parameters
+        ----------
+        k : int
+            Rows to find.
+
+        Returns
+        -------
+        ndarray of int of shape (k,)
+            Positions of training rows, the largest first; fewer where fewer have a weight.
+
+        Raises
+        ------
+        ValueError
+            If ``k`` is less than 1.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}.")
+        order = np.argsort(-np.abs(self.weights), kind="stable")[:k]
+        return order[self.weights[order] != 0]
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        x: Any,
+        *,
+        k: int = 10,
+        row_names: ArrayLike | None = None,
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Ask a fitted estimator for the weights of one prediction, and draw the largest.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A fitted telescoping estimator, bare or inside pipelines, target transformers and searches.
+        x : array-like of shape (1, n_features)
+            The row predicted.
+        k : int, default=10
+            Training rows to draw.
+        row_names : sequence of shape (n_train,) or None, default=None
+            Names of the rows given to `fit`, for example the index of a DataFrame; None numbers them.
+        ax : matplotlib.axes.Axes or None, default=None
+            Axes to draw on; None makes new ones.
+        **kwargs : dict
+            Settings of the bars, for `Axes.barh`.
+
+        Returns
+        -------
+        KernelWeightsDisplay
+            With the numbers and what was drawn.
+
+        Raises
+        ------
+        ValueError
+            If ``x`` is not one row, ``k`` is less than 1, or names and training rows differ in number.
+        """
+        if np.ndim(x) != 2 or len(x) != 1:
+            raise ValueError(f"x must be one row of shape (1, n_features), got shape {np.shape(x)}.")
+        found, seen = find_telescoping_estimator(estimator, x)
+        labels = found.telescope_.y
+        if row_names is not None and len(np.asarray(row_names)) != len(labels):
+            raise ValueError(f"row_names must name all {len(labels)} training rows, got {len(np.asarray(row_names))}.")
+        weights, offset = found.kernel_weights(seen)[0], float(found.offset(seen)[0])
+        display = cls(weights=weights, labels=labels, offset=offset, row_names=row_names)
+        return display.plot(ax=ax, k=k, **kwargs)
+
+    def plot(self, ax: Any = None, *, k: int = 10, **kwargs: Any) -> Self:
+        """Draw the rows of largest absolute weight.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes or None, default=None
+            Axes to draw on; None makes new ones.
+        k : int, default=10
+            Training rows to draw.
+        **kwargs : dict
+            Settings of the bars, for `Axes.barh`.
+
+        Returns
+        -------
+        KernelWeightsDisplay
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If ``k`` is less than 1.
+        """
+        rows = self.top(k)
+        self.ax_ = axes_or_new(ax, figsize=(5.6, 1.4 + 0.3 * len(rows)))
+        self.figure_ = self.ax_.figure
+        places, weights = np.arange(len(rows)), self.weights[rows]
+        colors = np.where(weights > 0, _POSITIVE, _NEGATIVE)
+        self.bars_ = self.ax_.barh(places, weights, **{"color": colors, "height": 0.72} | kwargs)
+        names = rows if self.row_names is None else np.asarray(self.row_names)[rows]
+        self.ax_.set_yticks(places, [plain(name) for name in names])
+        self.ax_.invert_yaxis()
+        self._write_labels(rows)
+        self.ax_.axvline(0, color=GREY, linewidth=0.8)
+        self.ax_.margins(x=0.02)
+        self.ax_.set(xlabel="weight of the training label in this prediction", ylabel="training row")
+        self.ax_.set_title(self._title(rows), fontsize="medium", loc="left")
+        tidy(self.ax_, grid="x")
+        self.ax_.tick_params(axis="y", length=0)
+        return self
+
+    def _write_labels(self, rows: NDArray) -> None:
+        """Write each row's label in a column to the right of the bars, where no bar reaches."""
+        right = self.ax_.get_yaxis_transform()
+        for place, label in enumerate(self.labels[rows]):
+            self.ax_.text(1.02, place, f"{label:.4g}", transform=right, va="center", fontsize="small")
+        self.ax_.text(1.02, -0.75, "label", transform=right, va="bottom", fontsize="small", color=GREY)
+
+    def _title(self, rows: NDArray) -> str:
+        total = np.abs(self.weights).sum()
+        share = np.abs(self.weights[rows]).sum() / total if total > 0 else 0.0
+        noun = "row holds" if len(rows) == 1 else "rows hold"
+        return f"prediction {self.prediction:.4g}; {len(rows)} {noun} {share:.0%} of all weight"
