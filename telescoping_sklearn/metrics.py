@@ -33,14 +33,14 @@ def find_telescoping_estimator(estimator: Any, X: Any) -> tuple[BaseTelescopingE
     estimator : estimator
         A fitted telescoping estimator, or a `Pipeline`, `TransformedTargetRegressor` or search that holds one, nested
         in any way.
-    X : array-like of shape (n_query, n_features)
-        Query rows as the outermost estimator takes them.
+    X : array-like of shape (n_query, n_features) or None
+        Query rows as the outermost estimator takes them; None where only the estimator is looked for.
 
     Returns
     -------
     estimator : BaseTelescopingEstimator
         The estimator found.
-    X : array-like of shape (n_query, n_transformed)
+    X : array-like of shape (n_query, n_transformed) or None
         The rows as that estimator sees them.
 
     Raises
@@ -67,7 +67,8 @@ def find_telescoping_estimator(estimator: Any, X: Any) -> tuple[BaseTelescopingE
         return estimator, X
     if isinstance(estimator, Pipeline):
         check_is_fitted(estimator)
-        return find_telescoping_estimator(estimator[-1], estimator[:-1].transform(X) if len(estimator) > 1 else X)
+        asked = X is not None and len(estimator) > 1
+        return find_telescoping_estimator(estimator[-1], estimator[:-1].transform(X) if asked else X)
     if isinstance(estimator, TransformedTargetRegressor):
         check_is_fitted(estimator)
         return find_telescoping_estimator(estimator.regressor_, X)

@@ -3,8 +3,10 @@
 import matplotlib
 import numpy as np
 import pytest
-from conftest import make_trees, random_rows
+from conftest import make_net, make_trees, random_rows
 from sklearn import config_context
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from telescoping_sklearn.displays import StoppingCurveDisplay
 
@@ -115,4 +117,8 @@ def test_the_display_draws_what_the_curve_says(rows):
     np.testing.assert_allclose(drawn[0].get_ydata(), (gcv - gcv.min()) / (gcv.max() - gcv.min()))
     _, ax = plt.subplots()
     assert display.plot(ax=ax).ax_ is ax
+    piped = StoppingCurveDisplay.from_estimator(make_pipeline(StandardScaler(), make_trees()).fit(*rows))
+    assert set(piped.chosen) == {"aicc", "gcv", "loo"}
+    with pytest.raises(ValueError, match="only boosted trees"):
+        StoppingCurveDisplay.from_estimator(make_net(max_iter=1).fit(*rows))
     plt.close("all")
