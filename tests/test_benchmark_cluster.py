@@ -9,9 +9,10 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from test_benchmark_store import Sometimes, small_study
 
 from telescoping_sklearn.__main__ import main
-from telescoping_sklearn.benchmark import BenchmarkStudy, ResultStore, run_benchmark
+from telescoping_sklearn.benchmark import BenchmarkStudy, FailedTasksWarning, ResultStore, run_benchmark
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what its imports warn of is not ours
@@ -88,3 +89,12 @@ def test_the_command_line_reaches_a_cluster_and_says_when_there_is_none(cluster,
     assert "scheduler" in capsys.readouterr().err
     assert main([*given, "--scheduler", cluster.scheduler_address]) == 0
     assert ResultStore(output).metadata()["n_done"] == 2
+
+
+def test_a_task_that_kills_every_worker_fails_alone(cluster, tmp_path):
+    study = small_study(models={"ridge": "sklearn.linear_model.Ridge", "deadly": Sometimes("die")})
+    store = tmp_path / "results.sqlite"
+    with pytest.warns(FailedTasksWarning, match="1 of 4 tasks failed.*KilledWorker"):
+        results = run_benchmark(study, store, backend="dask", scheduler=cluster.scheduler_address)
+    assert len(results.groupby(["model", "seed"])) == 3
+    assert ResultStore(store).failures()[["model", "seed"]].to_numpy().tolist() == [["deadly", 1]]

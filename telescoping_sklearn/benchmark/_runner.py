@@ -267,11 +267,13 @@ def _workers(n_jobs: int, backend: str, scheduler: str | None) -> Iterator[tuple
         return
     from distributed import Client, KilledWorker
 
+    from telescoping_sklearn.benchmark._cluster import ClusterBackend
+
     try:
         client = Client(scheduler, set_as_default=False, timeout=10)
     except OSError as error:
         raise ValueError(f"scheduler: no Dask scheduler answers at {scheduler}: {error}") from error
-    with client, joblib.parallel_config("dask", client=client):
+    with client, joblib.parallel_config(ClusterBackend(client=client)):
         yield (KilledWorker,)
 
 
