@@ -278,3 +278,12 @@ def test_what_is_interrupted_leaves_the_answers_as_they_were(rows, others, monke
     found = [model.kernel_weights(others), model.effective_params(others, n_probes=None), model.degrees_of_freedom_]
     for before, after in zip(expected, found, strict=True):
         np.testing.assert_array_equal(after, before)
+
+
+def test_leaves_are_looked_up_in_blocks_of_rows(rows):
+    X, y = rows[:2]
+    model = make_trees().fit(X, y)
+    expected = model.booster_.predict(X, pred_leaf=True).T
+    with config_context(working_memory=1e-3):
+        np.testing.assert_array_equal(model.telescope_._find_leaves(X), expected)
+    assert model.telescope_._find_leaves(X[:0]).shape == (model.n_stages_, 0)

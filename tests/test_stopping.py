@@ -122,3 +122,18 @@ def test_the_display_draws_what_the_curve_says(rows):
     with pytest.raises(ValueError, match="only boosted trees"):
         StoppingCurveDisplay.from_estimator(make_net(max_iter=1).fit(*rows))
     plt.close("all")
+
+
+def test_criteria_that_are_infinite_everywhere_choose_nothing(rows):
+    settings = {"min_child_samples": 1, "num_leaves": 60, "min_child_weight": 0}
+    with pytest.raises(ValueError, match="'aicc' is infinite after every tree"):
+        make_trees(learning_rate=1.0, **settings).fit(*rows).stopping_curve()
+
+
+def test_the_first_of_equals_is_chosen(rows):
+    curve = (
+        make_trees(learning_rate=1.4, min_child_samples=1, num_leaves=60).fit(*rows).stopping_curve(criteria=["loo"])
+    )
+    values = curve.by_stage["loo"].to_numpy()
+    assert np.allclose(values[curve.chosen["loo"] - 1], values.min())
+    assert not np.isclose(values[: curve.chosen["loo"] - 1], values.min(), rtol=1e-9).any()

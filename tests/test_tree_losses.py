@@ -210,3 +210,23 @@ def test_the_path_gives_the_same_derivatives_in_any_order_of_stages():
     forward = [path.before(stage) for stage in range(1, 13)]
     for stage in (12, 5, 4, 11, 1, 7):
         np.testing.assert_allclose(path.before(stage), forward[stage - 1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("objective", ["poisson", "gamma"])
+def test_an_interruption_anywhere_leaves_derivatives_as_they_were(objective):
+    X, y = rows_for(objective)
+    path = make_trees(objective=objective).fit(X, y).telescope_.ensemble.curvature
+    expected = {stage: path.before(stage).curvature.copy() for stage in (1, 5, 9)}
+    real = type(path.loss).curvature
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    for stage in (5, 1, 9, 5):
+        path.before(9 if stage != 9 else 1)
+        path.loss.curvature = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            path.before(stage)
+        del path.loss.curvature
+        assert type(path.loss).curvature is real
+        np.testing.assert_allclose(path.before(stage).curvature, expected[stage], rtol=1e-12)

@@ -56,30 +56,30 @@ class CurvaturePath:
         self.start = start
         self._leaves = leaves
         self._leaf_values = leaf_values
-        self._done, self._raw = 0, np.full(len(labels), start)
-        self._derivatives: Derivatives | None = None
+        self._at = 0, np.full(len(labels), start)
+        self._derivatives: tuple[int, Derivatives] | None = None
 
     def before(self, stage: int) -> Derivatives:
         """Give the derivatives at f_{t-1} of stage t, counted from 1."""
-        if self._derivatives is None or self._done != stage - 1:
-            self._walk_to(stage - 1)
-            y, f = self.labels, self._raw
-            self._derivatives = Derivatives(
+        if self._derivatives is None or self._derivatives[0] != stage:
+            y, f = self.labels, self._raw_after(stage - 1)
+            found = Derivatives(
                 self.loss.gradient(y, f),
                 self.loss.label_rate(y, f),
                 self.loss.curvature(y, f),
                 self.loss.hessian(y, f),
             )
-        return self._derivatives
+            self._derivatives = stage, found  # in one step, so that an interruption leaves nothing half made
+        return self._derivatives[1]
 
-    def _walk_to(self, done: int) -> None:
-        """Move the raw training predictions to where they stood after ``done`` trees."""
-        if done == 0:
-            self._raw = np.full(len(self.labels), self.start)
-        while self._done < done:
-            self._raw = self._raw + self._leaf_values[self._done][self._leaves[self._done]]
-            self._done += 1
-        while self._done > done > 0:
-            self._done -= 1
-            self._raw = self._raw - self._leaf_values[self._done][self._leaves[self._done]]
-        self._done = done
+    def _raw_after(self, wanted: int) -> NDArray:
+        """Walk the raw training predictions to where they stood after so many trees."""
+        done, raw = (0, np.full(len(self.labels), self.start)) if wanted == 0 else self._at
+        while done < wanted:
+            raw = raw + self._leaf_values[done][self._leaves[done]]
+            done += 1
+        while done > wanted:
+            done -= 1
+            raw = raw - self._leaf_values[done][self._leaves[done]]
+        self._at = done, raw
+        return raw

@@ -156,10 +156,8 @@ class TreeGroup:
         self.stages = stages
         self.offsets = offsets_of(ensemble.n_leaves[stages])
         trees = range(stages.start, stages.stop)
-        self.coupling = (
-            shared_weight(ensemble.leaves, ensemble.n_leaves, rates.feedback, stages=stages)
-            if len(trees) > 1
-            else np.zeros((self.n_leaves, self.n_leaves))
+        self._shared = (
+            shared_weight(ensemble.leaves, ensemble.n_leaves, rates.feedback, stages=stages) if len(trees) > 1 else None
         )
         self._mixed = ensemble.mixing is not None
         #: R_t of every tree: its diagonal, or all of it where leaf values depend on sums over other leaves.
@@ -172,6 +170,14 @@ class TreeGroup:
     def n_leaves(self) -> int:
         """Leaves of all trees of the group."""
         return int(self.offsets[-1])
+
+    @property
+    def coupling(self) -> NDArray:
+        """C of all trees of the group, (n_leaves, n_leaves), zero on and above the diagonal blocks.
+
+        Made when asked for where there is one tree, which may have many leaves and feeds nothing back.
+        """
+        return np.zeros((self.n_leaves, self.n_leaves)) if self._shared is None else self._shared
 
     def solve(self, sums: NDArray) -> NDArray:
         """Values of all leaves, (n_leaves, k), from the sums B^q V - B^h F over each; works in place."""

@@ -33,8 +33,8 @@ from telescoping_sklearn.boosting._leaf_space import offsets_of, row_blocks, sta
 
 #: Bytes of a block of columns beyond which it only gets slower: values of the leaves should stay in the caches.
 _FASTEST_BLOCK = 2**30
-#: Steps beyond which an exact sum over all weights is no longer the automatic choice: about a minute.
-_MOST_STEPS = 2e11
+#: Steps beyond which an exact sum over all weights is no longer the automatic choice: some seconds.
+_MOST_STEPS = 1e10
 #: Query rows looked up at once.
 _ROWS_AT_ONCE = 8192
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from telescoping_sklearn._memory import items_per_block, refuse_if_too_large
 from telescoping_sklearn.boosting._bagging import BaggingPlan, find_bags, stack_bags
 from telescoping_sklearn.boosting._curvature import CurvaturePath
 from telescoping_sklearn.boosting._ensemble import Bags, LeafEnsemble, compact_leaves
@@ -153,6 +154,11 @@ class LightGBMTrees:
 
     def find_leaves(self, X: NDArray) -> NDArray:
         """Leaf of each row in each tree, (n_stages, n_query), compactly."""
+        size = items_per_block(16.0 * self.n_stages, max(len(X), 1))  # LightGBM gives wide numbers
+        blocks = [self._leaves_of(X[first : first + size]) for first in range(0, len(X), size)]
+        return np.concatenate(blocks, axis=1) if blocks else np.empty((self.n_stages, 0), np.uint8)
+
+    def _leaves_of(self, X: NDArray) -> NDArray:
         leaves = self.booster.predict(X, pred_leaf=True, num_iteration=self.n_stages, **self._options)
         leaves = np.asarray(leaves).reshape(len(X), self.n_stages)
         return compact_leaves(np.ascontiguousarray(leaves.T), int(leaves.max(initial=0)) + 1)
@@ -268,6 +274,11 @@ def _smoothed(
     params: Mapping[str, Any],
 ) -> LeafEnsemble:
     """Give an ensemble the mixing of its leaf values under path smoothing."""
+    refuse_if_too_large(
+        16.0 * float((ensemble.n_leaves.astype(float) ** 2).sum()),  # held here and by the groups that are solved
+        f"path_smooth={params['path_smooth']} mixes every two leaves of a tree; that of {ensemble.n_stages} trees",
+        "Use fewer trees, a smaller num_leaves, or path_smooth=0.",
+    )
     mixing = [
         path_mixing(
             tree,

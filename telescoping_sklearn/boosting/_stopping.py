@@ -63,7 +63,20 @@ def stopping_curve(telescope: LeafTelescope, criteria: Sequence[str], n_probes: 
     formulas = {"aicc": corrected_aic, "gcv": generalised_cross_validation}
     for name in criteria:
         table[name] = left_out if name == "loo" else formulas[name](np.array(errors), trace.value, len(y))
-    return StoppingCurve(table, {name: int(table[name].to_numpy().argmin()) + 1 for name in criteria})
+    return StoppingCurve(table, {name: _least(name, table[name].to_numpy()) for name in criteria})
+
+
+def _least(name: str, values: NDArray) -> int:
+    """Stage at which a criterion is least, the first of equals to rounding."""
+    finite = np.isfinite(values)
+    if not finite.any():
+        raise ValueError(
+            f"The criterion {name!r} is infinite after every tree: the trees reproduce their labels. Use smaller trees "
+            "or a lower learning_rate, or leave the criterion out."
+        )
+    values = np.where(finite, values, np.inf)
+    least = values.min()
+    return int(np.argmax(values <= least + 1e-9 * max(abs(least), 1e-300))) + 1
 
 
 def corrected_aic(mse: NDArray, degrees_of_freedom: NDArray, n: int) -> NDArray:
@@ -75,7 +88,7 @@ def corrected_aic(mse: NDArray, degrees_of_freedom: NDArray, n: int) -> NDArray:
     left = n - degrees_of_freedom - 2.0
     penalty = np.divide(2 * (degrees_of_freedom + 1), left, out=np.full_like(left, np.inf), where=left > 0)
     with np.errstate(divide="ignore"):  # a perfect fit
-        return np.log(mse) + 1.0 + penalty
+        return np.where(np.isfinite(penalty), np.log(mse) + 1.0, 0.0) + penalty
 
 
 def generalised_cross_validation(mse: NDArray, degrees_of_freedom: NDArray, n: int) -> NDArray:
