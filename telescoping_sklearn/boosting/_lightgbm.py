@@ -73,13 +73,13 @@ def fit_booster(
     Returns
     -------
     booster : lightgbm.Booster
-        The booster; with early stopping its ``best_iteration`` is set.
+        The booster; with early stopping its ``best_iteration`` is the number of trees at the best attempt.
     plan : BaggingPlan or None
         How its bags were drawn; None without bagging.
     """
     bagging = params["subsample"] < 1 and params["subsample_freq"] > 0
     trees_after = [0 if earlier is None else earlier.num_trees()]
-    options: dict[str, Any] = {"init_model": earlier, "callbacks": [_note_trees(trees_after)] if bagging else []}
+    options: dict[str, Any] = {"init_model": earlier, "callbacks": [_note_trees(trees_after)]}
     if categorical:
         options["categorical_feature"] = list(categorical)
     if validation is not None and early_stopping_rounds is not None:
@@ -95,6 +95,8 @@ def fit_booster(
         if verbose:
             options["callbacks"].append(_advance(bar))
         booster = model.fit(train.X, train.y, sample_weight=train.sample_weight, **options).booster_
+    if booster.best_iteration > 0:  # LightGBM counts attempts to grow a tree, and not every attempt gives one
+        booster.best_iteration = trees_after[booster.best_iteration - trees_after[0]]
     if not bagging:
         return booster, None
     seed = int(text_parameter(booster.model_to_string(num_iteration=1), "bagging_seed"))
