@@ -411,6 +411,19 @@ def test_a_warm_start_refuses_what_changed_by_name(frame):
         make_trees(record=False).fit(X, y).set_params(warm_start=True, record=True).fit(X, y)
 
 
+def test_a_refused_warm_start_leaves_the_model_as_it_was(frame):
+    X, y = frame
+    model = make_trees(warm_start=True, n_estimators=3).fit(X, y)
+    before, examples = model.predict(X), model.top_examples(X[:2])
+    model.set_params(n_estimators=6)
+    for rows, labels in ((X.iloc[:, :2], y), (X.set_axis(list("abcde"), axis=1), y), (X[::-1], y), (X[:50], y[:50])):
+        with pytest.raises(ValueError, match=r"feature|changed|Columns"):
+            model.fit(rows, labels)
+        np.testing.assert_array_equal(model.predict(X), before)
+        pd.testing.assert_frame_equal(model.top_examples(X[:2]), examples)
+    assert model.fit(X, y).n_stages_ == 6
+
+
 def test_a_warm_start_without_more_trees_warns_and_leaves_the_model(frame):
     model = make_trees(warm_start=True).fit(*frame)
     before = model.booster_

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from telescoping_sklearn.boosting._bagging import BaggingPlan
-from telescoping_sklearn.boosting._lightgbm import Rows
+from telescoping_sklearn.boosting._rows import Rows
 
 #: Parameters that a second fit may change: they do not touch the trees that there are.
 _FREE = ("n_estimators", "n_jobs", "importance_type", "warm_start", "record", "verbose")
@@ -24,6 +24,9 @@ class FitRecord(NamedTuple):
         All training rows.
     validation : Rows or None
         Validation rows given to `fit`.
+    given, held_out : ndarray of int, or None
+        Positions of the training rows that LightGBM is given, and of those that early stopping watches instead; None
+        where nothing is held out.
     categorical : list of int
         Columns split by category.
     plans : tuple of (int, BaggingPlan)
@@ -34,7 +37,17 @@ class FitRecord(NamedTuple):
     train: Rows
     validation: Rows | None
     categorical: list[int]
+    given: NDArray | None = None
+    held_out: NDArray | None = None
     plans: tuple[tuple[int, BaggingPlan], ...] = ()
+
+    def trained(self) -> Rows:
+        """Rows that LightGBM is given."""
+        return self.train if self.given is None else self.train.take(self.given)
+
+    def watched(self) -> Rows | None:
+        """Rows that early stopping watches."""
+        return self.validation if self.held_out is None else self.train.take(self.held_out)
 
 
 def _differ(old: NDArray | None, new: NDArray | None) -> bool:

@@ -6,7 +6,7 @@ not, which is where the last digits of a reconstruction go.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightgbm
 import numpy as np
@@ -17,6 +17,7 @@ from telescoping_sklearn.boosting._bagging import BaggingPlan, find_bags, stack_
 from telescoping_sklearn.boosting._curvature import CurvaturePath
 from telescoping_sklearn.boosting._ensemble import Bags, LeafEnsemble, compact_leaves
 from telescoping_sklearn.boosting._parameters import curved_loss
+from telescoping_sklearn.boosting._rows import Rows
 from telescoping_sklearn.boosting._tree_text import (
     TreeText,
     bins_of_categories,
@@ -26,19 +27,6 @@ from telescoping_sklearn.boosting._tree_text import (
     text_parameter,
 )
 from telescoping_sklearn.losses import SquaredError
-
-
-class Rows(NamedTuple):
-    """Rows given to LightGBM; weights of None take a faster path of its own than ones."""
-
-    X: NDArray
-    y: NDArray
-    sample_weight: NDArray | None
-
-    def take(self, rows: slice | NDArray) -> "Rows":
-        """Take some of the rows."""
-        weights = self.sample_weight
-        return Rows(self.X[rows], self.y[rows], None if weights is None else weights[rows])
 
 
 def fit_booster(
