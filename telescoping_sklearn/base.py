@@ -347,8 +347,9 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             scikit-learn's ``working_memory`` and costs at most 1e12 operations, and takes 32 probes elsewhere.
         return_se : bool, default=False
             Whether to return the standard error too; it is 0 where the value is exact.
-        subsets : sequence of array-like of int, default=None
-            Rows of X that make up each set; all sets are answered in one pass.
+        subsets : sequence of array-like of int or bool, default=None
+            Rows of X that make up each set, by position or as a mask, at least one. All sets are answered
+            in one pass.
 
         Returns
         -------
@@ -385,8 +386,9 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             As in `effective_params`.
         return_se : bool, default=False
             Whether to return the standard errors too.
-        subsets : sequence of array-like of int, default=None
-            Rows of X that make up each set; all sets and stages are answered in one pass.
+        subsets : sequence of array-like of int or bool, default=None
+            Rows of X that make up each set, by position or as a mask, at least one. All sets and stages are
+            answered in one pass.
 
         Returns
         -------
@@ -476,8 +478,9 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             Query rows.
         stages : "auto", None, int or array-like of int, default="auto"
             As in `kernel_norms`.
-        subsets : sequence of array-like of int, default=None
-            Rows of X that make up each set; all sets are answered in one pass.
+        subsets : sequence of array-like of int or bool, default=None
+            Rows of X that make up each set, by position or as a mask, at least one. All sets are answered
+            in one pass.
 
         Returns
         -------

@@ -240,6 +240,14 @@ def test_columns_of_strings_are_refused_by_name(rows):
             ask()
 
 
+def test_columns_that_share_a_name_are_refused(rows):
+    frame = pd.DataFrame(rows[0], columns=list("abca"))
+    model = make_trees().fit(pd.DataFrame(rows[0], columns=list("abcd")), rows[1])
+    for ask in (lambda: make_trees().fit(frame, rows[1]), lambda: model.predict(frame)):
+        with pytest.raises(ValueError, match=r"several columns named \['a'\]"):
+            ask()
+
+
 @pytest.mark.parametrize(
     ("categorical_feature", "error", "match"),
     [

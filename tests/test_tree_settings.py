@@ -424,6 +424,30 @@ def test_a_refused_warm_start_leaves_the_model_as_it_was(frame):
     assert model.fit(X, y).n_stages_ == 6
 
 
+@pytest.mark.parametrize("name", ["X", "y", "X_val", "y_val"])
+def test_a_warm_start_refuses_arrays_changed_in_place(name):
+    X, y = random_rows(60, 3)
+    X_val, y_val = random_rows(20, 4)
+    given = {"X": X, "y": y, "X_val": X_val, "y_val": y_val}
+    model = make_trees(n_estimators=3, early_stopping_rounds=3).fit(**given)
+    before = model.predict(X)
+    model.set_params(n_estimators=6, warm_start=True)
+    given[name][0] += 1.0
+    with pytest.raises(ValueError, match=f"{name} changed"):
+        model.fit(**given)
+    given[name][0] -= 1.0
+    np.testing.assert_array_equal(model.predict(X), before)
+
+
+def test_a_warm_start_takes_the_same_data_in_any_memory_order():
+    X, y = random_rows(60, 3)
+    views = [np.repeat(X, 2, axis=1)[:, ::2], np.asfortranarray(X), X]
+    model = make_trees(warm_start=True)
+    for n_estimators, view in zip((3, 6, 9), views, strict=True):
+        model = pickle.loads(pickle.dumps(model.set_params(n_estimators=n_estimators).fit(view, y)))
+    assert model.n_stages_ == 9
+
+
 def test_a_warm_start_without_more_trees_warns_and_leaves_the_model(frame):
     model = make_trees(warm_start=True).fit(*frame)
     before = model.booster_

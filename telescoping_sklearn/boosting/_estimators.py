@@ -13,7 +13,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
 from telescoping_sklearn.boosting._categories import ColumnCategories
 from telescoping_sklearn.boosting._curved_telescope import CurvedLeafTelescope
-from telescoping_sklearn.boosting._fit_record import FitRecord, refuse_changes, refuse_lone_validation
+from telescoping_sklearn.boosting._fit_record import FitRecord, fingerprint, refuse_changes, refuse_lone_validation
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
 from telescoping_sklearn.boosting._lightgbm import (
     LightGBMTrees,
@@ -247,7 +247,8 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         # Without weights LightGBM takes a faster path, so ones are not the same as none.
         train = Rows(X, y, None if sample_weight is None else weights)
         validation = None if X_val is None else self._validation(categories, X_val, y_val, sample_weight_val)
-        new = FitRecord(params, train, validation, categories.positions)
+        fingerprints = fingerprint(train, validation) if self.record else {}
+        new = FitRecord(params, train, validation, categories.positions, fingerprints)
         if earlier is not None and not self._can_add_trees(earlier, new):
             return self
         seed = draw_seed(self.random_state) if earlier is None else self.seed_
