@@ -148,6 +148,51 @@ def resolve_stages(stages: Any, n_stages: int, *, with_start: bool = True) -> ND
     return asked.astype(np.intp)
 
 
+def resolve_subsets(subsets: Subsets, n_query: int) -> list[NDArray[np.intp]] | None:
+    """Turn the sets of rows that a user may ask for into row numbers.
+
+    Parameters
+    ----------
+    subsets : sequence of array-like of int or bool, or None
+        Rows of the query that make up each set, by position (negative ones count from the end) or as a mask.
+    n_query : int
+        Number of query rows.
+
+    Returns
+    -------
+    list of ndarray of int, or None
+        Positions of the rows of every set; None for no sets.
+
+    Raises
+    ------
+    ValueError
+        If there is no set, or one is empty, no mask of all rows, or names a row that does not exist.
+    """
+    if subsets is None:
+        return None
+    sets = [_resolve_subset(position, np.asarray(rows), n_query) for position, rows in enumerate(subsets)]
+    if not sets:
+        raise ValueError("subsets must hold one set of rows or more, got none. Leave it out to ask about all rows.")
+    return sets
+
+
+def _resolve_subset(position: int, rows: NDArray, n_query: int) -> NDArray[np.intp]:
+    name = f"subsets[{position}]"
+    if rows.ndim != 1:
+        raise ValueError(f"{name} must be one-dimensional, row numbers or a mask, got {rows.ndim} dimensions.")
+    if rows.dtype == bool:
+        if len(rows) != n_query:
+            raise ValueError(f"{name} is a mask of {len(rows)} rows, and there are {n_query} query rows.")
+        rows = np.flatnonzero(rows)
+    if rows.size == 0:
+        raise ValueError(f"{name} is empty: every set in subsets needs a row.")
+    if not np.issubdtype(rows.dtype, np.integer):
+        raise ValueError(f"{name} must hold row numbers or be a mask, got {rows.dtype}.")
+    if rows.min() < -n_query or rows.max() >= n_query:
+        raise ValueError(f"{name} names rows from {rows.min()} to {rows.max()}, and there are {n_query} query rows.")
+    return rows.astype(np.intp)
+
+
 def _largest(magnitudes: NDArray, k: int) -> NDArray[np.intp]:
     """Columns of the ``k`` largest entries of every row, the largest first."""
     chosen = np.sort(np.argpartition(magnitudes, -k, axis=1)[:, -k:], axis=1)
@@ -378,8 +423,8 @@ class Telescope(ABC):
             See `resolve_stages`.
         n_probes : int, "auto" or None, default="auto"
             Random columns of an estimate, or None for the exact value.
-        subsets : sequence of array-like of int, default=None
-            Rows of X that make up each set; all sets are answered in one pass.
+        subsets : sequence of array-like of int or bool, default=None
+            Rows of X that make up each set; see `resolve_subsets`. All sets are answered in one pass.
 
         Returns
         -------
@@ -387,7 +432,7 @@ class Telescope(ABC):
             Arrays of shape (n_stages,), or (n_stages, n_subsets) with subsets.
         """
         asked = resolve_stages(stages, self.n_stages)
-        sets = [np.arange(self.n_query(X))] if subsets is None else [np.asarray(rows) for rows in subsets]
+        sets = resolve_subsets(subsets, self.n_query(X)) or [np.arange(self.n_query(X))]
 
         def energies(V: NDArray, response: NDArray) -> NDArray:
             squared = response**2
@@ -431,8 +476,8 @@ class Telescope(ABC):
             Query rows.
         stages : "auto", None, int or array-like of int, default="auto"
             Stages the means are taken over.
-        subsets : sequence of array-like of int, default=None
-            Rows of X that make up each set; all sets are answered in one pass.
+        subsets : sequence of array-like of int or bool, default=None
+            Rows of X that make up each set; see `resolve_subsets`. All sets are answered in one pass.
 
         Returns
         -------
@@ -440,7 +485,7 @@ class Telescope(ABC):
             A 0-d array, or one value a subset.
         """
         asked = self.kernel_stages(stages)
-        sets = [slice(None)] if subsets is None else [np.asarray(rows) for rows in subsets]
+        sets = resolve_subsets(subsets, self.n_query(X)) or [np.arange(self.n_query(X))]
         peaks = np.mean([[norms[rows].max() for rows in sets] for norms in self.staged_kernel_norms(X, asked)], axis=0)
         ratios = peaks / self._training_peak(asked)
         return ratios if subsets is not None else ratios[0]

@@ -107,16 +107,43 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         return ()
 
     def _training_data(
-        self, X: Any, y: Any, sample_weight: Any, ensure_all_finite: bool | str = True
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        *,
+        reset: bool = True,
+        ensure_all_finite: bool | str = True,
+        ensure_min_samples: int = 1,
     ) -> tuple[NDArray, NDArray, NDArray]:
-        """Validate what `fit` is given: X and y in float64, and non-negative weights, ones if there are none."""
+        """Validate what `fit` is given: X and y in float64, and non-negative weights, ones if there are none.
+
+        Columns and the index of X are learnt from it, unless `reset` is false: then they are those of an earlier fit,
+        which X must have.
+        """
         # Kept for `top_examples` to name rows by; without a record nothing of the training rows is.
-        self._training_index = X.index if isinstance(X, pd.DataFrame) and getattr(self, "record", True) else None
-        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_all_finite=ensure_all_finite)
+        if reset:
+            self._training_index = X.index if isinstance(X, pd.DataFrame) and getattr(self, "record", True) else None
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            reset=reset,
+            dtype=np.float64,
+            y_numeric=True,
+            ensure_all_finite=ensure_all_finite,
+            ensure_min_samples=ensure_min_samples,
+        )
         weights = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False, copy=True
         )
         return X, y.astype(np.float64, copy=False), weights
+
+    def _record_dropped(self) -> RecordDroppedError:
+        return RecordDroppedError(
+            f"This {type(self).__name__} was fitted with record=False, which keeps only what predict needs. "
+            "Fit again with record=True to ask for explanations."
+        )
 
     # -- costly attributes -------------------------------------------------------------------------------------------
 
@@ -125,10 +152,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         """The telescope of the fitted model, made and checked when first asked for."""
         check_is_fitted(self)
         if not getattr(self, "record", True):
-            raise RecordDroppedError(
-                f"This {type(self).__name__} was fitted with record=False, which keeps only what predict needs. "
-                "Fit again with record=True to ask for explanations."
-            )
+            raise self._record_dropped()
         settings = self._answer_settings()
         if getattr(self, "_answered_under", None) != settings:
             self._forget()
@@ -324,8 +348,9 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             and takes 32 probes elsewhere.
         return_se : bool, default=False
             Whether to return the standard error too; it is 0 where the value is exact.
-        subsets : sequence of array-like of int, default=None
-            Rows of X that make up each set; all sets are answered in one pass.
+        subsets : sequence of array-like of int or bool, default=None
+            Rows of X that make up each set, by position or as a mask, at least one. All sets are answered
+            in one pass.
 
         Returns
         -------
@@ -362,8 +387,9 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             As in `effective_params`.
         return_se : bool, default=False
             Whether to return the standard errors too.
-        subsets : sequence of array-like of int, default=None
-            Rows of X that make up each set; all sets and stages are answered in one pass.
+        subsets : sequence of array-like of int or bool, default=None
+            Rows of X that make up each set, by position or as a mask, at least one. All sets and stages are
+            answered in one pass.
 
         Returns
         -------
@@ -453,8 +479,9 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             Query rows.
         stages : "auto", None, int or array-like of int, default="auto"
             As in `kernel_norms`.
-        subsets : sequence of array-like of int, default=None
-            Rows of X that make up each set; all sets are answered in one pass.
+        subsets : sequence of array-like of int or bool, default=None
+            Rows of X that make up each set, by position or as a mask, at least one. All sets are answered
+            in one pass.
 
         Returns
         -------

@@ -111,8 +111,13 @@ class CurvedLoss(ABC):
         return float(np.log(mean))
 
     @abstractmethod
+    def covers(self, y: NDArray) -> bool:
+        """Whether every label is one that the loss takes."""
+
     def accepts(self, y: NDArray) -> bool:
-        """Whether the labels, not all of weight zero, are such as the loss takes."""
+        """Whether the loss takes the labels, and their mean is one that it can start from."""
+        with np.errstate(divide="ignore"):  # the logarithm of a mean of zero
+            return self.covers(y) and bool(np.isfinite(self.raw(y.mean())))
 
     def start(self, row_weights: NDArray, y: NDArray) -> tuple[float, NDArray]:
         """Give the constant f_0 that minimises the loss, and A = w q_0 / sum(w h_0), its derivative in the labels.
@@ -172,9 +177,9 @@ class Poisson(CurvedLoss):
         """Give e^(f + max_delta_step)."""
         return np.exp(raw + self.max_delta_step)
 
-    def accepts(self, y: NDArray) -> bool:
-        """Whether no label is negative and not all are zero."""
-        return bool(y.min() >= 0 and y.max() > 0)
+    def covers(self, y: NDArray) -> bool:
+        """Whether no label is negative."""
+        return bool(y.min() >= 0)
 
 
 class Gamma(CurvedLoss):
@@ -201,7 +206,7 @@ class Gamma(CurvedLoss):
         """Give y e^-f."""
         return y * np.exp(-raw)
 
-    def accepts(self, y: NDArray) -> bool:
+    def covers(self, y: NDArray) -> bool:
         """Whether all labels are positive."""
         return bool(y.min() > 0)
 
@@ -239,9 +244,9 @@ class Tweedie(CurvedLoss):
         far, near = 2 - self.power, 1 - self.power
         return far * np.exp(far * raw) - near * y * np.exp(near * raw)
 
-    def accepts(self, y: NDArray) -> bool:
-        """Whether no label is negative and not all are zero."""
-        return bool(y.min() >= 0 and y.max() > 0)
+    def covers(self, y: NDArray) -> bool:
+        """Whether no label is negative."""
+        return bool(y.min() >= 0)
 
 
 class Logistic(CurvedLoss):
@@ -287,7 +292,6 @@ class Logistic(CurvedLoss):
         """Give the logit of a mean."""
         return float(logit(mean))
 
-    def accepts(self, y: NDArray) -> bool:
-        """Whether labels are in range, and neither all 0 nor all 1."""
-        inside = np.isin(y, (0, 1)).all() if self.binary else y.min() >= 0 and y.max() <= 1
-        return bool(inside and y.max() > 0 and y.min() < 1)
+    def covers(self, y: NDArray) -> bool:
+        """Whether labels are in range."""
+        return bool(np.isin(y, (0, 1)).all() if self.binary else y.min() >= 0 and y.max() <= 1)

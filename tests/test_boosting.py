@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from oracles import leaf_loop_response, leaf_loop_weights
 from sklearn.metrics import mean_squared_error
 
+from telescoping_sklearn.base import RecordDroppedError, held_out_rows
+
 OURS = {"early_stopping_rounds", "validation_fraction", "record", "warm_start"}
 SETTINGS = {
     "defaults of the class": {"num_leaves": 31, "min_child_samples": 20, "n_estimators": 100},
@@ -216,6 +218,7 @@ def test_settings_without_algebra_are_refused_by_name_in_fit(rows, settings, nam
         ("early_stopping_rounds", 0),
         ("validation_fraction", 1.0),
         ("extra_trees", "yes"),
+        ("importance_type", "foo"),
     ],
 )
 def test_parameters_out_of_range_are_named(rows, name, value):
@@ -234,6 +237,14 @@ def test_columns_of_strings_are_refused_by_name(rows):
     frame["c"] = frame["c"].astype(str)
     for ask in (lambda: make_trees().fit(frame, rows[1]), lambda: model.predict(frame)):
         with pytest.raises(ValueError, match=r"columns \['c'\] of other types"):
+            ask()
+
+
+def test_columns_that_share_a_name_are_refused(rows):
+    frame = pd.DataFrame(rows[0], columns=list("abca"))
+    model = make_trees().fit(pd.DataFrame(rows[0], columns=list("abcd")), rows[1])
+    for ask in (lambda: make_trees().fit(frame, rows[1]), lambda: model.predict(frame)):
+        with pytest.raises(ValueError, match=r"several columns named \['a'\]"):
             ask()
 
 
@@ -262,6 +273,79 @@ def test_nothing_is_printed(rows, others, capfd, settings):
     model.predict(others)
     assert model.effective_params_ > 0
     assert tuple(capfd.readouterr()) == ("", "")
+
+
+@pytest.mark.parametrize("n_rows", [1, 2])
+def test_too_few_rows_to_train_on_are_refused_by_our_name(rows, n_rows):
+    model = make_trees(early_stopping_rounds=None if n_rows == 1 else 2)
+    match = "required by TelescopingGBTRegressor" if n_rows == 1 else "validation_fraction=0.1 leaves 1 row to train on"
+    with pytest.raises(ValueError, match=match):
+        model.fit(rows[0][:n_rows], rows[1][:n_rows])
+
+
+@pytest.mark.parametrize("share", [0, 1], ids=["trained", "held out"])
+def test_shares_without_weight_are_refused(share):
+    X, y = random_rows(400, 3)
+    sample_weight = np.ones(400)
+    sample_weight[held_out_rows(400, 0.1, 0)[share]] = 0
+    model = make_trees(early_stopping_rounds=5, n_estimators=50)
+    with pytest.raises(ValueError, match=r"sample_weight is zero on all (360|40) rows .* validation_fraction=0.1"):
+        model.fit(X, y, sample_weight=sample_weight)
+    assert not hasattr(model, "booster_")
+    X_val, y_val = random_rows(40, 4)
+    assert model.fit(X, y, sample_weight=sample_weight, X_val=X_val, y_val=y_val).n_stages_ > 1
+
+
+@pytest.mark.parametrize("scale", [1e39, 3e38, 1e-31, 1e-42, 1e-50, 1e-16])
+def test_labels_that_float32_loses_are_refused(rows, scale):
+    X, y = rows
+    with pytest.raises(ValueError, match=r"y has absolute values .* float32 .* rescale y"):
+        make_trees().fit(X, y * scale)
+    watched = make_trees(early_stopping_rounds=2)
+    if scale != 1e-16:  # a start of zero is lost on the rows trained on only
+        with pytest.raises(ValueError, match="rescale y_val"):
+            watched.fit(X, y, X_val=X, y_val=y * scale)
+
+
+@pytest.mark.parametrize("scale", [1e39, 1e38, 1e-50])
+def test_weights_that_float32_loses_are_refused(rows, scale):
+    X, y = rows
+    sample_weight = np.linspace(0.5, 3.5, 60) * scale
+    with pytest.raises(ValueError, match=r"sample_weight has absolute values .* float32 .* rescale sample_weight,"):
+        make_trees().fit(X, y, sample_weight=sample_weight)
+    with pytest.raises(ValueError, match="rescale sample_weight_val"):
+        make_trees(early_stopping_rounds=2).fit(X, y, X_val=X, y_val=y, sample_weight_val=sample_weight)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e6, 1e36])
+def test_labels_and_weights_of_any_size_that_float32_holds_are_fine(rows, scale):
+    X, y = rows
+    for labels, weights in ((scale * y, None), (y, scale * np.linspace(0.5, 2, 60)), (scale * (y - y.mean()), None)):
+        model = make_trees(min_child_samples=10).fit(X, labels, sample_weight=weights)
+        np.testing.assert_allclose(model.kernel_weights_ @ labels, model.predict(X), rtol=0, atol=tolerance(labels))
+
+
+@pytest.mark.parametrize("settings", [{"min_child_weight": 0.0}, {"min_child_weight": 1e-14}], ids=str)
+@pytest.mark.parametrize("min_child_samples", [0, 1])
+def test_leaves_that_lightgbm_cannot_tell_from_empty_ones_are_refused(rows, settings, min_child_samples):
+    X, y = rows
+    sample_weight = np.random.default_rng(0).exponential(size=60)
+    model = make_trees(min_child_samples=min_child_samples, num_leaves=64, **settings)
+    with pytest.raises(ValueError, match=r"min_child_weight=.* with min_child_samples=.* not supported with sample_w"):
+        model.fit(X, y, sample_weight=sample_weight)
+    assert model.fit(X, y).n_stages_ == 12
+    assert model.set_params(min_child_weight=1e-3).fit(X, y, sample_weight=sample_weight).n_stages_ == 12
+    curved = make_trees(objective="poisson", min_child_samples=min_child_samples, **settings)
+    with pytest.raises(ValueError, match=r"min_child_weight=.* not supported with objective='poisson'"):
+        curved.fit(X, np.exp(y))
+
+
+def test_a_record_switched_on_after_the_fit_is_not_there(rows):
+    model = make_trees(record=False).fit(*rows).set_params(record=True)
+    for ask in (model.kernel_weights, model.effective_params, model.staged_predict):
+        with pytest.raises(RecordDroppedError, match="Fit again with record=True"):
+            ask(rows[0])
+    np.testing.assert_array_equal(model.predict(rows[0]), make_trees().fit(*rows).predict(rows[0]))
 
 
 # Kernels

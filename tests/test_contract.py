@@ -113,6 +113,38 @@ def test_last_staged_effective_parameters_are_the_plain_ones(fitted, query):
         np.testing.assert_allclose((staged[-1], errors[-1]), plain, atol=1e-12)
 
 
+def test_subsets_may_be_masks(fitted, query):
+    masks = [np.arange(len(query)) < 5, np.isin(np.arange(len(query)), [7, 2, 11]).tolist()]
+    rows = [np.arange(5), [2, 7, 11 - len(query)]]
+    for ask in (lambda subsets: fitted.effective_params(query, n_probes=None, subsets=subsets),
+                lambda subsets: fitted.effective_params(query, n_probes=4, subsets=subsets),
+                lambda subsets: fitted.kernel_norm_ratio(query, stages=3, subsets=subsets)):  # fmt: skip
+        np.testing.assert_allclose(ask(masks), ask(rows))
+
+
+@pytest.mark.parametrize(
+    ("subsets", "match"),
+    [
+        ([], "subsets must hold one set"),
+        ([[0], []], r"subsets\[1\] is empty"),
+        ([np.zeros(15, dtype=bool)], r"subsets\[0\] is empty"),
+        ([np.ones(4, dtype=bool)], r"subsets\[0\] is a mask of 4 rows, and there are 15"),
+        ([[0], [15]], r"subsets\[1\] names rows from 15 to 15"),
+        ([[-16, 0]], r"subsets\[0\] names rows from -16 to 0"),
+        ([[0.5]], r"subsets\[0\] must hold row numbers or be a mask, got float64"),
+        ([0, 1], r"subsets\[0\] must be one-dimensional"),
+    ],
+)
+@pytest.mark.parametrize("n_probes", [None, 4])
+def test_subsets_that_are_no_sets_of_query_rows_are_refused(fitted, query, subsets, match, n_probes):
+    with pytest.raises(ValueError, match=match):
+        fitted.effective_params(query, n_probes=n_probes, subsets=subsets)
+    with pytest.raises(ValueError, match=match):
+        fitted.staged_effective_params(query, 2, n_probes=n_probes, subsets=subsets)
+    with pytest.raises(ValueError, match=match):
+        fitted.kernel_norm_ratio(query, stages=2, subsets=subsets)
+
+
 def test_subsets_are_answered_as_separate_calls(fitted, query):
     subsets = [np.arange(5), np.array([7, 2, 11])]
     parts = [query[rows] for rows in subsets]

@@ -10,6 +10,7 @@ from oracles import RAW_LOSSES, frozen_raw_scores
 from scipy.special import expit
 from test_boosting import library_of
 
+from telescoping_sklearn.base import held_out_rows
 from telescoping_sklearn.losses import Gamma, Logistic, Poisson, Tweedie
 
 OBJECTIVES = ["poisson", "gamma", "tweedie", "cross_entropy", "binary"]
@@ -145,6 +146,35 @@ def test_labels_of_weight_zero_do_not_make_a_class():
     X = np.random.default_rng(0).normal(size=(40, 2))
     with pytest.raises(ValueError, match="labels 0 and 1, both of them"):
         make_trees(objective="binary").fit(X, np.arange(40) < 5, sample_weight=np.arange(40) >= 5)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["all held out", "held out or of weight zero"])
+def test_labels_of_the_rows_trained_on_allow_the_start(weighted):
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    trained, held_out = held_out_rows(40, 0.1, 0)
+    y, weights = np.zeros(40), np.ones(40)
+    y[held_out] = 1.0
+    if weighted:
+        y[trained[:5]], weights[trained[:5]] = 1.0, 0.0
+    for objective, takes in (("poisson", "not negative and not all zero"), ("binary", "0 and 1, both of them")):
+        match = rf"objective='{objective}' takes .*{takes}; y runs from 0.0 to {1.0 * weighted} on the rows trained on"
+        with pytest.raises(ValueError, match=match):
+            make_trees(objective=objective, early_stopping_rounds=2).fit(X, y, sample_weight=weights)
+
+
+@pytest.mark.parametrize(
+    ("objective", "label"),
+    [("poisson", -1.0), ("gamma", 0.0), ("gamma", 1e-50), ("tweedie", -0.1), ("cross_entropy", 1.1), ("binary", 0.5)],
+)
+def test_labels_to_watch_that_the_loss_does_not_take_are_refused(objective, label):
+    X, y = rows_for(objective)
+    y_val = y.copy()
+    y_val[3] = label
+    model = make_trees(objective=objective, early_stopping_rounds=3)
+    with pytest.raises(ValueError, match=f"objective='{objective}' takes .*; y_val runs from"):
+        model.fit(X, y, X_val=X, y_val=y_val)
+    one_class = np.full(80, y.max())
+    assert model.fit(X, y, X_val=X, y_val=one_class).n_stages_ >= 1
 
 
 def test_path_smoothing_is_refused():

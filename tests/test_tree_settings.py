@@ -6,7 +6,7 @@ import lightgbm
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_trees
+from conftest import make_trees, random_rows
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -14,6 +14,8 @@ from oracles import leaf_loop_response
 from sklearn import clone, config_context
 from sklearn.model_selection import GridSearchCV
 from test_boosting import assert_matches_leaf_loops, library_of, tolerance
+
+from telescoping_sklearn.base import held_out_rows
 
 #: Splits over few rows, so that small frames are split by category.
 SPLITTING = {"min_data_per_group": 3, "cat_smooth": 1.0}
@@ -310,7 +312,40 @@ def test_a_validation_set_can_be_routed(frame):
     np.testing.assert_array_equal(search.predict(X_val), direct.predict(X_val))
 
 
+def test_early_stopping_counts_trees_where_an_attempt_grows_none():
+    X, y = random_rows(30, 24)
+    settings = {"subsample": 0.4, "subsample_freq": 1, "min_child_samples": 4, "random_state": 24}
+    model = make_trees(**settings, n_estimators=100, early_stopping_rounds=8).fit(X, y)
+    trained, held_out = held_out_rows(30, 0.1, model.seed_)
+    trees_after, errors = [], []
+
+    def note(env):
+        trees_after.append(env.model.num_trees())
+        errors.append(env.evaluation_result_list[0][2])
+
+    note.order = 0  # before early stopping ends the training
+    callbacks = [note, lightgbm.early_stopping(8, verbose=False)]
+    library = library_fit(model, X[trained], y[trained], eval_X=X[held_out], eval_y=y[held_out], callbacks=callbacks)
+    best = int(np.argmin(errors))
+    assert trees_after[best] < best + 1
+    assert model.n_stages_ == model.booster_.best_iteration == trees_after[best]
+    np.testing.assert_array_equal(model.predict(X), library.booster_.predict(X, num_iteration=trees_after[best]))
+    np.testing.assert_allclose(model.kernel_weights_ @ y, model.predict(X), rtol=0, atol=tolerance(y))
+
+
 # Warm starts
+
+
+@pytest.mark.parametrize(
+    "settings", [{"subsample": 0.5, "subsample_freq": 1}, {"early_stopping_rounds": 2}, {}], ids=str
+)
+def test_a_warm_start_may_grow_no_tree(settings):
+    X, y = random_rows(60, 3)[0], np.ones(60)
+    model = make_trees(warm_start=True, n_estimators=3, **settings).fit(X, y)
+    for n_estimators in (6, 9):
+        model.set_params(n_estimators=n_estimators).fit(X, y)
+        assert model.n_stages_ == 1
+        np.testing.assert_allclose(model.kernel_weights(X[:2]) @ y, model.predict(X[:2]))
 
 
 def test_a_warm_start_adds_the_trees_of_a_longer_fit(frame, other_frame):
@@ -374,6 +409,43 @@ def test_a_warm_start_refuses_what_changed_by_name(frame):
         make_trees(warm_start=True, record=False).fit(X, y)
     with pytest.raises(ValueError, match="fit afresh"):
         make_trees(record=False).fit(X, y).set_params(warm_start=True, record=True).fit(X, y)
+
+
+def test_a_refused_warm_start_leaves_the_model_as_it_was(frame):
+    X, y = frame
+    model = make_trees(warm_start=True, n_estimators=3).fit(X, y)
+    before, examples = model.predict(X), model.top_examples(X[:2])
+    model.set_params(n_estimators=6)
+    for rows, labels in ((X.iloc[:, :2], y), (X.set_axis(list("abcde"), axis=1), y), (X[::-1], y), (X[:50], y[:50])):
+        with pytest.raises(ValueError, match=r"feature|changed|Columns"):
+            model.fit(rows, labels)
+        np.testing.assert_array_equal(model.predict(X), before)
+        pd.testing.assert_frame_equal(model.top_examples(X[:2]), examples)
+    assert model.fit(X, y).n_stages_ == 6
+
+
+@pytest.mark.parametrize("name", ["X", "y", "X_val", "y_val"])
+def test_a_warm_start_refuses_arrays_changed_in_place(name):
+    X, y = random_rows(60, 3)
+    X_val, y_val = random_rows(20, 4)
+    given = {"X": X, "y": y, "X_val": X_val, "y_val": y_val}
+    model = make_trees(n_estimators=3, early_stopping_rounds=3).fit(**given)
+    before = model.predict(X)
+    model.set_params(n_estimators=6, warm_start=True)
+    given[name][0] += 1.0
+    with pytest.raises(ValueError, match=f"{name} changed"):
+        model.fit(**given)
+    given[name][0] -= 1.0
+    np.testing.assert_array_equal(model.predict(X), before)
+
+
+def test_a_warm_start_takes_the_same_data_in_any_memory_order():
+    X, y = random_rows(60, 3)
+    views = [np.repeat(X, 2, axis=1)[:, ::2], np.asfortranarray(X), X]
+    model = make_trees(warm_start=True)
+    for n_estimators, view in zip((3, 6, 9), views, strict=True):
+        model = pickle.loads(pickle.dumps(model.set_params(n_estimators=n_estimators).fit(view, y)))
+    assert model.n_stages_ == 9
 
 
 def test_a_warm_start_without_more_trees_warns_and_leaves_the_model(frame):

@@ -122,7 +122,7 @@ def find_bags(plan: BaggingPlan, leaves: NDArray, leaf_counts: Sequence[NDArray]
 
 def _attempts(grown: tuple[bool, ...], n_trees: int) -> int:
     """Count the attempts up to the last of so many trees."""
-    return int(np.flatnonzero(grown)[n_trees - 1]) + 1
+    return int(np.flatnonzero(grown)[n_trees - 1]) + 1 if n_trees else 0
 
 
 def _fits(bag: NDArray, leaves: NDArray, counts: NDArray) -> bool:

@@ -17,7 +17,12 @@ def _category_columns(X: pd.DataFrame) -> dict[Any, pd.CategoricalDtype]:
 
 
 def _refuse_other_columns(X: pd.DataFrame) -> None:
-    """Raise ValueError naming the columns that are neither numbers nor categories."""
+    """Raise ValueError naming the columns that share a name, or are neither numbers nor categories."""
+    if not X.columns.is_unique:
+        raise ValueError(
+            f"X has several columns named {list(X.columns[X.columns.duplicated()].unique())}. Give every column a name "
+            "of its own."
+        )
     strange = {
         name: str(dtype)
         for name, dtype in X.dtypes.items()

@@ -13,11 +13,10 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
 from telescoping_sklearn.boosting._categories import ColumnCategories
 from telescoping_sklearn.boosting._curved_telescope import CurvedLeafTelescope
-from telescoping_sklearn.boosting._fit_record import FitRecord, refuse_changes, refuse_lone_validation
+from telescoping_sklearn.boosting._fit_record import FitRecord, fingerprint, refuse_changes, refuse_lone_validation
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
 from telescoping_sklearn.boosting._lightgbm import (
     LightGBMTrees,
-    Rows,
     count_stages,
     first_trees,
     fit_booster,
@@ -27,9 +26,9 @@ from telescoping_sklearn.boosting._parameters import (
     LightGBMParameters,
     curved_loss,
     library_settings,
-    refuse_rows,
     refuse_unsupported,
 )
+from telescoping_sklearn.boosting._rows import Rows, refuse_trained, refuse_watched
 from telescoping_sklearn.boosting._stopping import CRITERIA, StoppingCurve, stopping_curve
 from telescoping_sklearn.losses import CurvedLoss
 
@@ -181,6 +180,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
 
     booster_: Booster
     n_stages_: int
+    seed_: int
     _categories: ColumnCategories
     _fit_record: FitRecord | None
 
@@ -236,28 +236,36 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         earlier = self._earlier_fit()
         if earlier is not None:  # codes stand for the categories of the trees that there are
             categories.dtypes = self._categories.dtypes
-        X, y, weights = self._training_data(categories.encode(X), y, sample_weight, ensure_all_finite="allow-nan")
-        refuse_rows(params, y, weights)
+        X, y, weights = self._training_data(
+            categories.encode(X),
+            y,
+            sample_weight,
+            ensure_all_finite="allow-nan",
+            ensure_min_samples=2,
+            reset=earlier is None,
+        )
         # Without weights LightGBM takes a faster path, so ones are not the same as none.
         train = Rows(X, y, None if sample_weight is None else weights)
         validation = None if X_val is None else self._validation(categories, X_val, y_val, sample_weight_val)
-        new = FitRecord(params, train, validation, categories.positions)
-        if earlier is None:
-            self.seed_ = draw_seed(self.random_state)
-        elif not self._can_add_trees(earlier, new):
+        fingerprints = fingerprint(train, validation) if self.record else {}
+        new = FitRecord(params, train, validation, categories.positions, fingerprints)
+        if earlier is not None and not self._can_add_trees(earlier, new):
             return self
+        seed = draw_seed(self.random_state) if earlier is None else self.seed_
+        if self.early_stopping_rounds is not None and validation is None:
+            given, held_out = held_out_rows(len(y), self.validation_fraction, seed)
+            new = new._replace(given=given, held_out=held_out)
+        trained, watched = new.trained(), new.watched()
+        refuse_trained(params, trained)
+        if watched is not None:
+            refuse_watched(params, watched, "" if validation is None else "_val")
         self._forget()
-        self._categories = categories
-        self._learn(new, earlier)
+        self.seed_, self._categories = seed, categories
+        self._learn(new, trained, watched, earlier)
         return self
 
-    def _learn(self, new: FitRecord, earlier: FitRecord | None) -> None:
+    def _learn(self, new: FitRecord, trained: Rows, watched: Rows | None, earlier: FitRecord | None) -> None:
         """Fit the booster, or add trees to it, and keep what explanations need."""
-        n_rows = len(new.train.y)
-        given: slice | NDArray = slice(None)
-        held_out: NDArray | None = None
-        if self.early_stopping_rounds is not None and new.validation is None:
-            given, held_out = held_out_rows(n_rows, self.validation_fraction, self.seed_)
         done = 0 if earlier is None else self.n_stages_
         before = None if earlier is None else first_trees(self.booster_, done)
         settings = library_settings(new.params, self.seed_)
@@ -265,8 +273,8 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
             settings |= later_seeds(before, done) | {"n_estimators": self.n_estimators - done}
         self.booster_, plan = fit_booster(
             settings,
-            new.train.take(given),
-            new.validation if held_out is None else new.train.take(held_out),
+            trained,
+            watched,
             self.early_stopping_rounds,
             new.categorical,
             before,
@@ -278,7 +286,6 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
             return
         plans = (*(() if earlier is None else earlier.plans), *(() if plan is None else ((done, plan),)))
         self._fit_record = new._replace(plans=plans)
-        self._given = np.arange(n_rows)[given]
 
     def predict(self, X: Any) -> NDArray:
         """Predict labels.
@@ -404,7 +411,8 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         return validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=False)
 
     def _record(self) -> FitRecord:
-        assert self._fit_record is not None  # `telescope_` is asked first, and raises where there is none
+        if self._fit_record is None:
+            raise self._record_dropped()
         return self._fit_record
 
     def _curved_loss(self) -> CurvedLoss | None:
@@ -413,10 +421,11 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     def _make_telescope(self) -> LeafTelescope:
         record = self._record()
         trees, (X, y, weights) = self._trees(), record.train
+        given = np.arange(len(y)) if record.given is None else record.given
         row_weights = np.zeros(len(y))
-        row_weights[self._given] = 1.0 if weights is None else weights[self._given]
+        row_weights[given] = 1.0 if weights is None else weights[given]
         telescope = (LeafTelescope if self._curved_loss() is None else CurvedLeafTelescope)(
-            trees.ensemble(X, y, row_weights, self._given, record.params, record.plans),
+            trees.ensemble(X, y, row_weights, given, record.params, record.plans),
             find_leaves=trees.find_leaves,
             tree_outputs=trees.tree_outputs,
             training_rows=X,

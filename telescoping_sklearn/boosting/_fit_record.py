@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import joblib
 import numpy as np
 from numpy.typing import NDArray
 
 from telescoping_sklearn.boosting._bagging import BaggingPlan
-from telescoping_sklearn.boosting._lightgbm import Rows
+from telescoping_sklearn.boosting._rows import Rows
 
 #: Parameters that a second fit may change: they do not touch the trees that there are.
 _FREE = ("n_estimators", "n_jobs", "importance_type", "warm_start", "record", "verbose")
@@ -24,6 +25,11 @@ class FitRecord(NamedTuple):
         All training rows.
     validation : Rows or None
         Validation rows given to `fit`.
+    fingerprints : mapping of str to str
+        Hashes of the arrays of all rows, by their names in `fit`: arrays are kept by reference, and may be changed.
+    given, held_out : ndarray of int, or None
+        Positions of the training rows that LightGBM is given, and of those that early stopping watches instead; None
+        where nothing is held out.
     categorical : list of int
         Columns split by category.
     plans : tuple of (int, BaggingPlan)
@@ -34,20 +40,39 @@ class FitRecord(NamedTuple):
     train: Rows
     validation: Rows | None
     categorical: list[int]
+    fingerprints: Mapping[str, str]
+    given: NDArray | None = None
+    held_out: NDArray | None = None
     plans: tuple[tuple[int, BaggingPlan], ...] = ()
 
+    def trained(self) -> Rows:
+        """Rows that LightGBM is given."""
+        return self.train if self.given is None else self.train.take(self.given)
 
-def _differ(old: NDArray | None, new: NDArray | None) -> bool:
-    if old is None or new is None:
-        return (old is None) != (new is None)
-    return old is not new and not np.array_equal(old, new, equal_nan=True)
+    def watched(self) -> Rows | None:
+        """Rows that early stopping watches."""
+        return self.validation if self.held_out is None else self.train.take(self.held_out)
 
 
-def _changed_rows(old: Rows | None, new: Rows | None, suffix: str) -> list[str]:
-    if old is None or new is None:
-        return [] if old is new else [f"X{suffix}"]
-    pairs = zip(Rows._fields, old, new, strict=True)
-    return [f"{name}{suffix}" for name, before, after in pairs if _differ(before, after)]
+def fingerprint(train: Rows, validation: Rows | None) -> dict[str, str]:
+    """Hash what a fit was given, whatever the memory order of its arrays.
+
+    Parameters
+    ----------
+    train : Rows
+        All training rows.
+    validation : Rows or None
+        Validation rows given to `fit`.
+
+    Returns
+    -------
+    dict of str to str
+        Hashes by the names of the arrays in `fit`; arrays not given are left out.
+    """
+    arrays = train._asdict()
+    if validation is not None:
+        arrays |= {f"{name}_val": array for name, array in validation._asdict().items()}
+    return {name: joblib.hash(np.ascontiguousarray(array)) for name, array in arrays.items() if array is not None}
 
 
 def refuse_changes(old: FitRecord, new: FitRecord) -> None:
@@ -64,7 +89,8 @@ def refuse_changes(old: FitRecord, new: FitRecord) -> None:
         If anything but the number of trees changed, or trees would have to go.
     """
     changed = [name for name, value in new.params.items() if name not in _FREE and value != old.params[name]]
-    changed += _changed_rows(old.train, new.train, "") + _changed_rows(old.validation, new.validation, "_val")
+    names = list(dict(old.fingerprints) | dict(new.fingerprints))
+    changed += [name for name in names if old.fingerprints.get(name) != new.fingerprints.get(name)]
     if old.categorical != new.categorical:
         changed.append("categorical_feature")
     if changed:

@@ -25,6 +25,7 @@ from telescoping_sklearn._telescope import (
     Subsets,
     Telescope,
     resolve_stages,
+    resolve_subsets,
 )
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, membership
 from telescoping_sklearn.boosting._leaf_carriers import LeafCarrier, cheapest_group, moment_steps
@@ -179,7 +180,8 @@ class LeafTelescope(Telescope):
         if self.resolve_n_probes(n_probes, n_query) is not None or not self.has_moments(n_query):
             return super().staged_effective_params(X, stages=stages, n_probes=n_probes, subsets=subsets)
         asked, leaves = resolve_stages(stages, self.n_stages), self._leaves(X)
-        sets = [leaves] if subsets is None else [leaves[:, np.asarray(rows)] for rows in subsets]
+        rows_of_sets = resolve_subsets(subsets, n_query)
+        sets = [leaves] if rows_of_sets is None else [leaves[:, rows] for rows in rows_of_sets]
         means = [self._squared_weights(of_set, asked) / of_set.shape[1] for of_set in sets]
         p = self.n_trained * (means[0] if subsets is None else np.stack(means, axis=1))
         return Estimate(p, np.zeros_like(p))

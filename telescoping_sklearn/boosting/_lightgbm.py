@@ -6,7 +6,7 @@ not, which is where the last digits of a reconstruction go.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightgbm
 import numpy as np
@@ -18,6 +18,7 @@ from telescoping_sklearn.boosting._bagging import BaggingPlan, find_bags, stack_
 from telescoping_sklearn.boosting._curvature import CurvaturePath
 from telescoping_sklearn.boosting._ensemble import Bags, LeafEnsemble, compact_leaves
 from telescoping_sklearn.boosting._parameters import curved_loss
+from telescoping_sklearn.boosting._rows import Rows
 from telescoping_sklearn.boosting._tree_text import (
     TreeText,
     bins_of_categories,
@@ -27,19 +28,6 @@ from telescoping_sklearn.boosting._tree_text import (
     text_parameter,
 )
 from telescoping_sklearn.losses import SquaredError
-
-
-class Rows(NamedTuple):
-    """Rows given to LightGBM; weights of None take a faster path of its own than ones."""
-
-    X: NDArray
-    y: NDArray
-    sample_weight: NDArray | None
-
-    def take(self, rows: slice | NDArray) -> "Rows":
-        """Take some of the rows."""
-        weights = self.sample_weight
-        return Rows(self.X[rows], self.y[rows], None if weights is None else weights[rows])
 
 
 def fit_booster(
@@ -74,13 +62,13 @@ def fit_booster(
     Returns
     -------
     booster : lightgbm.Booster
-        The booster; with early stopping its ``best_iteration`` is set.
+        The booster; with early stopping its ``best_iteration`` is the number of trees at the best attempt.
     plan : BaggingPlan or None
         How its bags were drawn; None without bagging.
     """
     bagging = params["subsample"] < 1 and params["subsample_freq"] > 0
     trees_after = [0 if earlier is None else earlier.num_trees()]
-    options: dict[str, Any] = {"init_model": earlier, "callbacks": [_note_trees(trees_after)] if bagging else []}
+    options: dict[str, Any] = {"init_model": earlier, "callbacks": [_note_trees(trees_after)]}
     if categorical:
         options["categorical_feature"] = list(categorical)
     if validation is not None and early_stopping_rounds is not None:
@@ -96,6 +84,8 @@ def fit_booster(
         if verbose:
             options["callbacks"].append(_advance(bar))
         booster = model.fit(train.X, train.y, sample_weight=train.sample_weight, **options).booster_
+    if booster.best_iteration > 0:  # LightGBM counts attempts to grow a tree, and not every attempt gives one
+        booster.best_iteration = trees_after[booster.best_iteration - trees_after[0]]
     if not bagging:
         return booster, None
     seed = int(text_parameter(booster.model_to_string(num_iteration=1), "bagging_seed"))

@@ -5,9 +5,8 @@ from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from telescoping_sklearn.losses import CurvedLoss, Gamma, Logistic, Poisson, Tweedie
 
@@ -142,34 +141,6 @@ def refuse_unsupported(params: Mapping[str, Any]) -> None:
             )
 
 
-def refuse_rows(params: Mapping[str, Any], y: NDArray, weights: NDArray) -> None:
-    """Raise ValueError for labels that the loss does not take, and for path smoothing of unequal curvature.
-
-    Parameters
-    ----------
-    params : mapping
-        Parameters of the estimator.
-    y : ndarray of shape (n_train,)
-        Labels.
-    weights : ndarray of shape (n_train,)
-        Weights of the rows.
-
-    Raises
-    ------
-    ValueError
-        If the labels are out of range, or the rows that LightGBM smooths by cannot be counted.
-    """
-    loss = curved_loss(params)
-    if loss is not None and not (loss.accepts(y) and loss.accepts(y[weights > 0])):
-        raise ValueError(f"objective={params['objective']!r} takes {loss.takes}; y runs from {y.min()} to {y.max()}.")
-    if params["path_smooth"] > 0 and (np.ptp(weights) > 0 or loss is not None):
-        other = "unequal sample_weight" if loss is None else f"objective={params['objective']!r}"
-        raise ValueError(
-            f"path_smooth={params['path_smooth']} is not supported with {other}: LightGBM then smooths by row counts "
-            "that it guesses from hessians. Use path_smooth=0, or squared error and no sample_weight."
-        )
-
-
 def library_settings(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Choose what LightGBM is given.
 
@@ -209,6 +180,7 @@ class LightGBMParameters(BaseEstimator):
         "reg_lambda": [Interval(Real, 0, None, closed="left")],
         "random_state": ["random_state", np.random.Generator],
         "n_jobs": [Integral, None],
+        "importance_type": [StrOptions({"split", "gain"})],
         "extra_trees": ["boolean"],
         "path_smooth": [Interval(Real, 0, None, closed="left")],
         "cat_l2": [Interval(Real, 0, None, closed="left")],

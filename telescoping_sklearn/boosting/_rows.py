@@ -1,0 +1,150 @@
+"""The rows that LightGBM is given, and what they must be for a fit on them to have label weights.
+
+LightGBM keeps labels, weights and gradients in float32, and adds 1e-15 to sums of hessians. What it would lose there,
+it loses in silence: it is refused here, before any training.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from telescoping_sklearn.boosting._parameters import curved_loss
+from telescoping_sklearn.losses import CurvedLoss
+
+_FLOAT32 = np.finfo(np.float32)
+#: Share of the largest label that may go in float32; the telescope is checked to as much.
+_LABEL_TOLERANCE = 1e-6
+#: LightGBM takes a mean label this close to zero for zero, and leaf values of 1e-35.
+_ZERO_MEAN, _SMALLEST_LABEL = 1e-15, 1e-30
+#: Below this, and with fewer rows in a leaf, rounding errors of sums of hessians pass for rows, and LightGBM aborts.
+_SAFE_CHILD_WEIGHT, _SAFE_CHILD_SAMPLES = 1e-12, 10
+
+
+class Rows(NamedTuple):
+    """Rows given to LightGBM; weights of None take a faster path of its own than ones."""
+
+    X: NDArray
+    y: NDArray
+    sample_weight: NDArray | None
+
+    def take(self, rows: slice | NDArray) -> "Rows":
+        """Take some of the rows."""
+        weights = self.sample_weight
+        return Rows(self.X[rows], self.y[rows], None if weights is None else weights[rows])
+
+
+def refuse_trained(params: Mapping[str, Any], rows: Rows) -> None:
+    """Raise ValueError for rows that cannot be trained on, or not with the settings given.
+
+    Parameters
+    ----------
+    params : mapping
+        Parameters of the estimator.
+    rows : Rows
+        The rows to train on.
+
+    Raises
+    ------
+    ValueError
+        If there are too few, their labels are not what the loss takes and starts from, their labels or weights leave
+        the range of float32, or the rows that LightGBM smooths by or counts in leaves cannot be counted.
+    """
+    y, weights = rows.y, np.ones(len(rows.y)) if rows.sample_weight is None else rows.sample_weight
+    if len(y) < 2:
+        raise ValueError(
+            f"validation_fraction={params['validation_fraction']} leaves {len(y)} row to train on; boosted trees need "
+            "2 or more."
+        )
+    _refuse_zero_weights(weights, f"leaves to train on with validation_fraction={params['validation_fraction']}")
+    _refuse_lost_digits(y, weights, ("y", "sample_weight"))
+    loss = curved_loss(params)
+    if loss is not None and not (_covers(loss, y) and loss.accepts(y[weights > 0])):
+        raise ValueError(
+            f"objective={params['objective']!r} takes {loss.takes}; y runs from {y.min()} to {y.max()} on the rows "
+            "trained on."
+        )
+    if loss is None:
+        _refuse_lost_start(y, weights)
+    if params["path_smooth"] > 0 and (np.ptp(weights) > 0 or loss is not None):
+        other = "unequal sample_weight" if loss is None else f"objective={params['objective']!r}"
+        raise ValueError(
+            f"path_smooth={params['path_smooth']} is not supported with {other}: LightGBM then smooths by row counts "
+            "that it guesses from hessians. Use path_smooth=0, or squared error and no sample_weight."
+        )
+    unbounded = params["min_child_weight"] < _SAFE_CHILD_WEIGHT and params["min_child_samples"] < _SAFE_CHILD_SAMPLES
+    if unbounded and (loss is not None or (weights != 1).any()):
+        other = "sample_weight" if loss is None else f"objective={params['objective']!r}"
+        raise ValueError(
+            f"min_child_weight={params['min_child_weight']} with min_child_samples={params['min_child_samples']} is "
+            f"not supported with {other}: LightGBM then takes rounding errors for rows and aborts on empty leaves. Use "
+            f"min_child_weight={_SAFE_CHILD_WEIGHT} or more, or min_child_samples={_SAFE_CHILD_SAMPLES} or more."
+        )
+
+
+def refuse_watched(params: Mapping[str, Any], rows: Rows, suffix: str) -> None:
+    """Raise ValueError for rows that early stopping cannot watch.
+
+    Parameters
+    ----------
+    params : mapping
+        Parameters of the estimator.
+    rows : Rows
+        The rows.
+    suffix : str
+        What the names of their labels and weights in `fit` end in: "_val", or "" for a share of the training rows.
+
+    Raises
+    ------
+    ValueError
+        If their labels are not what the loss takes, they have no weight, or they leave the range of float32.
+    """
+    y, weights = rows.y, np.ones(len(rows.y)) if rows.sample_weight is None else rows.sample_weight
+    if not suffix:  # what is given to `fit` for this is validated there
+        _refuse_zero_weights(weights, f"holds out with validation_fraction={params['validation_fraction']}")
+    _refuse_lost_digits(y, weights, (f"y{suffix}", f"sample_weight{suffix}"))
+    loss = curved_loss(params)
+    if loss is not None and not _covers(loss, y):
+        raise ValueError(
+            f"objective={params['objective']!r} takes {loss.takes}; y{suffix} runs from {y.min()} to {y.max()} on the "
+            "rows that early stopping watches."
+        )
+
+
+def _covers(loss: CurvedLoss, y: NDArray) -> bool:
+    """Whether the loss takes every label, also as LightGBM keeps it."""
+    return loss.covers(y) and loss.covers(y.astype(np.float32))
+
+
+def _refuse_zero_weights(weights: NDArray, share: str) -> None:
+    """Raise ValueError where a share of the training rows has no weight."""
+    if not weights.any():
+        raise ValueError(
+            f"sample_weight is zero on all {len(weights)} rows that early stopping {share}. Give X_val instead, "
+            "another validation_fraction or another random_state."
+        )
+
+
+def _refuse_lost_digits(y: NDArray, weights: NDArray, names: tuple[str, str]) -> None:
+    """Raise ValueError where labels or weights leave the range of float32."""
+    largest, heaviest = np.abs(y).max(), weights.max()
+    if 2 * largest > _FLOAT32.max or 0 < largest < _SMALLEST_LABEL:
+        raise _out_of_range(names[0], y)
+    if 2 * max(largest, 1.0) * heaviest > _FLOAT32.max or ((weights > 0) & (weights.astype(np.float32) == 0)).any():
+        raise _out_of_range(names[1], weights)
+
+
+def _refuse_lost_start(y: NDArray, weights: NDArray) -> None:
+    """Raise ValueError where LightGBM would start from zero instead of a mean label that is not."""
+    mean = abs(weights @ y) / weights.sum()
+    if _LABEL_TOLERANCE * np.abs(y).max() < mean <= _ZERO_MEAN:
+        raise _out_of_range("y", y)
+
+
+def _out_of_range(name: str, values: NDArray) -> ValueError:
+    sizes = np.abs(values[values != 0])
+    return ValueError(
+        f"{name} has absolute values from {sizes.min():.3g} to {sizes.max():.3g}. LightGBM keeps float32 and would "
+        f"lose them: rescale {name}, for example to a mean size of 1."
+    )
