@@ -18,8 +18,8 @@ _FLOAT32 = np.finfo(np.float32)
 _LABEL_TOLERANCE = 1e-6
 #: LightGBM takes a mean label this close to zero for zero, and leaf values of 1e-35.
 _ZERO_MEAN, _SMALLEST_LABEL = 1e-15, 1e-30
-#: Below this weight of a leaf rounding errors of sums of hessians pass for rows, and LightGBM aborts, unless leaves must
-#: hold as many rows: it counts them exactly where hessians are equal, and guesses elsewhere.
+#: Below this weight of a leaf rounding errors of sums of hessians pass for rows, and LightGBM aborts, unless leaves
+#: must hold as many rows: it counts them exactly where hessians are equal, and guesses elsewhere.
 _SAFE_CHILD_WEIGHT, _SAFE_CHILD_SAMPLES, _SAFE_GUESSED_SAMPLES = 1e-12, 1, 10
 
 
@@ -82,7 +82,7 @@ def refuse_trained(params: Mapping[str, Any], rows: Rows) -> None:
 
 
 def _refuse_empty_leaves(params: Mapping[str, Any], other: str | None) -> None:
-    """Raise ValueError where LightGBM cannot tell a leaf with rows from an empty one; ``other`` makes hessians unequal."""
+    """Raise ValueError where LightGBM cannot tell leaves from empty ones; ``other`` makes hessians unequal."""
     needed = _SAFE_CHILD_SAMPLES if other is None else _SAFE_GUESSED_SAMPLES
     if params["min_child_weight"] < _SAFE_CHILD_WEIGHT and params["min_child_samples"] < needed:
         raise ValueError(
