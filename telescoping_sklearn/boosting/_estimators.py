@@ -62,7 +62,8 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     min_split_gain : float, default=0.0
         Smallest gain of a split.
     min_child_weight : float, default=0.001
-        Smallest weight of a leaf.
+        Smallest weight of a leaf. Below 1e-12 LightGBM takes rounding errors for rows: refused unless
+        `min_child_samples` is at least 1, or 10 with unequal sample weights or a loss on a raw score.
     min_child_samples : int, default=20
         Smallest number of rows of a leaf.
     subsample : float, default=1.0
@@ -225,7 +226,9 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         Raises
         ------
         ValueError
-            If a parameter has no algebra, naming it, or the data are not what scikit-learn's regressors take.
+            If a parameter has no algebra, naming it, or the data are not what scikit-learn's regressors take, or not
+            what the objective or LightGBM's float32 take; if early stopping would train on or watch rows that weigh
+            nothing; or if a warm start is given other data or settings.
         TypeError
             If `categorical_feature` is not a list of names and positions.
         """

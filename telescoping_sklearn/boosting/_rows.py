@@ -18,8 +18,9 @@ _FLOAT32 = np.finfo(np.float32)
 _LABEL_TOLERANCE = 1e-6
 #: LightGBM takes a mean label this close to zero for zero, and leaf values of 1e-35.
 _ZERO_MEAN, _SMALLEST_LABEL = 1e-15, 1e-30
-#: Below this, and with fewer rows in a leaf, rounding errors of sums of hessians pass for rows, and LightGBM aborts.
-_SAFE_CHILD_WEIGHT, _SAFE_CHILD_SAMPLES = 1e-12, 10
+#: Below this weight of a leaf rounding errors of sums of hessians pass for rows, and LightGBM aborts, unless leaves
+#: must hold as many rows: it counts them exactly where hessians are equal, and guesses elsewhere.
+_SAFE_CHILD_WEIGHT, _SAFE_CHILD_SAMPLES, _SAFE_GUESSED_SAMPLES = 1e-12, 1, 10
 
 
 class Rows(NamedTuple):
@@ -67,19 +68,28 @@ def refuse_trained(params: Mapping[str, Any], rows: Rows) -> None:
         )
     if loss is None:
         _refuse_lost_start(y, weights)
-    if params["path_smooth"] > 0 and (np.ptp(weights) > 0 or loss is not None):
-        other = "unequal sample_weight" if loss is None else f"objective={params['objective']!r}"
+    other = None
+    if loss is not None:
+        other = f"objective={params['objective']!r}"
+    elif np.ptp(weights) > 0:
+        other = "unequal sample_weight"
+    if params["path_smooth"] > 0 and other is not None:
         raise ValueError(
             f"path_smooth={params['path_smooth']} is not supported with {other}: LightGBM then smooths by row counts "
             "that it guesses from hessians. Use path_smooth=0, or squared error and no sample_weight."
         )
-    unbounded = params["min_child_weight"] < _SAFE_CHILD_WEIGHT and params["min_child_samples"] < _SAFE_CHILD_SAMPLES
-    if unbounded and (loss is not None or (weights != 1).any()):
-        other = "sample_weight" if loss is None else f"objective={params['objective']!r}"
+    _refuse_empty_leaves(params, other)
+
+
+def _refuse_empty_leaves(params: Mapping[str, Any], other: str | None) -> None:
+    """Raise ValueError where LightGBM cannot tell leaves from empty ones; ``other`` makes hessians unequal."""
+    needed = _SAFE_CHILD_SAMPLES if other is None else _SAFE_GUESSED_SAMPLES
+    if params["min_child_weight"] < _SAFE_CHILD_WEIGHT and params["min_child_samples"] < needed:
         raise ValueError(
             f"min_child_weight={params['min_child_weight']} with min_child_samples={params['min_child_samples']} is "
-            f"not supported with {other}: LightGBM then takes rounding errors for rows and aborts on empty leaves. Use "
-            f"min_child_weight={_SAFE_CHILD_WEIGHT} or more, or min_child_samples={_SAFE_CHILD_SAMPLES} or more."
+            f"not supported{'' if other is None else f' with {other}'}: LightGBM then takes rounding errors for rows "
+            f"and aborts on empty leaves. Use min_child_weight={_SAFE_CHILD_WEIGHT} or more, or "
+            f"min_child_samples={needed} or more."
         )
 
 
