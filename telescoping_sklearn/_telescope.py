@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from telescoping_sklearn._memory import items_per_block, refuse_if_too_large, working_memory_bytes
 
 #: Above this many multiplications an exact answer is no longer the automatic choice.
-AUTO_EXACT_OPERATIONS = 1e12
+AUTO_EXACT_OPERATIONS = 1e11
 #: Probes that the automatic choice takes when it estimates.
 AUTO_PROBES = 32
 #: Questions whose probes are kept, so that asking again with more of them carries only the new ones.

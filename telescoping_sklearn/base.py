@@ -344,7 +344,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             Query rows.
         n_probes : int, "auto" or None, default="auto"
             Random label columns to estimate with, at least 2; None is exact; "auto" is exact where that fits
-            scikit-learn's ``working_memory`` and costs at most 1e12 operations (trees: where it takes some seconds),
+            scikit-learn's ``working_memory`` and costs at most 1e11 operations (trees: where it takes some seconds),
             and takes 32 probes elsewhere.
         return_se : bool, default=False
             Whether to return the standard error too; it is 0 where the value is exact.

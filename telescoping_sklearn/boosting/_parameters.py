@@ -316,3 +316,7 @@ class LightGBMParameters(BaseEstimator):
             if name in _ELSEWHERE:
                 raise ValueError(f"{name!r} is not a parameter of {type(self).__name__}: {_ELSEWHERE[name]}.")
         return super().set_params(**params)
+
+
+# An argument that does not exist is told as the estimator's, whose constructor this is.
+LightGBMParameters.__init__.__qualname__ = "TelescopingGBTRegressor.__init__"
