@@ -554,6 +554,7 @@ def test_global_random_states_and_thread_counts_stay_untouched(make, data, query
 
 def test_oversize_weights_are_refused_with_size_and_alternative(fitted, query, monkeypatch):
     model = fresh(fitted)
+    _ = model.telescope_
     monkeypatch.setattr(_memory, "machine_memory_bytes", lambda: 4000)
     with pytest.raises(MemoryError, match=r"(?s)GiB.*effective_params\(X, n_probes=32\)"):
         model.kernel_weights(query)
