@@ -1,6 +1,6 @@
 """Print the table of the user guide: how well criteria pick the number of trees, on every real set at hand.
 
-Run ``python examples/stopping_on_real_sets.py``; sets beside the embedded one are read from the folder that
+Run ``python examples/studies/stopping_trees.py``; sets beside the embedded one are read from the folder that
 TELESCOPING_DATA names.
 """
 
