@@ -107,21 +107,24 @@ def _study(options: argparse.Namespace) -> BenchmarkStudy:
             raise StudyError([f"a study file says all of a study: leave out {names}"])
         return BenchmarkStudy.from_toml(options.study)
     chosen = argparse.Namespace(**{name: item[0] for name, item in _STUDY_OPTIONS.items()} | given)
-    mistakes = []
+    mistakes = {}
     for name, least in {"net_epochs": 1, "net_batch_size": 1, "trees": 1, "tree_leaves": 2}.items():
         if getattr(chosen, name) < least:
-            mistakes.append(f"{name} must be at least {least}, got {getattr(chosen, name)}")
+            mistakes[name] = f"{name} must be at least {least}, got {getattr(chosen, name)}"
     for name in ("net_lr", "tree_lr"):
         if not getattr(chosen, name) > 0:
-            mistakes.append(f"{name} must be above 0, got {getattr(chosen, name)}")
+            mistakes[name] = f"{name} must be above 0, got {getattr(chosen, name)}"
     if min(chosen.net_hidden) < 1:
-        mistakes.append(f"net_hidden must be positive, got {chosen.net_hidden}")
+        mistakes["net_hidden"] = f"net_hidden must be positive, got {chosen.net_hidden}"
+    for name in mistakes:  # the study need not say them again
+        setattr(chosen, name, _STUDY_OPTIONS[name][0])
+    said = list(mistakes.values())
     try:
         study = _study_of_options(chosen)
     except StudyError as error:
-        raise StudyError(mistakes + error.mistakes) from error
-    if mistakes:
-        raise StudyError(mistakes)
+        raise StudyError(said + error.mistakes) from error
+    if said:
+        raise StudyError(said)
     return study
 
 

@@ -197,7 +197,7 @@ def test_failed_tasks_are_said_and_end_in_exit_code_1(capsys, tmp_path):
     study = tmp_path / "study.toml"
     study.write_text(
         'n_seeds = 1\nproportions = [0]\nmodels.ridge.estimator = "sklearn.linear_model.Ridge"\n'
-        'models.bad = {estimator = "sklearn.linear_model.Ridge", settings = {alpha = -1}}'
+        'models.bad = {estimator = "sklearn.linear_model.Ridge", settings = {solver = "lbfgs"}}'
     )
     assert main(["benchmark", str(study), "--jobs", "1", "--output", str(tmp_path / "out.sqlite")]) == 1
     said = capsys.readouterr()

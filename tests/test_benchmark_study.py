@@ -110,6 +110,7 @@ def csv(tmp_path):
         ({"tuning": {"draws": 0}}, "draws must be"),
         ({"tuning": {"validation": 1.0}}, "validation must be"),
         ({"tuning": {"folds": 5}}, "no option folds"),
+        ({"models": {"a": {"estimator": make_pipeline(Ridge(alpha=-1))}}}, "'alpha' parameter of Ridge must be"),
     ],
 )
 def test_a_mistake_is_said_in_a_line_that_names_it(given, said):
@@ -128,6 +129,39 @@ def test_all_mistakes_are_said_at_once(tmp_path):
     assert len(raised.value.mistakes) == 4
     for part in ("'speed'", "n_seeds must", "nowhere", "parameter leaves"):
         assert sum(part in line for line in raised.value.mistakes) == 1
+
+
+def test_mistakes_do_not_mask_each_other():
+    with pytest.raises(StudyError) as raised:
+        BenchmarkStudy(
+            tuning={"draws": 0, "validation": 1.0, "folds": 5},
+            models={
+                "net": {"settings": {"activation": "swish9", "section": "often", "hidden_layer_sizes": 5.5}},
+                "trees": {
+                    "settings": {"reg_alpha": 1.0, "linear_tree": True, "num_leaves": "many", "leaves": 3},
+                    "preparation": "best",
+                    "space": {"max_depth": {"uniform": [2, 1]}, "subsample": [], "depth": [1]},
+                    "colour": "red",
+                },
+            },
+        )
+    lines = raised.value.mistakes
+    parts = ["draws must", "validation must", "option folds"]
+    parts += ["'activation' parameter", "'section' parameter", "'hidden_layer_sizes' parameter"]
+    parts += ["reg_alpha=1.0 is not", "linear_tree=True is not", "'num_leaves' parameter", "no parameter leaves"]
+    parts += ["preparation must", "max_depth must", "subsample must", "space: TelescopingGBTRegressor", "option colour"]
+    for part in parts:
+        assert sum(part in line for line in lines) == 1, part
+    assert len(lines) == len(parts)
+
+
+def test_what_fit_refuses_is_what_the_study_says():
+    trees = TelescopingGBTRegressor(max_delta_step=1.0, monotone_constraints=[1])
+    assert list(trees.unsupported_params()) == ["max_delta_step", "monotone_constraints"]
+    with pytest.raises(ValueError, match="max_delta_step") as raised:
+        trees.fit(np.zeros((4, 1)), np.arange(4.0))
+    assert str(raised.value) == trees.unsupported_params()["max_delta_step"]
+    assert TelescopingGBTRegressor().unsupported_params() == {}
 
 
 def test_no_toml_is_said_with_its_place(tmp_path):

@@ -122,7 +122,8 @@ class BenchmarkStudy:
     def __post_init__(self) -> None:
         """Read every part and refuse what makes no sense."""
         mistakes = [*self._number_mistakes(), *self._list_mistakes()]
-        section = self.section if isinstance(self.section, int) else 1
+        # A bad section is said once, of the study.
+        section = self.section if isinstance(self.section, int) and self.section >= 1 else 1
         for name, parts in {
             "sources": read_sources(self.data),
             "specs": read_models(self.models, section),
@@ -131,10 +132,9 @@ class BenchmarkStudy:
             read = list(parts)
             mistakes += [line for line in read if isinstance(line, str)]
             object.__setattr__(self, name, tuple(part for part in read if not isinstance(part, str)))
-        try:
-            object.__setattr__(self, "tuner", read_tuning(self.tuning))
-        except ValueError as error:
-            mistakes.append(str(error))
+        tunings = list(read_tuning(self.tuning))
+        mistakes += [line for line in tunings if isinstance(line, str)]
+        object.__setattr__(self, "tuner", tunings[0] if tunings else None)
         for what, named in {"data": self.sources, "score and shift": self.divisions}.items():
             names = [part.name for part in named]
             repeated = sorted({name for name in names if names.count(name) > 1})
