@@ -10,7 +10,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from telescoping_sklearn.benchmark._data import DataSource, Table, read_sources
+from telescoping_sklearn.benchmark._data import DataSource, Table, needs_folder, read_sources, unset_folder
 from telescoping_sklearn.benchmark._describe import describe
 from telescoping_sklearn.benchmark._models import ModelSpec, read_models
 from telescoping_sklearn.benchmark._test_sets import Score, Shift, read_divisions
@@ -233,14 +233,17 @@ class BenchmarkStudy:
         StudyError
             With a line for every data set that cannot be loaded or divided.
         """
-        tables, mistakes = {}, []
+        tables, mistakes = {}, list(unset_folder(self.sources))
+        along = [division.column for division in self.divisions if isinstance(division, Shift)]
         for source in self.sources:
+            if needs_folder(source):
+                continue
             try:
-                tables[source.name] = table = source.load()
+                tables[source.name] = table = source.load(along)
             except (ValueError, OSError, TypeError) as error:
                 mistakes.append(f"data {source.name!r}: {' '.join(str(error).split())}")
                 continue
-            reasons = [(division.name, division.check(table.X, self)) for division in self.divisions]
+            reasons = [(division.name, division.check(table, self)) for division in self.divisions]
             mistakes += [f"data {source.name!r}, {name}: {reason}" for name, reason in reasons if reason]
         if mistakes:
             raise StudyError(mistakes)

@@ -1,6 +1,7 @@
 """What a study found, as text for a terminal or a page."""
 
 import textwrap
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -12,6 +13,7 @@ from telescoping_sklearn.benchmark._store import ResultStore
 from telescoping_sklearn.benchmark._study import BenchmarkStudy
 from telescoping_sklearn.benchmark._summary import relative_gaps
 from telescoping_sklearn.benchmark._tasks import LIBRARIES
+from telescoping_sklearn.benchmark._words import counted
 
 
 def tabulate_results(results: pd.DataFrame, study: BenchmarkStudy, errors: Any) -> str:
@@ -144,7 +146,8 @@ def describe_plan(study: BenchmarkStudy, tables: dict[str, Any], file: Any = Non
     """
     lines = ["data:"]
     for name, table in tables.items():
-        lines.append(f"  {name}: {len(table.X)} rows, {_count_kinds(table.profile.kinds)}")
+        lines.append(f"  {name}: {counted(len(table.X), 'row')}, {counted(len(table.profile.kinds), 'column')}")
+        lines += [f"    {what}" for what in _name_kinds(table.profile.kinds)]
         lines += [f"    column {column!r} left out: {why}" for column, why in table.profile.dropped.items()]
         lines += [f"    column {column!r}: {share:.1%} missing" for column, share in table.profile.missing.items()]
         lines += [f"    {note}" for note in table.notes]
@@ -162,8 +165,9 @@ def describe_plan(study: BenchmarkStudy, tables: dict[str, Any], file: Any = Non
     draws = study.tuner.draws if study.tuner is not None else 0
     fits = sum(1 + draws * bool(item.spec.space) for item in planned)
     lines.append(
-        f"{len(planned)} tasks ({len(tables)} data sets x {len(study.divisions)} ways to draw test sets x "
-        f"{study.n_seeds} seeds x {len(study.specs)} models), {fits} fits"
+        f"{counted(len(planned), 'task')} ({counted(len(tables), 'data set')} x "
+        f"{counted(len(study.divisions), 'way')} to draw test sets x {counted(study.n_seeds, 'seed')} x "
+        f"{counted(len(study.specs), 'model')}), {counted(fits, 'fit')}"
     )
     if file is not None and file.exists():
         done = ResultStore(file).done()
@@ -171,10 +175,13 @@ def describe_plan(study: BenchmarkStudy, tables: dict[str, Any], file: Any = Non
     return "\n".join(lines)
 
 
-def _count_kinds(kinds: dict[str, str]) -> str:
-    counts = pd.Series(list(kinds.values())).value_counts()
-    words = {"number": "numeric", "date": "date", "category": "categorical"}
-    return ", ".join(f"{count} {words[str(kind)]}" for kind, count in counts.items()) + " columns"
+def _name_kinds(kinds: dict[str, str]) -> Iterator[str]:
+    """Yield a line for every kind of column, with their names."""
+    words = {"number": "numeric", "date": "dates", "category": "categorical"}
+    for kind, word in words.items():
+        names = [name for name, found in kinds.items() if found == kind]
+        if names:
+            yield textwrap.fill(f"{word} ({len(names)}): {', '.join(names)}", width=100, subsequent_indent=" " * 6)
 
 
 def set_side_by_side(first: pd.DataFrame, second: pd.DataFrame, metric: str = "mse") -> str:

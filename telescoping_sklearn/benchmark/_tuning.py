@@ -63,7 +63,10 @@ def read_tuning(given: Any) -> Iterator[Tuning | str]:
         mistakes.append(
             f"tuning: validation must be a share between 0 and 1 or at least 2 rows, got {tuning.validation!r}"
         )
-    yield from mistakes or [tuning]
+    if mistakes:
+        yield from mistakes
+    else:
+        yield tuning
 
 
 def read_space(given: Any) -> dict[str, Any]:
