@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import matplotlib as mpl
@@ -541,6 +542,33 @@ def test_code_that_runs_a_study_again_makes_the_same_study(small_results):
     made = {}
     exec(code.split("run_benchmark(study")[0], made)
     assert as_run(made["study"].describe()) == as_run(metadata["study"])
+
+
+def test_running_again_names_the_file_public_paths_and_what_differs_from_defaults(small_results, tmp_path):
+    forest = {"estimator": "sklearn.ensemble.RandomForestRegressor", "settings": {"n_estimators": 7}}
+    study = BenchmarkStudy(models={"forest": forest})
+    parameters, _ = study_parameters(json.loads(json.dumps(study.describe())))
+    assert parameters["models"]["forest"] == {**forest, "preparation": "ordinal"}
+    python, shell = again({"study": study.describe()}, "my flats.sqlite")
+    assert "run_benchmark(study, 'my flats.sqlite')" in python["code"]
+    assert "write_report('my flats.sqlite', 'my flats.html')" in python["code"]
+    assert shell["code"].endswith("--output 'my flats.sqlite'")
+    shutil.copy(small_results, tmp_path / "mine.sqlite")
+    assert (
+        "run_benchmark(study, 'mine.sqlite')"
+        in Page(write_report(tmp_path / "mine.sqlite", tmp_path / "r.html").read_text()).text
+    )
+
+
+def test_what_tuning_chose_is_not_shown_as_if_it_were_given():
+    described = json.loads(json.dumps(BenchmarkStudy(tuning={"draws": 2}).describe()))
+    trees = {entry.name: entry for entry in settings({"study": described})[0]["entries"]}["models: trees"]
+    shown = json.loads(trees.value)
+    assert set(shown["tuned"]) == {"learning_rate", "n_estimators", "max_depth"}
+    assert not set(shown["tuned"]) & set(shown["estimator"]["params"])
+    untuned = json.loads(json.dumps(BenchmarkStudy().describe()))
+    (entry,) = [entry for entry in settings({"study": untuned})[0]["entries"] if entry.name == "models: trees"]
+    assert json.loads(entry.value)["estimator"]["params"]["n_estimators"] == 300
 
 
 def test_parts_that_no_description_holds_are_named(hostile_results):

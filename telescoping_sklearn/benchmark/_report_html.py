@@ -68,6 +68,8 @@ class Report:
         Ranks on regular rows; None where there are no two models to compare.
     failures : DataFrame
         Tasks that failed.
+    file : str, default=""
+        Name of the file of results, if there is one.
     """
 
     results: pd.DataFrame
@@ -76,6 +78,7 @@ class Report:
     gaps: dict[str, pd.DataFrame]
     comparison: ModelComparison | None
     failures: pd.DataFrame
+    file: str = ""
 
     @property
     def reference(self) -> str:
@@ -168,7 +171,8 @@ def _gather(source: Any, metadata: Mapping[str, Any] | None) -> Report:
     labelled = label_results(table)
     tables = list(dict.fromkeys(table["data"].astype(str)))
     comparison = _compare(labelled.assign(data=table["data"]))
-    report = Report(labelled, tables, known, {}, comparison, failures)
+    file = store.path.name if isinstance(store, ResultStore) else ""
+    report = Report(labelled, tables, known, {}, comparison, failures, file)
     if isinstance(store, ResultStore) and report.reference:
         report.gaps = _gaps(table, labelled, store, report.reference)
     return report
@@ -226,7 +230,7 @@ def render(report: Report, title: str) -> str:
         tables=_tables(report),
         settings=settings(report.metadata),
         chosen=chosen_settings(report.results, report.models),
-        again=again(report.metadata),
+        again=again(report.metadata, *([report.file] if report.file else [])),
         failures=_failures(report.failures),
         unfinished=_unfinished(report),
         results=_as_json(report.results),

@@ -1,7 +1,8 @@
 """A study is data: what is compared, on what, and how it is judged.
 
-A study is checked as a whole when it is made, and every mistake is said, each in a line that names it. What only the
-tables themselves can tell (that a column is there, that there are rows enough) `load_tables` says, before any work.
+A study is checked as a whole when it is made, values of settings and headers of files included, and every mistake is
+said, each in a line that names it. What only the rows can tell (that there are enough, that a column of a set other than
+a file is there) `load_tables` says, before any work.
 """
 
 import tomllib
@@ -199,6 +200,8 @@ class BenchmarkStudy:
             given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise StudyError([f"{path} is no TOML file: {error}"]) from error
+        except OSError as error:
+            raise type(error)(f"the study {path} cannot be read: {error.strerror}") from error
         items = given.get("data", [])
         for item in items if isinstance(items, list) else [items]:
             if isinstance(item, dict) and isinstance(item.get("path"), str):
