@@ -1,8 +1,8 @@
 """A study is data: what is compared, on what, and how it is judged.
 
 A study is checked as a whole when it is made, values of settings and headers of files included, and every mistake is
-said, each in a line that names it. What only the rows can tell (that there are enough, that a column of a set other than
-a file is there) `load_tables` says, before any work.
+said, each in a line that names it. What only the rows can tell (that there are enough, that a column of a set other
+than a file is there) `load_tables` says, before any work.
 """
 
 import tomllib
