@@ -25,6 +25,8 @@ from telescoping_sklearn.benchmark import (
 )
 
 _SOME_FAILED = 1
+_NOTHING_SHARED = 1
+_NOBODY_READS = 141
 _USAGE_ERROR = 2
 _INTERRUPTED = 130
 _DEFAULTS = BenchmarkStudy()
@@ -107,21 +109,24 @@ def _study(options: argparse.Namespace) -> BenchmarkStudy:
             raise StudyError([f"a study file says all of a study: leave out {names}"])
         return BenchmarkStudy.from_toml(options.study)
     chosen = argparse.Namespace(**{name: item[0] for name, item in _STUDY_OPTIONS.items()} | given)
-    mistakes = []
+    mistakes = {}
     for name, least in {"net_epochs": 1, "net_batch_size": 1, "trees": 1, "tree_leaves": 2}.items():
         if getattr(chosen, name) < least:
-            mistakes.append(f"{name} must be at least {least}, got {getattr(chosen, name)}")
+            mistakes[name] = f"{name} must be at least {least}, got {getattr(chosen, name)}"
     for name in ("net_lr", "tree_lr"):
         if not getattr(chosen, name) > 0:
-            mistakes.append(f"{name} must be above 0, got {getattr(chosen, name)}")
+            mistakes[name] = f"{name} must be above 0, got {getattr(chosen, name)}"
     if min(chosen.net_hidden) < 1:
-        mistakes.append(f"net_hidden must be positive, got {chosen.net_hidden}")
+        mistakes["net_hidden"] = f"net_hidden must be positive, got {chosen.net_hidden}"
+    for name in mistakes:  # the study need not say them again
+        setattr(chosen, name, _STUDY_OPTIONS[name][0])
+    said = list(mistakes.values())
     try:
         study = _study_of_options(chosen)
     except StudyError as error:
-        raise StudyError(mistakes + error.mistakes) from error
-    if mistakes:
-        raise StudyError(mistakes)
+        raise StudyError(said + error.mistakes) from error
+    if said:
+        raise StudyError(said)
     return study
 
 
@@ -223,7 +228,9 @@ def _compare(options: argparse.Namespace) -> int:
     first, second = ResultStore(options.first), ResultStore(options.second)
     print(set_side_by_side(first.results(), second.results(), options.metric))
     print(list_versions(first.metadata(), second.metadata()))
-    return 0
+    names = ["data", "model", "score", "seed", "set_kind", "set_value"]
+    sets = [set(store.results()[names].itertuples(index=False, name=None)) for store in (first, second)]
+    return 0 if sets[0] & sets[1] else _NOTHING_SHARED
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -244,11 +251,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0; 1 when tasks failed; 2 for what makes no sense; 130 when interrupted.
+        Exit code: 0; 1 when tasks failed, or files to compare have none in common; 2 for what makes no sense; 130 when
+        interrupted; 141 when whoever read the output, such as ``head``, has stopped.
     """
     options = _parser().parse_args(argv)
     try:
-        return options.run(options)
+        code = options.run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Python would try again when it ends, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _NOBODY_READS
     except StudyError as error:
         return _end("\n".join(f"error: {line}" for line in error.mistakes), _USAGE_ERROR)
     except (ValueError, OSError) as error:

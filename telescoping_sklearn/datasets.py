@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ __all__ = [
     "fetch_tabular",
     "load_lucas_county",
     "load_table",
+    "read_column_names",
 ]
 
 _FOLDER_VARIABLE = "TELESCOPING_DATA"
@@ -222,9 +224,14 @@ TABULAR_NAMES = tuple(_TABULAR)
 """Names that :func:`fetch_tabular` takes."""
 
 
+def tabular_folder() -> str:
+    """Return the folder of the sets of :func:`fetch_tabular`; empty where the variable that names it is not set."""
+    return os.environ.get(_FOLDER_VARIABLE, "")
+
+
 def _tabular_path(name: str, tabular: _Tabular) -> Path:
     """Where the file of a data set is; says what to do where it is not."""
-    folder = os.environ.get(_FOLDER_VARIABLE, "")
+    folder = tabular_folder()
     path = Path(folder, tabular.file)
     if folder and path.is_file():
         return path
@@ -337,25 +344,77 @@ def load_table(path: str | Path, *, target: str, drop: Iterable[str] = ()) -> tu
     """
     path, drop = Path(path), list(drop)
     raw = _read_table(path)
-    lost = [name for name in [target, *drop] if name not in raw]
-    if lost:
-        known = ", ".join(map(str, raw.columns[:20])) + (", ..." if raw.shape[1] > 20 else "")
-        raise ValueError(f"{path} has no column {', '.join(map(repr, lost))}; it has {known}")
+    refuse_lost_columns(path, raw.columns, [target, *drop])
     return raw.drop(columns=[target, *drop]), raw[target]
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def read_column_names(path: str | Path) -> list[str]:
+    r"""Read the names of the columns of a file that `load_table` takes, without its rows.
+
+    Parameters
+    ----------
+    path : str or Path
+        A CSV or Parquet file.
+
+    Returns
+    -------
+    list of str
+        The names, in their order.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is neither CSV nor Parquet or cannot be read as such.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from telescoping_sklearn.datasets import read_column_names
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "flats.csv")
+    ...     _ = file.write_text("rooms,note,rent\n2,old,700\n")
+    ...     names = read_column_names(file)
+    >>> names
+    ['rooms', 'note', 'rent']
+    """
+    return [str(name) for name in _read_table(Path(path), header_only=True).columns]
+
+
+def refuse_lost_columns(path: str | Path, columns: Iterable[Any], wanted: Iterable[str]) -> None:
+    """Raise ValueError where a file lacks columns, with what it has, and what may separate them if not commas."""
+    there = list(columns)
+    lost = [name for name in wanted if name not in there]
+    if not lost:
+        return
+    known = ", ".join(map(str, there[:20])) + (", ..." if len(there) > 20 else "")
+    hint = ""
+    if len(there) == 1:
+        marks = {";": "semicolons", "\t": "tabs", "|": "bars"}
+        likely = next((word for mark, word in marks.items() if mark in str(there[0])), "")
+        hint = f". It seems to be separated by {likely}: save it with commas" if likely else ""
+    raise ValueError(f"{path} has no column {', '.join(map(repr, lost))}; it has {known}{hint}")
+
+
+def _read_table(path: Path, *, header_only: bool = False) -> pd.DataFrame:
     kind = next((suffix for suffix in path.suffixes if suffix.lower() in (".csv", ".parquet")), "").lower()
     if not kind:
         raise ValueError(f"{path} ends in neither .csv nor .parquet")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
-        return pd.read_csv(path) if kind == ".csv" else pd.read_parquet(path)
+        if kind == ".csv":
+            return pd.read_csv(path, nrows=0 if header_only else None)
+        return _parquet_header(path) if header_only else pd.read_parquet(path)
     except ImportError as error:
         raise ValueError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from error
     except (ValueError, OSError) as error:  # pandas' parser errors, and Arrow's, are of these kinds
         raise ValueError(f"{path} cannot be read as {kind[1:]}: {error}") from error
+
+
+def _parquet_header(path: Path) -> pd.DataFrame:
+    return import_module("pyarrow.parquet").read_schema(path).empty_table().to_pandas()
 
 
 def fetch_openml_table(which: int | str) -> tuple[pd.DataFrame, pd.Series]:

@@ -122,7 +122,7 @@ def small_results(tmp_path_factory):
     """A file of results: our models, one that is no telescope and one that fails; mixtures, deciles and a shift."""
     path = tmp_path_factory.mktemp("small") / "results.sqlite"
     models = {"net": SMALL_NET, "trees": SMALL_TREES, "ridge": "sklearn.linear_model.Ridge"}
-    models["broken"] = {"estimator": "sklearn.linear_model.Ridge", "settings": {"alpha": -1.0}}
+    models["broken"] = {"estimator": "sklearn.linear_model.Ridge", "settings": {"solver": "lbfgs"}}
     with pytest.warns(FailedTasksWarning):
         run_benchmark(BenchmarkStudy(models=models, shift={"column": "yrbuilt"}, **SMALL), path)
     return path
@@ -137,7 +137,7 @@ def hostile_results(tmp_path_factory):
     file = folder / "<img src=x onerror='hacked=1'>.csv"
     table.assign(y=y).to_csv(file, index=False)
     models = {HOSTILE: {"estimator": "trees", **SMALL_TREES}, f"{HOSTILE} 2": "sklearn.linear_model.Ridge"}
-    models[f"{HOSTILE} 3"] = {"estimator": "sklearn.linear_model.Ridge", "settings": {"solver": HOSTILE}}
+    models[f"{HOSTILE} 3"] = {"estimator": "lightgbm.LGBMRegressor", "settings": {"objective": HOSTILE}}
     data = [(HOSTILE, table, y), {"path": str(file), "target": "y"}]
     study = BenchmarkStudy(data=data, models=models, **SMALL | {"n_seeds": 1, "test_size": 20})
     with pytest.warns(FailedTasksWarning):

@@ -1,6 +1,7 @@
 """The benchmark runs from the command line, says what it found, and refuses what makes no sense."""
 
 import json
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -13,6 +14,7 @@ from telescoping_sklearn import __main__ as command_line
 from telescoping_sklearn.__main__ import main
 from telescoping_sklearn.benchmark import BenchmarkStudy, ResultStore, run_benchmark, tabulate_results
 from telescoping_sklearn.benchmark._results import COLUMNS
+from telescoping_sklearn.benchmark._table import _legend
 
 TINY = ["--seeds", "2", "--max-train", "150", "--test-size", "60", "--proportions", "0", "1", "--probes", "2"]
 TINY += ["--kernel-stages", "2", "--net-hidden", "5", "--net-epochs", "2", "--trees", "5"]
@@ -94,6 +96,7 @@ def test_table_says_every_number_and_setting(finished):
     error = of_mixtures[(of_mixtures["model"] == "net") & (of_mixtures["set_value"] == 1)]["mse"].mean()
     for part in (f"{error:.3f}", "2 probes", "sections of 50", "lightgbm", "seeds 0..1", "p on training rows"):
         assert part in words
+    assert "| gap net - trees, relative |" in words
     for part in ("hidden_layer_sizes=(5,)", "n_estimators=5", "untuned", "1.00 (1.00 to 1.00)"):
         assert part in words
     assert max(map(len, table.splitlines())) <= 120
@@ -120,7 +123,7 @@ def test_table_of_one_model_that_is_no_telescope():
         models={"ridge": "sklearn.linear_model.Ridge"}, n_seeds=1, shift={"column": "sdate"}, max_train=100
     )
     table = tabulate_results(run_benchmark(study), study, {})
-    assert "up to MSE ridge\n" in table
+    assert "up to | MSE ridge\n" in table
     assert "nan" not in table
     assert "gap" not in table
 
@@ -197,7 +200,7 @@ def test_failed_tasks_are_said_and_end_in_exit_code_1(capsys, tmp_path):
     study = tmp_path / "study.toml"
     study.write_text(
         'n_seeds = 1\nproportions = [0]\nmodels.ridge.estimator = "sklearn.linear_model.Ridge"\n'
-        'models.bad = {estimator = "sklearn.linear_model.Ridge", settings = {alpha = -1}}'
+        'models.bad = {estimator = "sklearn.linear_model.Ridge", settings = {solver = "lbfgs"}}'
     )
     assert main(["benchmark", str(study), "--jobs", "1", "--output", str(tmp_path / "out.sqlite")]) == 1
     said = capsys.readouterr()
@@ -230,14 +233,70 @@ def test_compare_puts_two_files_side_by_side(finished, capsys, tmp_path):
     assert main(["compare", str(finished / "results.sqlite"), str(other)]) == 0
     said = capsys.readouterr().out
     first, second = ResultStore(finished / "results.sqlite").results(), ResultStore(other).results()
+    assert "n_seeds: 2 | 1" in said
+    assert "model trees: n_estimators 5 | 9" in said
+    assert "learning_rate" not in said
     lines = [line.split() for line in said.splitlines()]
     (row,) = [line for line in lines if line[1:5] == ["trees", "principal_distance", "mixture", "1"]]
     chosen = "model == 'trees' and seed == 0 and set_kind == 'mixture' and set_value == 1"
     expected = [table.query(chosen)["mse"].item() for table in (first, second)]
     assert np.array(row[5:7], float) == pytest.approx(expected, rel=1e-3)
     assert "2 tasks are in the first file only" in said
-    assert "study differ in n_seeds: 2 | 1" in said
     assert main(["compare", str(other), str(other), "--metric", "speed"]) == 2
+
+
+def test_files_that_share_nothing_are_told_apart_by_name(finished, capsys, tmp_path):
+    X, y = np.random.default_rng(0).normal(size=(200, 3)), np.arange(200.0)
+    models = {"ridge": "sklearn.linear_model.Ridge", "trees": {"settings": {"n_estimators": 5}}}
+    run_benchmark(BenchmarkStudy(data=[("mine", X, y)], models=models, n_seeds=1), tmp_path / "other.sqlite")
+    assert main(["compare", str(finished / "results.sqlite"), str(tmp_path / "other.sqlite")]) == 1
+    said = capsys.readouterr().out
+    for line in (
+        "data set lucas_county is in the first file only",
+        "data set mine is in the second file only",
+        "model net is in the first file only",
+        "model ridge is in the second file only",
+    ):
+        assert line in said  # fmt: skip
+    assert "nothing in common" in said
+    assert "4 tasks are in the first file only" in said
+    assert "2 tasks are in the second file only" in said
+    assert max(map(len, said.splitlines())) < 200
+
+
+def test_models_of_other_estimators_differ_by_name_only(capsys, tmp_path):
+    data = [("mine", np.random.default_rng(0).normal(size=(200, 3)), np.arange(200.0))]
+    for name in ("Ridge", "Lasso"):
+        models = {"m": f"sklearn.linear_model.{name}"}
+        run_benchmark(BenchmarkStudy(data=data, models=models, n_seeds=1), tmp_path / f"{name}.sqlite")
+    assert main(["compare", str(tmp_path / "Ridge.sqlite"), str(tmp_path / "Lasso.sqlite")]) == 0
+    said = capsys.readouterr().out
+    assert "model m: estimator Ridge | Lasso" in said
+    assert "alpha" not in said
+    assert main(["compare", str(tmp_path / "Ridge.sqlite"), str(tmp_path / "Ridge.sqlite")]) == 0
+    assert "versions and settings are the same" in capsys.readouterr().out
+
+
+def test_a_reader_that_stops_hears_no_complaint(finished):
+    command = [sys.executable, "-m", "telescoping_sklearn", "results", str(finished / "results.sqlite")]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=STUDIES[0].parents[2])
+    running.stdout.close()
+    assert running.stderr.read() == b""
+    running.stderr.close()
+    assert running.wait() == 141
+
+
+def test_a_study_that_is_not_there_is_said_in_words(capsys):
+    assert main(["benchmark", "nonexist.toml"]) == 2
+    assert capsys.readouterr().err == "error: the study nonexist.toml cannot be read: No such file or directory\n"
+
+
+def test_what_is_tuned_is_not_told_as_if_it_were_fixed():
+    study = BenchmarkStudy(tuning={"draws": 2})
+    legend = " ".join(_legend(study).split())
+    assert "n_estimators=300" not in legend
+    assert "trees: TelescopingGBTRegressor with n_jobs=1; tuned: learning_rate, n_estimators, max_depth." in legend
+    assert "n_estimators=300" in _legend(BenchmarkStudy())
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

@@ -7,6 +7,7 @@ import json
 import sys
 import types
 from itertools import pairwise
+from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -48,6 +49,9 @@ def rows(n=200, seed=0):
     return X, pd.Series(np.exp(0.5 * X["size"] + 0.05 * (X["year"] - 2000) + 0.1 * rng.normal(size=n)), name="price")
 
 
+FLATS = str(Path(__file__).parents[1] / "examples" / "studies" / "flats.csv")
+
+
 @pytest.fixture
 def csv(tmp_path):
     X, y = rows()
@@ -67,7 +71,7 @@ def csv(tmp_path):
         ({"data": ("nowhere",)}, "no data set 'nowhere'"),
         ({"data": ("lucas_county", "lucas_county")}, "only once: lucas_county"),
         ({"data": ({"path": "no.csv", "target": "y"},)}, "there is no file no.csv"),
-        ({"data": ({"path": "no.csv"},)}, "target must name"),
+        ({"data": ({"path": FLATS},)}, "target must name"),
         ({"data": ({"target": "y"},)}, "neither `path`"),
         ({"data": ({"source": "lucas_county", "colour": 1},)}, "no option colour"),
         ({"data": ({"source": "lucas_county", "drop": "wall"},)}, "drop must be a list"),
@@ -110,6 +114,7 @@ def csv(tmp_path):
         ({"tuning": {"draws": 0}}, "draws must be"),
         ({"tuning": {"validation": 1.0}}, "validation must be"),
         ({"tuning": {"folds": 5}}, "no option folds"),
+        ({"models": {"a": {"estimator": make_pipeline(Ridge(alpha=-1))}}}, "'alpha' parameter of Ridge must be"),
     ],
 )
 def test_a_mistake_is_said_in_a_line_that_names_it(given, said):
@@ -130,6 +135,39 @@ def test_all_mistakes_are_said_at_once(tmp_path):
         assert sum(part in line for line in raised.value.mistakes) == 1
 
 
+def test_mistakes_do_not_mask_each_other():
+    with pytest.raises(StudyError) as raised:
+        BenchmarkStudy(
+            tuning={"draws": 0, "validation": 1.0, "folds": 5},
+            models={
+                "net": {"settings": {"activation": "swish9", "section": "often", "hidden_layer_sizes": 5.5}},
+                "trees": {
+                    "settings": {"reg_alpha": 1.0, "linear_tree": True, "num_leaves": "many", "leaves": 3},
+                    "preparation": "best",
+                    "space": {"max_depth": {"uniform": [2, 1]}, "subsample": [], "depth": [1]},
+                    "colour": "red",
+                },
+            },
+        )
+    lines = raised.value.mistakes
+    parts = ["draws must", "validation must", "option folds"]
+    parts += ["'activation' parameter", "'section' parameter", "'hidden_layer_sizes' parameter"]
+    parts += ["reg_alpha=1.0 is not", "linear_tree=True is not", "'num_leaves' parameter", "no parameter leaves"]
+    parts += ["preparation must", "max_depth must", "subsample must", "space: TelescopingGBTRegressor", "option colour"]
+    for part in parts:
+        assert sum(part in line for line in lines) == 1, part
+    assert len(lines) == len(parts)
+
+
+def test_what_fit_refuses_is_what_the_study_says():
+    trees = TelescopingGBTRegressor(max_delta_step=1.0, monotone_constraints=[1])
+    assert list(trees.unsupported_params()) == ["max_delta_step", "monotone_constraints"]
+    with pytest.raises(ValueError, match="max_delta_step") as raised:
+        trees.fit(np.zeros((4, 1)), np.arange(4.0))
+    assert str(raised.value) == trees.unsupported_params()["max_delta_step"]
+    assert TelescopingGBTRegressor().unsupported_params() == {}
+
+
 def test_no_toml_is_said_with_its_place(tmp_path):
     path = tmp_path / "study.toml"
     path.write_text("n_seeds = = 3")
@@ -141,7 +179,7 @@ def test_what_only_tables_tell_is_said_for_all_of_them(csv):
     X, y = rows(12)
     study = BenchmarkStudy(
         data=(
-            {"path": str(csv), "target": "rent"},
+            ("text", X, y.astype(str) + "x"),
             ("few", X, y),
             {"path": str(csv), "target": "price", "name": "b"},
         ),
@@ -150,7 +188,12 @@ def test_what_only_tables_tell_is_said_for_all_of_them(csv):
     with pytest.raises(StudyError) as raised:
         study.load_tables()
     said = "\n".join(raised.value.mistakes)
-    for part in ("no column 'rent'", "12 rows are too few", "'b', shift:wall", "categories, which have no order"):
+    for part in (
+        "data 'text': the target",
+        "12 rows are too few",
+        "'b', shift:wall",
+        "categories, which have no order",
+    ):
         assert part in said
 
 
@@ -216,8 +259,51 @@ def test_plan_says_columns_models_and_size(csv, tmp_path):
         "tuned over learning_rate, n_estimators, max_depth",
         "8 tasks",
         "24 fits",
+        "(1 data set x 2 ways to draw test sets x 2 seeds x 2 models)",
+        "numeric (3): size, year, depth",
+        "categorical (1): wall",
     ):
         assert part in plan
+
+
+def test_plan_remarks_on_what_a_reader_should_look_at():
+    n = 200
+    X, y = rows(n)
+    X["number"] = np.arange(n) * 3
+    X["town"] = [f"t{i % 90}" for i in range(n)]
+    X["sold"] = [f"{1 + i % 28}.{1 + i % 12}.20" for i in range(n)]
+    study = BenchmarkStudy(data=(("mine", X, y),), test_size=20)
+    tables = study.load_tables()
+    assert set(tables["mine"].profile.remarks) == {"number", "town", "sold"}
+    plan = describe_plan(study, tables)
+    assert "'number' may be an identifier" in plan
+    assert "'town' has 90 levels in 200 rows" in plan
+    assert "'sold' looks like dates" in plan
+    assert "ISO, YYYY-MM-DD" in plan
+
+
+def test_columns_of_files_are_looked_up_with_the_study(csv):
+    semicolons = csv.with_name("other.csv")
+    semicolons.write_text(csv.read_text().replace(",", ";"))
+    data = [
+        {"path": str(csv), "target": "rent", "drop": ["colour"], "log_target": 3},
+        {"path": str(semicolons), "target": "price"},
+    ]
+    with pytest.raises(StudyError) as raised:
+        BenchmarkStudy(data=data, n_seeds=0)
+    assert len(raised.value.mistakes) == 4
+    for part in ("no column 'rent', 'colour'; it has size", "log_target must", "by semicolons: save it with commas"):
+        assert sum(part in line for line in raised.value.mistakes) == 1
+
+
+def test_sets_of_a_folder_that_is_not_named_are_one_mistake(monkeypatch):
+    monkeypatch.delenv("TELESCOPING_DATA", raising=False)
+    study = BenchmarkStudy(data=("houses", "lucas_county", "california"))
+    with pytest.raises(StudyError) as raised:
+        study.load_tables()
+    (line,) = raised.value.mistakes
+    for part in ("'houses', 'california'", "TELESCOPING_DATA", "openml:NAME"):
+        assert part in line
 
 
 # -- columns -----------------------------------------------------------------------------------------------------------
@@ -275,7 +361,7 @@ def test_target_is_logged_and_rows_without_one_left_out(csv):
     study = BenchmarkStudy(data=(("mine", X, y), {"path": str(csv), "target": "price", "log_target": True}))
     tables = study.load_tables()
     assert len(tables["mine"].X) == 59
-    assert tables["mine"].notes == ["1 rows without a finite target left out"]
+    assert tables["mine"].notes == ["1 row without a finite target left out"]
     np.testing.assert_allclose(tables["my flats"].y, np.log(rows()[1]))
 
 
@@ -297,6 +383,8 @@ def test_parquet_says_what_csv_says(tmp_path, csv):
         data=[{"path": str(path), "target": "price"} for path in (csv, tmp_path / "flats.parquet")]
     ).load_tables()
     assert both["my flats"].fingerprint == both["flats"].fingerprint
+    with pytest.raises(StudyError, match="has no column 'rent'; it has size"):
+        BenchmarkStudy(data=[{"path": str(tmp_path / "flats.parquet"), "target": "rent"}])
 
 
 # -- OpenML ------------------------------------------------------------------------------------------------------------
@@ -545,10 +633,31 @@ def test_shifts_train_on_one_end_and_test_along_the_rest(descending):
 
 def test_shifts_say_what_columns_they_cannot_follow():
     X, y = rows(60)
-    for column, said in {"none": "no column", "wall": "no order", "depth": "missing values"}.items():
+    X = X.assign(
+        same="x", code=[f"k{i}" for i in range(60)], sold=[f"{1 + i % 28:02}/{1 + i // 28:02}/2020" for i in range(60)]
+    )
+    for column, said in {
+        "none": "no column",
+        "wall": "no order.*YYYY-MM-DD",
+        "same": "'same' was left out: it is constant",
+        "code": "'code' was left out: it is an identifier",
+        "sold": "'sold' was left out: it is an identifier.*looks like dates .*must be ISO, YYYY-MM-DD",
+    }.items():
         study = BenchmarkStudy(data=(("mine", X, y),), score=(), shift={"column": column})
         with pytest.raises(StudyError, match=said):
             study.load_tables()
+
+
+def test_rows_without_a_value_to_divide_along_are_left_out_with_a_note():
+    X, y = rows(400)
+    X.loc[3, "depth"] = np.inf
+    study = BenchmarkStudy(data=(("mine", X, y),), score=(), shift={"column": "depth"})
+    table = study.load_tables()["mine"]
+    n_lost = int((~np.isfinite(X["depth"])).sum())
+    assert table.notes == [f"{n_lost} rows without a value in 'depth', the shift's column, left out"]
+    assert np.isfinite(table.X["depth"]).all()
+    np.testing.assert_array_equal(table.y, y[np.isfinite(X["depth"])])
+    assert len(BenchmarkStudy(data=(("mine", X, y),)).load_tables()["mine"].X) == 400
 
 
 # -- descriptions ------------------------------------------------------------------------------------------------------

@@ -162,6 +162,21 @@ def test_blocks_may_be_data_sets_and_must_be_shared():
             compare_models(results, **given)
 
 
+def test_scores_of_one_data_set_and_seed_are_averaged_first():
+    one = blocks(n_data=2, n_seeds=3)
+    other = one.assign(score="y", mse=one["mse"] ** 2)
+    lost = other.drop(other[(other["model"] == "a") & (other["seed"] == 0)].index)
+    results = pd.concat([one, lost])
+    found = compare_models(results)
+    assert found.n_blocks == 6
+    # Where a model lacks a score, that score is left out for all of them.
+    both = pd.concat([one, other[other["seed"] != 0]])
+    errors = both.groupby(["data", "seed", "model"])["mse"].mean().unstack()
+    for pair in found.pairs.itertuples():
+        assert pair.wilcoxon_p == pytest.approx(stats.wilcoxon(errors[pair.model_a] - errors[pair.model_b]).pvalue)
+    assert compare_models(results, over="data").n_blocks == 2
+
+
 def test_larger_is_better_for_r2():
     results = blocks().assign(r2=lambda table: -table["mse"])
     by_error, by_r2 = compare_models(results), compare_models(results, metric="r2")

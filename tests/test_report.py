@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import matplotlib as mpl
@@ -126,7 +127,7 @@ def test_failed_tasks_are_named_with_their_tracebacks(written):
     text = Page(written).text
     assert "Of 16 tasks 4 failed, and are listed under Settings; they are missing here." in text
     assert "broken, seed 0" in text
-    assert "InvalidParameterError" in text
+    assert "ValueError: 'lbfgs' solver" in text
 
 
 def test_a_study_under_way_says_how_much_is_missing(small_results, tmp_path):
@@ -362,11 +363,69 @@ def test_comparisons_say_the_winner_the_count_and_the_test():
         for data in range(6)
         for model, mse in errors.items()
     ]
-    comparison = compare_models(pd.DataFrame(rows), over="data")
-    said = say_comparison(comparison, over_data=True)
+    results = pd.DataFrame(rows)
+    comparison = compare_models(results, over="data")
+    said = say_comparison(comparison)
+    assert "over 6 data sets" in said
     assert f"b has a lower error than a in 6 of 6, p = {comparison.pairs['holm_p'].iloc[0]:.2g}" in said
     assert "too small" not in said
-    assert "too small" in say_comparison(comparison, over_data=False)
+    assert "too small" in say_comparison(compare_models(results))
+
+
+def regular_rows(errors, n_data=1, n_seeds=3, scores=("x",), kind="mixture"):
+    """Results on regular rows of models whose errors grow from table to table and from seed to seed."""
+    return pd.DataFrame(
+        [
+            {"data": f"d{d}", "seed": s, "score": score, "model": model, "mse": mse * (1 + d + 0.1 * s)}
+            for d in range(n_data) for s in range(n_seeds) for score in scores for model, mse in errors.items()
+        ]
+    ).assign(set_kind=kind, set_value=0.0)  # fmt: skip
+
+
+def test_too_few_comparisons_name_no_winner_and_say_how_many_it_takes():
+    said = say_comparison(compare_models(regular_rows({"a": 0.3, "b": 0.2})))
+    assert "over 3 pairs of data set and seed: too few" in said
+    assert "from 6 pairs of data set and seed on" in said
+    assert "a has" not in said
+    assert "b has" not in said
+    three = compare_models(regular_rows({"a": 0.3, "b": 0.2, "c": 0.1}, n_seeds=7))
+    assert three.least_p == three.pairs["holm_p"].min() == pytest.approx(3 / 64)
+    assert "c has a lower error than a in 7 of 7, p = 0.047" in say_comparison(three)
+    fewer = compare_models(regular_rows({"a": 0.3, "b": 0.2, "c": 0.1}, n_seeds=6))
+    assert "from 7 pairs of data set and seed on" in say_comparison(fewer)
+    assert "over 1 pair of data set and seed" in say_comparison(compare_models(regular_rows({"a": 1, "b": 2}, 1, 1)))
+
+
+def test_a_winner_is_named_only_where_the_test_says_so():
+    results = regular_rows({"a": 0.3, "b": 0.2}, n_seeds=8)
+    swapped = results["seed"] % 2 == 1
+    results.loc[swapped, "mse"] = 0.5 - results.loc[swapped, "mse"]
+    said = say_comparison(compare_models(results))
+    assert "a and b do not differ beyond noise, p = " in said
+    assert "lower error" not in said
+
+
+def test_ways_to_divide_one_table_are_not_data_sets(tmp_path):
+    scores = [f"s{number}" for number in range(6)]
+    results = regular_rows({"a": 0.3, "b": 0.2}, n_seeds=1, scores=scores)
+    text = Page(write_report(results, tmp_path / "report.html").read_text()).text
+    assert "2 models on 1 data set, irregular in 6 ways, 1 seed" in text
+    assert "over 1 pair of data set and seed: too few" in text
+    assert "6 data sets" not in text
+
+
+def test_a_study_of_shifts_alone_is_compared_on_rows_that_have_not_shifted(tmp_path):
+    results = regular_rows({"a": 0.3, "b": 0.2}, n_seeds=6, scores=("shift:x",), kind="shift")
+    text = Page(write_report(results, tmp_path / "report.html").read_text()).text
+    assert "On rows that have not shifted, over 6 pairs of data set and seed: b has a lower error than a" in text
+    assert "Rows that have not shifted, 1 is best, over 6 pairs" in text
+
+
+def test_the_summary_follows_gaps_along_shifts_too(written):
+    assert "From regular to irregular rows, the gap between" in Page(written).text
+    assert "Along the shift, the gap between" in Page(written).text
+    said = say_trends({f"d{number}": "undefined" for number in range(9)}, "a", "b", kind="shift", several="pairs")
+    assert said.endswith("beyond noise on rows that have not shifted, on 9 pairs.")
 
 
 # -- charts and numbers ------------------------------------------------------------------------------------------------
@@ -483,6 +542,33 @@ def test_code_that_runs_a_study_again_makes_the_same_study(small_results):
     made = {}
     exec(code.split("run_benchmark(study")[0], made)
     assert as_run(made["study"].describe()) == as_run(metadata["study"])
+
+
+def test_running_again_names_the_file_public_paths_and_what_differs_from_defaults(small_results, tmp_path):
+    forest = {"estimator": "sklearn.ensemble.RandomForestRegressor", "settings": {"n_estimators": 7}}
+    study = BenchmarkStudy(models={"forest": forest})
+    parameters, _ = study_parameters(json.loads(json.dumps(study.describe())))
+    assert parameters["models"]["forest"] == {**forest, "preparation": "ordinal"}
+    python, shell = again({"study": study.describe()}, "my flats.sqlite")
+    assert "run_benchmark(study, 'my flats.sqlite')" in python["code"]
+    assert "write_report('my flats.sqlite', 'my flats.html')" in python["code"]
+    assert shell["code"].endswith("--output 'my flats.sqlite'")
+    shutil.copy(small_results, tmp_path / "mine.sqlite")
+    assert (
+        "run_benchmark(study, 'mine.sqlite')"
+        in Page(write_report(tmp_path / "mine.sqlite", tmp_path / "r.html").read_text()).text
+    )
+
+
+def test_what_tuning_chose_is_not_shown_as_if_it_were_given():
+    described = json.loads(json.dumps(BenchmarkStudy(tuning={"draws": 2}).describe()))
+    trees = {entry.name: entry for entry in settings({"study": described})[0]["entries"]}["models: trees"]
+    shown = json.loads(trees.value)
+    assert set(shown["tuned"]) == {"learning_rate", "n_estimators", "max_depth"}
+    assert not set(shown["tuned"]) & set(shown["estimator"]["params"])
+    untuned = json.loads(json.dumps(BenchmarkStudy().describe()))
+    (entry,) = [entry for entry in settings({"study": untuned})[0]["entries"] if entry.name == "models: trees"]
+    assert json.loads(entry.value)["estimator"]["params"]["n_estimators"] == 300
 
 
 def test_parts_that_no_description_holds_are_named(hostile_results):

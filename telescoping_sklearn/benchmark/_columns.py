@@ -11,6 +11,12 @@ from pandas.api import types
 
 #: How an ISO date looks; anything else that pandas might guess to be a date stays text.
 _ISO_DATE = r"\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?"
+#: How other dates look, such as 31/12/2020, 31.12.20 or 2020/12/31; what they mean is not guessed.
+_OTHER_DATE = r"\d{1,4}([./ -])\d{1,2}\1\d{1,4}([ T]\d{1,2}:\d{2}(:\d{2})?)?"
+#: Share of different values from which whole numbers may name the rows.
+_NEARLY_ALL = 0.95
+#: Categories with more levels are remarked upon.
+_MANY_LEVELS = 50
 #: Below this many rows a column of distinct values says nothing about what it is.
 _FEWEST_IDENTIFIED = 20
 
@@ -26,11 +32,15 @@ class ColumnProfile(NamedTuple):
         Every column that is not, and why.
     missing : dict of str to float
         Share of missing values of the columns kept that have any.
+    remarks : dict of str to str
+        What a reader should look at: text that may be meant as dates, numbers that may name the rows, and categories
+        of very many levels.
     """
 
     kinds: dict[str, str]
     dropped: dict[str, str]
     missing: dict[str, float]
+    remarks: dict[str, str]
 
 
 def handle_columns(X: pd.DataFrame) -> tuple[pd.DataFrame, ColumnProfile]:
@@ -69,10 +79,12 @@ def handle_columns(X: pd.DataFrame) -> tuple[pd.DataFrame, ColumnProfile]:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(f"columns named more than once: {', '.join(repeated)}")
-    kept, kinds, dropped, missing = {}, {}, {}, {}
+    kept, kinds, dropped, missing, remarks = {}, {}, {}, {}, {}
     for name, column in zip(names, (X.iloc[:, position] for position in range(X.shape[1])), strict=True):
         values, kind = _as_handled(column)
-        useless = _why_useless(values, kind)
+        useless, remark = _why_useless(values, kind), _remark(values, kind)
+        if remark and (not useless or kind == "category"):
+            remarks[name] = remark
         if useless:
             dropped[name] = useless
             continue
@@ -81,7 +93,7 @@ def handle_columns(X: pd.DataFrame) -> tuple[pd.DataFrame, ColumnProfile]:
             missing[name] = float(values.isna().mean())
     if not kept:
         raise ValueError("no column is left: every one is constant or an identifier")
-    return pd.DataFrame(kept, index=X.index), ColumnProfile(kinds, dropped, missing)
+    return pd.DataFrame(kept, index=X.index), ColumnProfile(kinds, dropped, missing, remarks)
 
 
 def _as_handled(column: pd.Series) -> tuple[pd.Series, str]:
@@ -114,6 +126,24 @@ def _days(dates: pd.Series) -> pd.Series:
     """Days since the earliest of `dates`, as floats."""
     elapsed: Any = dates - dates.min()
     return elapsed.dt.total_seconds() / 86_400
+
+
+def _remark(values: pd.Series, kind: str) -> str:
+    """Say what about a column a reader should look at; empty where nothing is remarkable."""
+    present = values.dropna()
+    if len(present) < _FEWEST_IDENTIFIED:
+        return ""
+    n_distinct = present.nunique()
+    if kind == "category":
+        if pd.Series(present.cat.categories).astype(str).str.fullmatch(_OTHER_DATE).all():
+            return "looks like dates and is taken as text: dates must be ISO, YYYY-MM-DD"
+        return f"has {n_distinct} levels in {len(present)} rows" if _MANY_LEVELS < n_distinct < len(values) else ""
+    whole = kind == "number" and bool((present == present.round()).all())
+    return (
+        "may be an identifier: nearly all its whole numbers differ"
+        if whole and (n_distinct >= _NEARLY_ALL * len(present))
+        else ""
+    )
 
 
 def _why_useless(values: pd.Series, kind: str) -> str:

@@ -1,18 +1,27 @@
 """Where a study's tables come from, and what a table is once it is loaded."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pandas.api import types
 
 from telescoping_sklearn import fetch_tabular, load_lucas_county
 from telescoping_sklearn.benchmark._columns import ColumnProfile, handle_columns
 from telescoping_sklearn.benchmark._describe import fingerprint
-from telescoping_sklearn.datasets import TABULAR_NAMES, fetch_openml_suite, fetch_openml_table, load_table
+from telescoping_sklearn.datasets import (
+    TABULAR_NAMES,
+    fetch_openml_suite,
+    fetch_openml_table,
+    load_table,
+    read_column_names,
+    refuse_lost_columns,
+    tabular_folder,
+)
 
 DATA_NAMES = ("lucas_county", *TABULAR_NAMES)
 _FILE_KEYS = {"path", "target", "drop", "log_target", "name"}
@@ -67,8 +76,18 @@ class DataSource:
     drop: tuple[str, ...] = ()
     log_target: bool = False
 
-    def load(self) -> Table:
+    def load(self, along: Iterable[str] = ()) -> Table:
         """Load the table and handle its columns and its target.
+
+        Parameters
+        ----------
+        along : iterable of str, default=()
+            Columns along which rows are divided; rows that lack a value in one are left out.
+
+        Returns
+        -------
+        Table
+            The table.
 
         Raises
         ------
@@ -83,9 +102,28 @@ class DataSource:
             raise ValueError(f"drop: there is no column {', '.join(map(repr, lost))}")
         target, notes = _target(given, log=self.log_target)
         there = target.notna().to_numpy()
-        X, profile = handle_columns(X.drop(columns=list(self.drop)).loc[there].reset_index(drop=True))
+        X = X.drop(columns=list(self.drop))
+        for name in along:
+            there = there & _there(X, name, there, notes)
+        X, profile = handle_columns(X.loc[there].reset_index(drop=True))
+        notes += [f"column {name!r} {remark}" for name, remark in profile.remarks.items()]
         target = target[there].reset_index(drop=True)
         return Table(X, target, profile, notes, fingerprint(pd.concat([X, target.rename("(target)")], axis=1)))
+
+
+def _there(X: pd.DataFrame, name: str, kept: NDArray, notes: list[str]) -> NDArray:
+    """Rows that have a value in a column, with a note on those that have none; all where there is no such column."""
+    columns = [column for column in X.columns if str(column) == name]
+    if len(columns) != 1:
+        return np.ones(len(X), dtype=bool)
+    there = X[columns[0]].replace([np.inf, -np.inf], np.nan).notna().to_numpy()
+    n_lost = int((kept & ~there).sum())
+    if not there.any() or not n_lost:
+        return np.ones(len(X), dtype=bool)
+    notes.append(
+        f"{n_lost} {'row' if n_lost == 1 else 'rows'} without a value in {name!r}, the shift's column, left out"
+    )
+    return there
 
 
 def _as_frame(X: Any) -> pd.DataFrame:
@@ -102,7 +140,8 @@ def _target(y: pd.Series, *, log: bool) -> tuple[pd.Series, list[str]]:
     values = y.astype(float).replace([np.inf, -np.inf], np.nan)
     notes = []
     if values.isna().any():
-        notes.append(f"{int(values.isna().sum())} rows without a finite target left out")
+        n_lost = int(values.isna().sum())
+        notes.append(f"{n_lost} {'row' if n_lost == 1 else 'rows'} without a finite target left out")
     if log and values.min() < 0:
         raise ValueError(f"log_target: the target {str(y.name)!r} has values below 0")
     if log:
@@ -112,6 +151,21 @@ def _target(y: pd.Series, *, log: bool) -> tuple[pd.Series, list[str]]:
     if values.nunique() < 2:
         raise ValueError(f"the target {str(y.name)!r} does not vary")
     return values, notes
+
+
+def needs_folder(source: DataSource) -> bool:
+    """Whether a set lies in a folder that must be named and is not."""
+    return source.origin.get("source") in TABULAR_NAMES and not tabular_folder()
+
+
+def unset_folder(sources: Iterable[DataSource]) -> Iterator[str]:
+    """Say once of all sets in a folder that must be named that it is not."""
+    names = [source.name for source in sources if needs_folder(source)]
+    if names:
+        yield (
+            f"data {', '.join(map(repr, names))}: set the environment variable TELESCOPING_DATA to the folder of these "
+            "sets, or give those of OpenML as openml:NAME, which are fetched where there is a network"
+        )
 
 
 def read_sources(data: Any) -> Iterator[DataSource | str]:
@@ -129,10 +183,14 @@ def read_sources(data: Any) -> Iterator[DataSource | str]:
         try:
             yield from _read_source(item)
         except (ValueError, OSError) as error:
-            yield f"data: {' '.join(str(error).split())}"
+            yield _as_line(error)
 
 
-def _read_source(item: Any) -> list[DataSource]:
+def _as_line(error: Exception) -> str:
+    return f"data: {' '.join(str(error).split())}"
+
+
+def _read_source(item: Any) -> Iterable[DataSource | str]:
     if isinstance(item, str):
         return _named(item)
     if isinstance(item, tuple) and len(item) == 3 and isinstance(item[0], str):
@@ -140,7 +198,7 @@ def _read_source(item: Any) -> list[DataSource]:
     if not isinstance(item, Mapping):
         raise ValueError(f"{item!r} is no data set; give a name, a table with `path` or `source`, or (name, X, y)")
     if "path" in item:
-        return [_file(item)]
+        return _file(item)
     if "source" in item:
         return _renamed(item)
     raise ValueError(f"{dict(item)} has neither `path` (one's own file) nor `source` (a name)")
@@ -170,45 +228,62 @@ def _in_memory(name: str, X: Any, y: Any) -> DataSource:
     return DataSource(name, lambda: (X, y), {"source": "memory"})
 
 
-def _options(item: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
-    """Check a table of options; returns those that sources share."""
-    where = item.get("name") or item.get("path") or item.get("source")
+def _option_mistakes(item: Mapping[str, Any], known: set[str]) -> Iterator[str]:
+    """Yield a line for every option that makes no sense, of those that sources share."""
+    where = f"data: {item.get('name') or item.get('path') or item.get('source')!r}:"
     unknown = sorted(set(item) - known)
     if unknown:
-        raise ValueError(f"{where!r}: no option {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+        yield f"{where} no option {', '.join(unknown)}; there are {', '.join(sorted(known))}"
     drop = item.get("drop", [])
-    if isinstance(drop, str) or not all(isinstance(name, str) for name in drop):
-        raise ValueError(f"{where!r}: drop must be a list of column names, got {drop!r}")
+    if not _is_names(drop):
+        yield f"{where} drop must be a list of column names, got {drop!r}"
     if not isinstance(item.get("log_target", False), bool):
-        raise ValueError(f"{where!r}: log_target must be true or false, got {item['log_target']!r}")
+        yield f"{where} log_target must be true or false, got {item['log_target']!r}"
     if not isinstance(item.get("name", "x"), str) or not item.get("name", "x"):
-        raise ValueError(f"{where!r}: name must be text, got {item['name']!r}")
-    return {"drop": tuple(drop), "log_target": item.get("log_target", False)}
+        yield f"{where} name must be text, got {item['name']!r}"
 
 
-def _file(item: Mapping[str, Any]) -> DataSource:
-    options = _options(item, _FILE_KEYS)
-    path, target = Path(item["path"]).expanduser(), item.get("target")
+def _is_names(drop: Any) -> bool:
+    return isinstance(drop, list | tuple) and all(isinstance(name, str) for name in drop)
+
+
+def _file(item: Mapping[str, Any]) -> Iterator[DataSource | str]:
+    """Read a file's options and its header: yields the source, or a line for every mistake."""
+    mistakes = list(_option_mistakes(item, _FILE_KEYS))
+    target, drop = item.get("target"), item.get("drop", [])
+    if not isinstance(item["path"], str | Path):
+        yield from [*mistakes, f"data: path must be that of a file, got {item['path']!r}"]
+        return
+    path = Path(item["path"]).expanduser()
     if not isinstance(target, str):
-        raise ValueError(f"{str(path)!r}: target must name the column to predict, got {target!r}")
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
+        mistakes.append(f"data: {str(path)!r}: target must name the column to predict, got {target!r}")
+    try:
+        wanted = [*([target] if isinstance(target, str) else []), *(drop if _is_names(drop) else [])]
+        refuse_lost_columns(path, read_column_names(path), wanted)
+    except (ValueError, OSError) as error:
+        mistakes.append(_as_line(error))
+    if mistakes:
+        yield from mistakes
+        return
+    options: dict[str, Any] = {"drop": tuple(drop), "log_target": item.get("log_target", False)}
     name = item.get("name") or path.name.split(".")[0]
-    origin = {"path": str(item["path"]), "target": target, **options, "drop": list(options["drop"])}
-    return DataSource(name, lambda: load_table(path, target=target), origin, **options)
+    origin = {"path": str(item["path"]), "target": target, **options, "drop": list(drop)}
+    yield DataSource(name, lambda: load_table(path, target=str(target)), origin, **options)
 
 
-def _renamed(item: Mapping[str, Any]) -> list[DataSource]:
-    options = _options(item, _SOURCE_KEYS)
-    sources = _named(str(item["source"]))
-    if "name" in item and len(sources) > 1:
-        raise ValueError(f"{item['source']!r} is many data sets: no name can be given")
-    return [
-        DataSource(
-            item.get("name", source.name),
-            source.read,
-            {**source.origin, **options, "drop": list(options["drop"])},
-            **options,
-        )
-        for source in sources
-    ]
+def _renamed(item: Mapping[str, Any]) -> Iterator[DataSource | str]:
+    """Read the options of a set that is given by name: yields the sources, or a line for every mistake."""
+    mistakes = list(_option_mistakes(item, _SOURCE_KEYS))
+    try:
+        sources = _named(str(item["source"]))
+        if "name" in item and len(sources) > 1:
+            raise ValueError(f"{item['source']!r} is many data sets: no name can be given")
+    except (ValueError, OSError) as error:
+        mistakes.append(_as_line(error))
+    if mistakes:
+        yield from mistakes
+        return
+    options: dict[str, Any] = {"drop": tuple(item.get("drop", [])), "log_target": item.get("log_target", False)}
+    for source in sources:
+        origin = {**source.origin, **options, "drop": list(options["drop"])}
+        yield DataSource(item.get("name", source.name), source.read, origin, **options)

@@ -5,6 +5,7 @@ columns in a form that suits it: standardised and one-hot for nets and linear mo
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -15,6 +16,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OrdinalEncoder, StandardScaler
 from sklearn.utils import get_tags
+from sklearn.utils._param_validation import validate_parameter_constraints
 
 from telescoping_sklearn import TabularPreparation, TelescopingGBTRegressor, TelescopingMLPRegressor
 from telescoping_sklearn.benchmark._describe import describe
@@ -118,36 +120,81 @@ def read_models(models: Any, section: int) -> Iterator[ModelSpec | str]:
     if not models:
         yield "models must hold at least one model"
     for name, given in models.items():
-        try:
-            yield _read_model(str(name), given, section)
-        except (ValueError, TypeError) as error:
-            yield f"models.{name}: {' '.join(str(error).split())}"
+        mistakes: list[str] = []
+        with _noted(mistakes):
+            spec = _read_model(str(name), given, section, mistakes)
+        yield from (f"models.{name}: {line}" for line in mistakes)
+        if not mistakes:
+            yield spec
 
 
-def _read_model(name: str, given: Any, section: int) -> ModelSpec:
+@contextmanager
+def _noted(mistakes: list[str]) -> Iterator[None]:
+    """Note a mistake as a line, and go on to the next."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        mistakes.append(" ".join(str(error).split()))
+
+
+def _read_model(name: str, given: Any, section: int, mistakes: list[str]) -> ModelSpec:
+    """Read a model; what keeps nothing else from being read is noted, and the rest raised."""
     if isinstance(given, str) or hasattr(given, "get_params"):
         given = {"estimator": given}
     if not isinstance(given, Mapping):
         raise TypeError(f"give a table of settings, an import path or an estimator, got {given!r}")
     unknown = sorted(set(given) - _KEYS)
     if unknown:
-        raise ValueError(f"no option {', '.join(unknown)}; there are {', '.join(sorted(_KEYS))}")
+        mistakes.append(f"no option {', '.join(unknown)}; there are {', '.join(sorted(_KEYS))}")
     settings = given.get("settings", {})
     if not isinstance(settings, Mapping):
-        raise TypeError(f"settings must be a table, got {settings!r}")
-    estimator = _make_estimator(given.get("estimator", name), dict(settings), section)
-    preparation = given.get("preparation", _preparation_of(estimator))
-    if preparation not in PREPARATIONS:
-        raise ValueError(f"preparation must be one of {', '.join(PREPARATIONS)}, got {preparation!r}")
-    space = PAPER_SPACES.get(str(given.get("estimator", name)), {}) if "space" not in given else given["space"]
-    spec = ModelSpec(name, estimator, preparation, read_space(space), dict(settings))
-    _refuse_unknown(spec.space, estimator, "space")
+        mistakes.append(f"settings must be a table, got {settings!r}")
+        settings = {}
+    preparation = given.get("preparation")
+    if preparation not in (*PREPARATIONS, None):
+        mistakes.append(f"preparation must be one of {', '.join(PREPARATIONS)}, got {preparation!r}")
+        preparation = None
+    space = _read_space(given.get("space", PAPER_SPACES.get(str(given.get("estimator", name)), {})), mistakes)
+    estimator = _make_estimator(given.get("estimator", name), dict(settings), section, mistakes)
+    with _noted(mistakes):
+        _refuse_unknown(space, estimator, "space")
+    mistakes += _setting_mistakes(estimator)
+    spec = ModelSpec(name, estimator, preparation or _preparation_of(estimator), space, dict(settings))
     spec.describe()
+    if not mistakes:
+        spec.make(0)
     return spec
 
 
-def _make_estimator(which: Any, settings: dict[str, Any], section: int) -> Any:
-    """Make an unfitted estimator with its settings."""
+def _read_space(given: Any, mistakes: list[str]) -> dict[str, Any]:
+    """Read a space parameter by parameter, so that every mistake in it is noted."""
+    parts = [{name: choice} for name, choice in given.items()] if isinstance(given, Mapping) else [given]
+    space: dict[str, Any] = {}
+    for part in parts:
+        with _noted(mistakes):
+            space |= read_space(part)
+    return space
+
+
+def _setting_mistakes(estimator: Any) -> Iterator[str]:
+    """Yield what `fit` would say of the values of an estimator's parameters, and of those of its parts."""
+    parts = [estimator, *(value for value in estimator.get_params(deep=True).values() if not isinstance(value, type))]
+    for part in parts:
+        constraints = getattr(part, "_parameter_constraints", None)
+        if not isinstance(constraints, Mapping) or not hasattr(part, "get_params"):
+            continue
+        for name, value in part.get_params(deep=False).items():
+            if name in constraints:
+                try:
+                    validate_parameter_constraints({name: constraints[name]}, {name: value}, type(part).__name__)
+                except ValueError as error:
+                    yield " ".join(str(error).split())
+        if isinstance(part, TelescopingGBTRegressor):
+            yield from part.unsupported_params().values()
+
+
+def _make_estimator(which: Any, settings: dict[str, Any], section: int, mistakes: list[str]) -> Any:
+    """Make an unfitted estimator with those of its settings that it has; others are noted."""
     if isinstance(which, str):
         klass = _OURS.get(which) or _import_regressor(which)
         estimator = klass()
@@ -158,8 +205,10 @@ def _make_estimator(which: Any, settings: dict[str, Any], section: int) -> Any:
         estimator, defaults = clone(which), {}
     else:
         raise TypeError(f"estimator must be an import path or an estimator, got {which!r}")
-    _refuse_unknown(settings, estimator, "settings")
-    return estimator.set_params(**(defaults | settings))
+    with _noted(mistakes):
+        _refuse_unknown(settings, estimator, "settings")
+    known = estimator.get_params(deep=True)
+    return estimator.set_params(**{name: value for name, value in (defaults | settings).items() if name in known})
 
 
 def _our_defaults(which: str, settings: dict[str, Any], section: int) -> dict[str, Any]:
@@ -169,7 +218,7 @@ def _our_defaults(which: str, settings: dict[str, Any], section: int) -> dict[st
     if which != "net":
         return {}
     net = {"hidden_layer_sizes": (64, 64, 64), "batch_size": 128, "max_iter": 20, "tol": 0.0, "section": section}
-    if "hidden_layer_sizes" in settings:
+    if isinstance(settings.get("hidden_layer_sizes"), list):
         settings["hidden_layer_sizes"] = tuple(settings["hidden_layer_sizes"])
     return net | {"n_iter_no_change": settings.get("max_iter", net["max_iter"])}  # every epoch is run
 

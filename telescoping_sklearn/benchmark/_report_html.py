@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ _GROUPS = {
     "decile": ("By decile of irregularity", "decile, 10 the most irregular"),
     "shift": ("Along the shift", "share of the way along the column"),
 }
-#: From this many data sets on, models are compared over means of seeds, as the tests assume.
+#: From this many tables on, models are compared over means of seeds, as the tests assume.
 _ENOUGH_DATA_SETS = 6
 _HOW_TO_READ = (
     "Errors are in units of the training labels' variance: 1 is what predicting their mean would score. The relative "
@@ -55,7 +56,9 @@ class Report:
     Attributes
     ----------
     results : DataFrame
-        Labelled results: names alone tell data sets and models apart.
+        Labelled results: names alone tell data sets, with the ways to divide them, and models apart.
+    tables : list of str
+        Names of the data sets, however many ways they were divided in.
     metadata : dict
         The study, its tables, versions and machine, as far as known.
     gaps : dict of str to DataFrame
@@ -65,13 +68,17 @@ class Report:
         Ranks on regular rows; None where there are no two models to compare.
     failures : DataFrame
         Tasks that failed.
+    file : str, default=""
+        Name of the file of results, if there is one.
     """
 
     results: pd.DataFrame
+    tables: list[str]
     metadata: dict[str, Any]
     gaps: dict[str, pd.DataFrame]
     comparison: ModelComparison | None
     failures: pd.DataFrame
+    file: str = ""
 
     @property
     def reference(self) -> str:
@@ -85,7 +92,7 @@ class Report:
 
     @property
     def data(self) -> list[str]:
-        """Names of the data sets, in the order of the results."""
+        """Names of the data sets, each once for every way to divide it, in the order of the results."""
         return list(dict.fromkeys(self.results["data"]))
 
     def gaps_of(self, name: str, model: str, kind: str) -> pd.DataFrame:
@@ -162,19 +169,24 @@ def _gather(source: Any, metadata: Mapping[str, Any] | None) -> Report:
     known = dict(metadata) if metadata is not None else store.metadata() if isinstance(store, ResultStore) else {}
     failures = store.failures() if isinstance(store, ResultStore) else pd.DataFrame()
     labelled = label_results(table)
-    report = Report(labelled, known, {}, _compare(labelled), failures)
+    tables = list(dict.fromkeys(table["data"].astype(str)))
+    comparison = _compare(labelled.assign(data=table["data"]))
+    file = store.path.name if isinstance(store, ResultStore) else ""
+    report = Report(labelled, tables, known, {}, comparison, failures, file)
     if isinstance(store, ResultStore) and report.reference:
         report.gaps = _gaps(table, labelled, store, report.reference)
     return report
 
 
-def _compare(labelled: pd.DataFrame) -> ModelComparison | None:
-    """Compare all models on regular rows; None where there are no two that share any."""
-    enough = labelled["data"].nunique() >= _ENOUGH_DATA_SETS
-    try:
-        return compare_models(labelled, over="data" if enough else "data and seed")
-    except ValueError:
-        return None
+def _compare(results: pd.DataFrame) -> ModelComparison | None:
+    """Compare all models on regular rows, or on those that have not shifted; None where no two share any."""
+    over = "data" if results["data"].nunique() >= _ENOUGH_DATA_SETS else "data and seed"
+    for kind in ("mixture", "shift"):
+        try:
+            return compare_models(results, over=over, set_kind=kind)
+        except ValueError:
+            continue
+    return None
 
 
 def _gaps(table: pd.DataFrame, labelled: pd.DataFrame, store: ResultStore, reference: str) -> dict[str, pd.DataFrame]:
@@ -218,7 +230,7 @@ def render(report: Report, title: str) -> str:
         tables=_tables(report),
         settings=settings(report.metadata),
         chosen=chosen_settings(report.results, report.models),
-        again=again(report.metadata),
+        again=again(report.metadata, *([report.file] if report.file else [])),
         failures=_failures(report.failures),
         unfinished=_unfinished(report),
         results=_as_json(report.results),
@@ -243,19 +255,17 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
 def _lede(report: Report) -> str:
     results = report.results
-    counts = [(len(report.models), "model"), (len(report.data), "data set"), (results["seed"].nunique(), "seed")]
-    models, data, seeds = (_counted(count, noun) for count, noun in counts)
+    counts = [(len(report.models), "model"), (len(report.tables), "data set"), (results["seed"].nunique(), "seed")]
+    models, data, seeds = (_words.counted(count, noun) for count, noun in counts)
+    n_ways = results["score"].nunique()
+    ways = f", irregular in {n_ways} ways" if n_ways > 1 else ""
     begun = report.metadata.get("begun")
     when = f", run on {datetime.fromtimestamp(begun, UTC):%d %B %Y}" if isinstance(begun, int | float) else ""
     tuned = results["tuned"].astype(bool) if "tuned" in results else pd.Series([False])
     how = "tuned settings" if tuned.all() else "settings as given" if not tuned.any() else "tuned and given settings"
-    return f"{models} on {data}, {seeds}, {how}{when}."
+    return f"{models} on {data}{ways}, {seeds}, {how}{when}."
 
 
 def _about_bands(n_seeds: int) -> str:
@@ -265,7 +275,7 @@ def _about_bands(n_seeds: int) -> str:
 
 
 def _about_numbers(n_seeds: int, with_gaps: bool, reference: str) -> str:
-    said = f"Means over {_counted(n_seeds, 'seed')}, ± one standard error."
+    said = f"Means over {_words.counted(n_seeds, 'seed')}, ± one standard error."
     if with_gaps:
         return (
             f"{said} Relative gaps are to {reference}, in brackets the 95% interval of a bootstrap of seeds and test "
@@ -277,12 +287,13 @@ def _about_numbers(n_seeds: int, with_gaps: bool, reference: str) -> str:
 def _summary(report: Report) -> list[str]:
     sentences = []
     if report.comparison is not None:
-        sentences.append(_words.say_comparison(report.comparison, over_data=len(report.data) >= _ENOUGH_DATA_SETS))
-    for model in report.gaps:
-        parts = {name: part for name in report.data if len(part := report.gaps_of(name, model, "mixture"))}
+        sentences.append(_words.say_comparison(report.comparison))
+    several = "data sets" if len(report.data) == len(report.tables) else "pairs of data set and score"
+    for model, kind in product(report.gaps, ("mixture", "shift")):
+        parts = {name: part for name in report.data if len(part := report.gaps_of(name, model, kind))}
         if parts:
             trends = {name: _words.trend(part) for name, part in parts.items()}
-            sentences.append(_words.say_trends(trends, model, report.reference))
+            sentences.append(_words.say_trends(trends, model, report.reference, kind=kind, several=several))
     if not sentences:
         sentences.append("There are no two models with results on the same regular rows, so none are compared.")
     return sentences
@@ -336,7 +347,7 @@ def _span(results: pd.DataFrame, column: str) -> str:
 
 
 def _facts(results: pd.DataFrame) -> str:
-    facts = [_counted(results["seed"].nunique(), "seed")]
+    facts = [_words.counted(results["seed"].nunique(), "seed")]
     if {"n_train", "n_test"} <= set(results):
         facts = [f"{_span(results, 'n_train')} training rows", *_sizes(results), *facts]
     scores = [str(score) for score in results["score"].unique() if not str(score).startswith("shift:")]

@@ -3,10 +3,14 @@
 import json
 import math
 import pprint
+import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import pandas as pd
+from sklearn.base import BaseEstimator
 
 from telescoping_sklearn.benchmark._describe import describe
 from telescoping_sklearn.benchmark._models import ModelSpec, read_models
@@ -66,10 +70,28 @@ def settings(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     groups = []
     for key in ("study", "tables", "versions", "machine"):
         known = metadata.get(key)
+        if key == "study" and isinstance(known, Mapping):
+            known = _without_tuned(known)
         if isinstance(known, Mapping) and known:
             entries = [entry for name, value in known.items() for entry in _entries(str(name), value)]
             groups.append({"title": key.capitalize(), "entries": entries})
     return groups
+
+
+def _without_tuned(study: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of a study's models the values of parameters that tuning chose, and say which it chose."""
+    models = study.get("models")
+    if not study.get("tuning") or not isinstance(models, Mapping):
+        return dict(study)
+    return {**study, "models": {name: _model_without_tuned(model) for name, model in models.items()}}
+
+
+def _model_without_tuned(model: Any) -> Any:
+    if not isinstance(model, Mapping) or not model.get("space") or not isinstance(model.get("estimator"), Mapping):
+        return model
+    estimator = model["estimator"]
+    params = {name: value for name, value in estimator.get("params", {}).items() if name not in model["space"]}
+    return {**model, "estimator": {**estimator, "params": params}, "tuned": list(model["space"])}
 
 
 def _entries(name: str, value: Any) -> list[Entry]:
@@ -163,13 +185,15 @@ def _rounded(value: Any) -> str:
 # -- running it again --------------------------------------------------------------------------------------------------
 
 
-def again(metadata: Mapping[str, Any]) -> list[dict[str, str]]:
+def again(metadata: Mapping[str, Any], file: str = "results.sqlite") -> list[dict[str, str]]:
     """Say how the study is run again.
 
     Parameters
     ----------
     metadata : mapping
         As `ResultStore.metadata` gives it.
+    file : str, default="results.sqlite"
+        Name of the file of results.
 
     Returns
     -------
@@ -177,14 +201,19 @@ def again(metadata: Mapping[str, Any]) -> list[dict[str, str]]:
         Words and code of each step.
     """
     study = metadata.get("study")
-    from_file = {"words": _FROM_FILE, "code": "python -m telescoping_sklearn benchmark study.toml"}
+    from_file = {"words": _FROM_FILE, "code": f"{_COMMAND} --output {shlex.quote(file)}"}
     if not isinstance(study, Mapping) or not {"data", "models"} <= set(study):
         return [from_file]
     parameters, unknown = study_parameters(study)
     words = _FROM_PYTHON
     if unknown:
         words += f" The parts marked ... only the program that made the study has: {', '.join(unknown)}."
-    return [{"words": words, "code": _CODE.format(parameters=_as_call(parameters))}, from_file]
+    return [{"words": words, "code": _code(parameters, file)}, from_file]
+
+
+def _code(parameters: Mapping[str, Any], file: str) -> str:
+    page = file.removesuffix(".sqlite") + ".html"
+    return _CODE.format(parameters=_as_call(parameters), file=repr(file), page=repr(page))
 
 
 def _as_call(parameters: Mapping[str, Any]) -> str:
@@ -233,16 +262,40 @@ def _model_parameter(name: str, model: Mapping[str, Any], study: Mapping[str, An
     by_name = _made_by_name(name, model, study)
     if by_name is not None and by_name.describe()["space"] == model["space"]:
         return {"settings": model["settings"], "preparation": model["preparation"]}
-    path, params = model["estimator"]["estimator"], model["estimator"]["params"]
+    path, params = _as_given(model["estimator"]["estimator"], model["estimator"]["params"])
     if any(isinstance(value, Mapping) for value in params.values()):
         unknown.append(f"estimator of {name}")
         return {"estimator": _UNKNOWN, "preparation": model["preparation"]}
-    found = {"settings": model["settings"]} if by_name is not None else {"estimator": path, "settings": params}
+    found: dict[str, Any] = (
+        {"settings": model["settings"]} if by_name is not None else {"estimator": path, "settings": params}
+    )
     found["preparation"] = model["preparation"]
     if study.get("tuning") is not None:
         found["space"] = {parameter: _choice(drawn) for parameter, drawn in model["space"].items()}
         unknown += [f"search space of {name}, {one}" for one, drawn in found["space"].items() if drawn == _UNKNOWN]
     return found
+
+
+def _as_given(path: str, params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Write an estimator by its public path, with the parameters that are not its defaults; as it is where unknown."""
+    module, _, name = path.rpartition(".")
+    if module.partition(".")[0] not in sys.modules:  # a file of results must not choose what is imported
+        return path, dict(params)
+    try:
+        klass = getattr(import_module(module), name)
+        if not issubclass(klass, BaseEstimator):
+            return path, dict(params)
+        defaults = describe(klass().get_params(deep=False))
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return path, dict(params)
+    changed = {key: value for key, value in params.items() if key not in defaults or defaults[key] != value}
+    parents = module.split(".")
+    public = next((depth for depth, part in enumerate(parents) if part.startswith("_")), len(parents))
+    for depth in range(public, 0, -1):
+        above = ".".join(parents[:depth])
+        if getattr(import_module(above), name, None) is klass:
+            return f"{above}.{name}", changed
+    return path, changed
 
 
 def _made_by_name(name: str, model: Mapping[str, Any], study: Mapping[str, Any]) -> ModelSpec | None:
@@ -292,5 +345,6 @@ from telescoping_sklearn.benchmark import BenchmarkStudy, run_benchmark, write_r
 study = BenchmarkStudy(
 {parameters}
 )
-run_benchmark(study, "results.sqlite")
-write_report("results.sqlite", "report.html")"""
+run_benchmark(study, {file})
+write_report({file}, {page})"""
+_COMMAND = "python -m telescoping_sklearn benchmark study.toml"

@@ -9,6 +9,7 @@ import pandas as pd
 
 from telescoping_sklearn.benchmark._chart import mean_and_error, number, set_name, with_error
 from telescoping_sklearn.benchmark._summary import ModelComparison
+from telescoping_sklearn.benchmark._words import say_blocks
 
 
 @dataclass
@@ -184,8 +185,9 @@ def rank_table(comparison: ModelComparison, models: Sequence[str]) -> Table:
         [Cell(row.model, row.model, style=models.index(row.model)), measured(row.mean_rank), measured(row.mean_error)]
         for row in ranks
     ]
+    where = "Rows that have not shifted" if comparison.set_kind == "shift" else "Regular rows"
     caption = (
-        f"Regular rows, 1 is best, over {comparison.n_blocks} comparisons. Mean ranks that differ by more than "
+        f"{where}, 1 is best, over {say_blocks(comparison)}. Mean ranks that differ by more than "
         f"{number(comparison.critical_difference)} differ at the 95\N{NO-BREAK SPACE}% level (Nemenyi's test)"
     )
     if np.isfinite(comparison.friedman_p):

@@ -298,6 +298,7 @@ def describe_tables(tables: dict[str, Table]) -> dict[str, Any]:
             "columns": table.profile.kinds,
             "dropped": table.profile.dropped,
             "missing": table.profile.missing,
+            "remarks": table.profile.remarks,
             "notes": table.notes,
             "fingerprint": table.fingerprint,
         }

@@ -1,7 +1,8 @@
 """A study is data: what is compared, on what, and how it is judged.
 
-A study is checked as a whole when it is made, and every mistake is said, each in a line that names it. What only the
-tables themselves can tell (that a column is there, that there are rows enough) `load_tables` says, before any work.
+A study is checked as a whole when it is made, values of settings and headers of files included, and every mistake is
+said, each in a line that names it. What only the rows can tell (that there are enough, that a column of a set other
+than a file is there) `load_tables` says, before any work.
 """
 
 import tomllib
@@ -10,7 +11,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from telescoping_sklearn.benchmark._data import DataSource, Table, read_sources
+from telescoping_sklearn.benchmark._data import DataSource, Table, needs_folder, read_sources, unset_folder
 from telescoping_sklearn.benchmark._describe import describe
 from telescoping_sklearn.benchmark._models import ModelSpec, read_models
 from telescoping_sklearn.benchmark._test_sets import Score, Shift, read_divisions
@@ -122,7 +123,8 @@ class BenchmarkStudy:
     def __post_init__(self) -> None:
         """Read every part and refuse what makes no sense."""
         mistakes = [*self._number_mistakes(), *self._list_mistakes()]
-        section = self.section if isinstance(self.section, int) else 1
+        # A bad section is said once, of the study.
+        section = self.section if isinstance(self.section, int) and self.section >= 1 else 1
         for name, parts in {
             "sources": read_sources(self.data),
             "specs": read_models(self.models, section),
@@ -131,10 +133,9 @@ class BenchmarkStudy:
             read = list(parts)
             mistakes += [line for line in read if isinstance(line, str)]
             object.__setattr__(self, name, tuple(part for part in read if not isinstance(part, str)))
-        try:
-            object.__setattr__(self, "tuner", read_tuning(self.tuning))
-        except ValueError as error:
-            mistakes.append(str(error))
+        tunings = list(read_tuning(self.tuning))
+        mistakes += [line for line in tunings if isinstance(line, str)]
+        object.__setattr__(self, "tuner", tunings[0] if tunings else None)
         for what, named in {"data": self.sources, "score and shift": self.divisions}.items():
             names = [part.name for part in named]
             repeated = sorted({name for name in names if names.count(name) > 1})
@@ -199,6 +200,8 @@ class BenchmarkStudy:
             given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise StudyError([f"{path} is no TOML file: {error}"]) from error
+        except OSError as error:
+            raise type(error)(f"the study {path} cannot be read: {error.strerror}") from error
         items = given.get("data", [])
         for item in items if isinstance(items, list) else [items]:
             if isinstance(item, dict) and isinstance(item.get("path"), str):
@@ -233,14 +236,17 @@ class BenchmarkStudy:
         StudyError
             With a line for every data set that cannot be loaded or divided.
         """
-        tables, mistakes = {}, []
+        tables, mistakes = {}, list(unset_folder(self.sources))
+        along = [division.column for division in self.divisions if isinstance(division, Shift)]
         for source in self.sources:
+            if needs_folder(source):
+                continue
             try:
-                tables[source.name] = table = source.load()
+                tables[source.name] = table = source.load(along)
             except (ValueError, OSError, TypeError) as error:
                 mistakes.append(f"data {source.name!r}: {' '.join(str(error).split())}")
                 continue
-            reasons = [(division.name, division.check(table.X, self)) for division in self.divisions]
+            reasons = [(division.name, division.check(table, self)) for division in self.divisions]
             mistakes += [f"data {source.name!r}, {name}: {reason}" for name, reason in reasons if reason]
         if mistakes:
             raise StudyError(mistakes)

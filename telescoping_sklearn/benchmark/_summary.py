@@ -176,6 +176,10 @@ class ModelComparison(NamedTuple):
         `wilcoxon_p` and `holm_p`, the same corrected for all pairs.
     n_blocks : int
         Comparisons that the ranks are means of.
+    over : {"data and seed", "data"}
+        What each of them is.
+    set_kind : str
+        Kind of the test sets.
     """
 
     ranks: pd.DataFrame
@@ -183,6 +187,13 @@ class ModelComparison(NamedTuple):
     friedman_p: float
     pairs: pd.DataFrame
     n_blocks: int
+    over: str = "data and seed"
+    set_kind: str = "mixture"
+
+    @property
+    def least_p(self) -> float:
+        """The smallest corrected p-value that so many comparisons can give: all of them won, in every pair."""
+        return min(1.0, 2.0 ** (1 - self.n_blocks) * max(1, len(self.pairs)))
 
 
 def compare_models(
@@ -196,9 +207,10 @@ def compare_models(
 ) -> ModelComparison:
     """Compare models over data sets and seeds, on one kind of test set.
 
-    Every data set, score and seed is a block in which the models are ranked and paired. Seeds of one data set share its
-    rows, so that p-values over "data and seed" are too small where data sets are few; "data" takes means over seeds
-    first, as the tests assume.
+    Every data set and seed is a block in which the models are ranked and paired. Ways to divide one data set ask about
+    the same rows over again, so that a model's error in a block is its mean over the scores that all models share.
+    Seeds of one data set share its rows too, so that p-values over "data and seed" are too small where data sets are
+    few; "data" takes means over seeds as well, as the tests assume.
 
     Parameters
     ----------
@@ -238,8 +250,9 @@ def compare_models(
     if over not in ("data and seed", "data") or not 0 < level < 1:
         raise ValueError(f"over must be 'data and seed' or 'data', level between 0 and 1; got {over!r}, {level}")
     chosen = results[(results["set_kind"] == set_kind) & np.isclose(results["set_value"].astype(float), set_value)]
-    block = ["data", "score"] + (["seed"] if over == "data and seed" else [])
-    errors = chosen.pivot_table(index=block, columns="model", values=metric, aggfunc="mean", sort=False).dropna()
+    parts, block = ["data", "seed", "score"], ["data"] + (["seed"] if over == "data and seed" else [])
+    shared = chosen.pivot_table(index=parts, columns="model", values=metric, aggfunc="mean", sort=False).dropna()
+    errors = shared.groupby(level=block, sort=False).mean()
     n_blocks, n_models = errors.shape
     if n_models < 2 or n_blocks < 1:
         raise ValueError(
@@ -260,6 +273,8 @@ def compare_models(
         float(friedman),
         _pairs(errors, larger_is_better=metric == "r2"),
         n_blocks,
+        over,
+        set_kind,
     )
 
 

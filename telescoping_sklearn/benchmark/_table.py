@@ -1,17 +1,20 @@
 """What a study found, as text for a terminal or a page."""
 
 import textwrap
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from telescoping_sklearn.benchmark._models import ModelSpec
 from telescoping_sklearn.benchmark._runner import plan_tasks
 from telescoping_sklearn.benchmark._store import ResultStore
 from telescoping_sklearn.benchmark._study import BenchmarkStudy
 from telescoping_sklearn.benchmark._summary import relative_gaps
 from telescoping_sklearn.benchmark._tasks import LIBRARIES
+from telescoping_sklearn.benchmark._words import counted
 
 
 def tabulate_results(results: pd.DataFrame, study: BenchmarkStudy, errors: Any) -> str:
@@ -49,17 +52,26 @@ def _tabulate_part(data: str, score: str, part: pd.DataFrame, study: BenchmarkSt
     if len(models) > 1:
         gaps = relative_gaps(part, errors, *models[:2]).set_index(["set_kind", "set_value"])
         gaps = gaps.loc[part["set_kind"].iloc[0]].reindex(values)
-        columns["relative gap"] = ["none (*)" if gap.reason else _interval(gap) for gap in gaps.itertuples()]
+        columns[f"gap {models[0]} - {models[1]}, relative"] = [
+            "none (*)" if gap.reason else _interval(gap) for gap in gaps.itertuples()
+        ]
         for value, reason in gaps["reason"].items():
             if reason:
                 reasons.setdefault(reason, []).append(f"{value:.0%}")
     for title, quantity, how in (("kernel", "kernel_norm_ratio", ".2f"), ("p", "effective_params", ".0f")):
         told = {model: means.loc[model, quantity] for model in models}
         columns |= {f"{title} {m}": _column(column, values, how) for m, column in told.items() if column.notna().any()}
-    lines = [_heading(data, score, part, study), "", pd.DataFrame(columns).to_string(index=False), ""]
+    lines = [_heading(data, score, part, study), "", _with_bars(columns), ""]
     lines += [_training_line(model, part[(part["model"] == model) & (part["set_value"] == 0)]) for model in models]
     lines += [f"   (*) no relative gap at {', '.join(where)}: {reason}" for reason, where in reasons.items()]
     return "\n".join(lines)
+
+
+def _with_bars(columns: dict[str, list[str]]) -> str:
+    """Write columns of text side by side, with bars between them, since names of models may hold spaces."""
+    widths = [max(map(len, [heading, *cells])) for heading, cells in columns.items()]
+    rows = [list(columns), *zip(*columns.values(), strict=True)]
+    return "\n".join(" | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
 def _column(means: pd.Series, values: list[float], how: str) -> list[str]:
@@ -107,22 +119,24 @@ def _legend(study: BenchmarkStudy) -> str:
         "p = effective parameters.",
         f"Means over {seeds}; {tuned}; {study.n_probes} probes; a net's updates in sections of {study.section}, its "
         f"kernels at {study.kernel_stages} stages.",
-        *(_settings(spec) for spec in study.specs),
+        *(_settings(spec, tuned=study.tuner is not None) for spec in study.specs),
         "Versions: " + ", ".join(f"{name} {version(name)}" for name in LIBRARIES) + ".",
     ]
     return "\n".join(textwrap.fill(sentence, width=100) for sentence in sentences)
 
 
-def _settings(spec: Any) -> str:
-    """Say which of an estimator's parameters are not its defaults."""
+def _settings(spec: ModelSpec, *, tuned: bool) -> str:
+    """Say which of an estimator's parameters are not its defaults, and which are tuned instead."""
     defaults = type(spec.estimator)().get_params() if not hasattr(spec.estimator, "steps") else {}
     params = spec.estimator.get_params(deep=False)
     told = ", ".join(
         f"{name}={value}"
         for name, value in params.items()
-        if name not in defaults or (defaults[name] is not value and defaults[name] != value)
+        if not (tuned and name in spec.space)
+        and (name not in defaults or (defaults[name] is not value and defaults[name] != value))
     )
-    return f"{spec.name}: {type(spec.estimator).__name__} with {told or 'its defaults'}."
+    chosen = f"; tuned: {', '.join(spec.space)}" if tuned and spec.space else ""
+    return f"{spec.name}: {type(spec.estimator).__name__} with {told or 'its defaults'}{chosen}."
 
 
 def describe_plan(study: BenchmarkStudy, tables: dict[str, Any], file: Any = None) -> str:
@@ -144,7 +158,8 @@ def describe_plan(study: BenchmarkStudy, tables: dict[str, Any], file: Any = Non
     """
     lines = ["data:"]
     for name, table in tables.items():
-        lines.append(f"  {name}: {len(table.X)} rows, {_count_kinds(table.profile.kinds)}")
+        lines.append(f"  {name}: {counted(len(table.X), 'row')}, {counted(len(table.profile.kinds), 'column')}")
+        lines += [f"    {what}" for what in _name_kinds(table.profile.kinds)]
         lines += [f"    column {column!r} left out: {why}" for column, why in table.profile.dropped.items()]
         lines += [f"    column {column!r}: {share:.1%} missing" for column, share in table.profile.missing.items()]
         lines += [f"    {note}" for note in table.notes]
@@ -162,8 +177,9 @@ def describe_plan(study: BenchmarkStudy, tables: dict[str, Any], file: Any = Non
     draws = study.tuner.draws if study.tuner is not None else 0
     fits = sum(1 + draws * bool(item.spec.space) for item in planned)
     lines.append(
-        f"{len(planned)} tasks ({len(tables)} data sets x {len(study.divisions)} ways to draw test sets x "
-        f"{study.n_seeds} seeds x {len(study.specs)} models), {fits} fits"
+        f"{counted(len(planned), 'task')} ({counted(len(tables), 'data set')} x "
+        f"{counted(len(study.divisions), 'way')} to draw test sets x {counted(study.n_seeds, 'seed')} x "
+        f"{counted(len(study.specs), 'model')}), {counted(fits, 'fit')}"
     )
     if file is not None and file.exists():
         done = ResultStore(file).done()
@@ -171,10 +187,13 @@ def describe_plan(study: BenchmarkStudy, tables: dict[str, Any], file: Any = Non
     return "\n".join(lines)
 
 
-def _count_kinds(kinds: dict[str, str]) -> str:
-    counts = pd.Series(list(kinds.values())).value_counts()
-    words = {"number": "numeric", "date": "date", "category": "categorical"}
-    return ", ".join(f"{count} {words[str(kind)]}" for kind, count in counts.items()) + " columns"
+def _name_kinds(kinds: dict[str, str]) -> Iterator[str]:
+    """Yield a line for every kind of column, with their names."""
+    words = {"number": "numeric", "date": "dates", "category": "categorical"}
+    for kind, word in words.items():
+        names = [name for name, found in kinds.items() if found == kind]
+        if names:
+            yield textwrap.fill(f"{word} ({len(names)}): {', '.join(names)}", width=100, subsequent_indent=" " * 6)
 
 
 def set_side_by_side(first: pd.DataFrame, second: pd.DataFrame, metric: str = "mse") -> str:
@@ -208,11 +227,11 @@ def set_side_by_side(first: pd.DataFrame, second: pd.DataFrame, metric: str = "m
     means["difference"] = means.iloc[:, 1] - means.iloc[:, 0]
     means["seeds"] = shared.groupby(block, sort=False)["seed"].nunique()
     told = means.reset_index().to_string(index=False, float_format="{:.4g}".format)
-    lines = [told if len(means) else "nothing in common"]
+    lines = [told if len(means) else "nothing in common: no data set, model, score, seed and test set is in both files"]
     for side, name in (("left_only", "first"), ("right_only", "second")):
         alone = len(both[both["_merge"] == side][["data", "model", "score", "seed"]].drop_duplicates())
         if alone:
-            lines.append(f"{alone} tasks are in the {name} file only")
+            lines.append(f"{counted(alone, 'task')} {'is' if alone == 1 else 'are'} in the {name} file only")
     return "\n".join(lines)
 
 
@@ -227,12 +246,58 @@ def list_versions(first: dict[str, Any], second: dict[str, Any]) -> str:
     Returns
     -------
     str
-        A line for every difference.
+        A line for every difference; of data sets and models that only one has, the names.
     """
-    lines = []
-    for part in ("versions", "study"):
-        for name in sorted(set(first[part]) | set(second[part])):
-            one, other = first[part].get(name), second[part].get(name)
-            if one != other:
-                lines.append(f"{part} differ in {name}: {one} | {other}")
+    lines = [f"version of {name}: {one} | {other}" for name, one, other in _differing(first, second, "versions")]
+    for name, one, other in _differing(first, second, "study"):
+        if name == "models":
+            lines += _model_differences(one or {}, other or {})
+        elif name == "data":
+            lines += _named_differences(
+                "data set", *({item["name"]: item for item in data or []} for data in (one, other))
+            )
+        else:
+            lines.append(f"{name}: {_brief(one)} | {_brief(other)}")
     return "\n".join(lines) or "versions and settings are the same"
+
+
+def _differing(first: dict[str, Any], second: dict[str, Any], part: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what stands differently in a part of two descriptions, and how."""
+    of_first, of_second = first.get(part) or {}, second.get(part) or {}
+    for name in sorted(set(of_first) | set(of_second)):
+        one, other = of_first.get(name), of_second.get(name)
+        if one != other:
+            yield name, one, other
+
+
+def _named_differences(what: str, first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
+    """Yield the names that only one side has, and where both have one, what of it differs."""
+    for name in [*first, *(name for name in second if name not in first)]:
+        if name not in first or name not in second:
+            yield f"{what} {name} is in the {'first' if name in first else 'second'} file only"
+            continue
+        for key in [*first[name], *(key for key in second[name] if key not in first[name])]:
+            one, other = first[name].get(key), second[name].get(key)
+            if one != other:
+                yield f"{what} {name}: {key} {_brief(one)} | {_brief(other)}"
+
+
+def _model_differences(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
+    """Yield what differs between the models of two studies: parameters one by one, estimators by name."""
+    flat = [
+        {
+            name: {"estimator": model["estimator"]["estimator"].rpartition(".")[2], **model["estimator"]["params"]}
+            | {key: value for key, value in model.items() if key not in ("estimator", "settings")}
+            for name, model in models.items()
+        }
+        for models in (first, second)
+    ]
+    for name in set(first) & set(second):
+        if flat[0][name]["estimator"] != flat[1][name]["estimator"]:  # their parameters are no two of a kind
+            for side in flat:
+                side[name] = {"estimator": side[name]["estimator"]}
+    yield from _named_differences("model", *flat)
+
+
+def _brief(value: Any) -> str:
+    return "none" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)

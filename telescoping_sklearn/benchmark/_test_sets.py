@@ -24,10 +24,16 @@ from telescoping_sklearn import (
     irregularity_scores,
     mixture_test_sets,
 )
+from telescoping_sklearn.benchmark._data import Table
 
 SCORES = {"principal_distance": PrincipalDistance, "first_component": FirstComponentDeviation}
 _SKLEARN_MODULES = ("ensemble", "neighbors", "svm", "covariance", "linear_model")
 _N_DECILES = 10
+#: What is said of a column that was left out and that rows should be divided along.
+_WHY_DROPPED = {
+    "constant": "it is constant",
+    "identifier": "it is an identifier, all its values being different and telling nothing of each other",
+}
 #: A name of a test set: its kind, and its value.
 SetName = tuple[str, float]
 
@@ -91,8 +97,9 @@ class Score:
         sets |= {("decile", float(d)): np.flatnonzero(decile == d) for d in np.unique(decile)}
         return TestSets(_at_most(train, study.max_train, seed), pool, sets)
 
-    def check(self, X: pd.DataFrame, study: Any) -> str:
+    def check(self, table: Table, study: Any) -> str:
         """Say why a table cannot be divided; empty where it can."""
+        X = table.X
         n_irregular = round(study.irregular_fraction * len(X))
         size = min(study.test_size, n_irregular)
         n_train = len(X) - n_irregular - size
@@ -153,12 +160,17 @@ class Shift:
         sets = {name: np.searchsorted(pool, np.sort(rows)) for name, rows in drawn.items()}
         return TestSets(_at_most(np.sort(near[size:]), study.max_train, seed), pool, sets)
 
-    def check(self, X: pd.DataFrame, study: Any) -> str:
+    def check(self, table: Table, study: Any) -> str:
         """Say why a table cannot be divided; empty where it can."""
+        X, profile = table.X, table.profile
+        remark = profile.remarks.get(self.column, "")
+        if self.column in profile.dropped:
+            why = _WHY_DROPPED[profile.dropped[self.column]]
+            return f"column {self.column!r} was left out: {why}" + (f"; it {remark}" if remark else "")
         if self.column not in X:
             return f"there is no column {self.column!r}; there are {', '.join(X.columns)}"
         if X[self.column].dtype.kind not in "iuf":
-            return f"column {self.column!r} holds categories, which have no order; give numbers or dates"
+            return f"column {self.column!r} holds categories, which have no order; give numbers or dates (YYYY-MM-DD)"
         if X[self.column].isna().any():
             return f"column {self.column!r} has missing values"
         shares = self.measure(X)

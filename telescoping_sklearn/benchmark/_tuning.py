@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -42,26 +42,31 @@ class Tuning(NamedTuple):
     validation: float | int = 0.2
 
 
-def read_tuning(given: Any) -> Tuning | None:
-    """Read a study's `tuning`; raises ValueError in words that name it."""
+def read_tuning(given: Any) -> Iterator[Tuning | str]:
+    """Read a study's `tuning`: yields it, unless it is None, or a line for every mistake."""
     if given is None:
-        return None
+        return
     if not isinstance(given, Mapping):
-        raise ValueError(f"tuning must be a table such as {{draws = 25, validation = 0.2}}, got {given!r}")
+        yield f"tuning must be a table such as {{draws = 25, validation = 0.2}}, got {given!r}"
+        return
+    mistakes = []
     unknown = sorted(set(given) - set(Tuning._fields))
     if unknown:
-        raise ValueError(f"tuning: no option {', '.join(unknown)}; there are {', '.join(Tuning._fields)}")
-    tuning = Tuning(**given)
+        mistakes.append(f"tuning: no option {', '.join(unknown)}; there are {', '.join(Tuning._fields)}")
+    tuning = Tuning(**{name: value for name, value in given.items() if name in Tuning._fields})
     if isinstance(tuning.draws, bool) or not isinstance(tuning.draws, int) or tuning.draws < 1:
-        raise ValueError(f"tuning: draws must be a whole number from 1 on, got {tuning.draws!r}")
+        mistakes.append(f"tuning: draws must be a whole number from 1 on, got {tuning.draws!r}")
     rows, share = isinstance(tuning.validation, int), isinstance(tuning.validation, float)
     if isinstance(tuning.validation, bool) or not (
         (rows and tuning.validation >= 2) or (share and 0 < tuning.validation < 1)
     ):
-        raise ValueError(
+        mistakes.append(
             f"tuning: validation must be a share between 0 and 1 or at least 2 rows, got {tuning.validation!r}"
         )
-    return tuning
+    if mistakes:
+        yield from mistakes
+    else:
+        yield tuning
 
 
 def read_space(given: Any) -> dict[str, Any]:

@@ -17,6 +17,13 @@ from telescoping_sklearn.benchmark._summary import ModelComparison
 _ABOVE_ONE = 0.05
 #: Data sets that a sentence names; more are counted.
 _MOST_NAMED = 6
+#: Models are said to differ where the corrected p-value is below.
+_LEVEL = 0.05
+#: What a comparison is over: one, and several.
+_BLOCKS = {
+    "data": ("data set", "data sets"),
+    "data and seed": ("pair of data set and seed", "pairs of data set and seed"),
+}
 
 
 class _Places(NamedTuple):
@@ -34,6 +41,16 @@ class _Places(NamedTuple):
 
 def _interval(low: float, high: float) -> str:
     return f"95\N{NO-BREAK SPACE}% interval {number(low)} to {number(high)}"
+
+
+def counted(count: int, one: str, several: str = "") -> str:
+    """Write a count with its noun, whose plural takes an s unless given."""
+    return f"{count} {one if count == 1 else several or f'{one}s'}"
+
+
+def say_blocks(comparison: ModelComparison) -> str:
+    """Say how many comparisons there are, and of what."""
+    return counted(comparison.n_blocks, *_BLOCKS[comparison.over])
 
 
 def _capital(text: str) -> str:
@@ -116,8 +133,10 @@ def trend(gaps: pd.DataFrame) -> str:
     return "grows" if irregular["low"] > 1 else "shrinks" if irregular["high"] < 1 else "stays"
 
 
-def say_trends(trends: Mapping[str, str], model: str, reference: str) -> str:
-    """Say on which data sets the gap between two models does what.
+def say_trends(
+    trends: Mapping[str, str], model: str, reference: str, *, kind: str = "mixture", several: str = "data sets"
+) -> str:
+    """Say on which data sets the gap between two models does what, from the first test set of a kind to the last.
 
     Parameters
     ----------
@@ -125,27 +144,33 @@ def say_trends(trends: Mapping[str, str], model: str, reference: str) -> str:
         What `trend` says of each data set.
     model, reference : str
         The two models.
+    kind : {"mixture", "shift"}, default="mixture"
+        What the test sets are.
+    several : str, default="data sets"
+        What the names of `trends` are; many are counted as these.
 
     Returns
     -------
     str
         One sentence.
     """
+    near = _Places.of(kind, 1.0).near
+    course = "Along the shift" if kind == "shift" else "From regular to irregular rows"
     meanings = {
         "grows": "grows on {}",
         "shrinks": "shrinks on {}",
         "stays": "does not change beyond noise on {}",
         "reverses": "changes sides on {}",
         "vanishes": "is no longer beyond noise on {}",
-        "undefined": "cannot be followed, for want of a gap beyond noise on regular rows, on {}",
+        "undefined": "cannot be followed, for want of a gap beyond noise " + near + ", on {}",
     }
     groups = {name: [data for data, found in trends.items() if found == name] for name in meanings}
-    parts = [meaning.format(_named(groups[name])) for name, meaning in meanings.items() if groups[name]]
-    return f"From regular to irregular rows, the gap between {model} and {reference} {_joined(parts)}."
+    parts = [meaning.format(_named(groups[name], several)) for name, meaning in meanings.items() if groups[name]]
+    return f"{course}, the gap between {model} and {reference} {_joined(parts)}."
 
 
-def _named(data: Sequence[str]) -> str:
-    return _joined(data) if len(data) <= _MOST_NAMED else f"{len(data)} data sets"
+def _named(data: Sequence[str], several: str) -> str:
+    return _joined(data) if len(data) <= _MOST_NAMED else f"{len(data)} {several}"
 
 
 def say_kernels(summary: pd.DataFrame, kind: str) -> str:
@@ -188,33 +213,39 @@ def _noise(part: pd.DataFrame) -> float:
     return 2 * float(np.sqrt(np.nansum(errors**2)))
 
 
-def say_comparison(comparison: ModelComparison, *, over_data: bool) -> str:
-    """Say how the model of the best mean rank on regular rows compares with every other.
+def say_comparison(comparison: ModelComparison) -> str:
+    """Say which models the model of the best mean rank beats, on rows like those trained on, as far as the test says.
 
     Parameters
     ----------
     comparison : ModelComparison
         From `compare_models`.
-    over_data : bool
-        Whether the comparisons are data sets; otherwise data sets and seeds.
 
     Returns
     -------
     str
-        One or two sentences.
+        One or two sentences; where so few comparisons cannot tell models apart, that they cannot.
     """
-    n_blocks = comparison.n_blocks
+    where = f"{_capital(_Places.of(comparison.set_kind, 1.0).near)}, over {say_blocks(comparison)}"
+    n_pairs = len(comparison.pairs)
+    corrected = ", corrected for all pairs (Holm)" if n_pairs > 1 else ""
+    if comparison.least_p >= _LEVEL:
+        needed = int(np.floor(1 - np.log2(_LEVEL / n_pairs))) + 1
+        return (
+            f"{where}: too few to say which model has the lower error. Wilcoxon's signed-rank test{corrected} can fall "
+            f"below p = {_LEVEL:g} from {counted(needed, *_BLOCKS[comparison.over])} on."
+        )
     best = comparison.ranks["model"].iloc[0]
-    parts = []
     pairs: Any = comparison.pairs.itertuples()
-    for pair in pairs:
-        if best not in (pair.model_a, pair.model_b):
-            continue
-        first, second = (pair.model_a, pair.model_b) if pair.wins_a >= pair.wins_b else (pair.model_b, pair.model_a)
-        p = f", p = {pair.holm_p:.2g}" if n_blocks > 1 else ""
-        parts.append(f"{first} has a lower error than {second} in {max(pair.wins_a, pair.wins_b)} of {n_blocks}{p}")
-    what = "data sets" if over_data else "pairs of data set and seed"
-    test = "Wilcoxon's signed-rank test" + (", corrected for all pairs (Holm)" if len(comparison.pairs) > 1 else "")
-    caution = "" if over_data else "; seeds of one data set share rows, so these p-values are too small"
-    said = f"On regular rows, over {n_blocks} {what}: {'; '.join(parts)}"
-    return f"{said} ({test}{caution})." if n_blocks > 1 else f"{said}."
+    parts = [_say_pair(pair, comparison.n_blocks) for pair in pairs if best in (pair.model_a, pair.model_b)]
+    caution = "" if comparison.over == "data" else "; seeds of one data set share rows, so these p-values are too small"
+    return f"{where}: {'; '.join(parts)} (Wilcoxon's signed-rank test{corrected}{caution})."
+
+
+def _say_pair(pair: Any, n_blocks: int) -> str:
+    """Say which of two models has the lower error, where the test says that one has."""
+    ahead, behind = (pair.model_a, pair.model_b) if pair.wins_a >= pair.wins_b else (pair.model_b, pair.model_a)
+    wins = max(pair.wins_a, pair.wins_b)
+    if pair.holm_p < _LEVEL:
+        return f"{ahead} has a lower error than {behind} in {wins} of {n_blocks}, p = {pair.holm_p:.2g}"
+    return f"{ahead} and {behind} do not differ beyond noise, p = {pair.holm_p:.2g}"

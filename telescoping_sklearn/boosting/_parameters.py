@@ -132,13 +132,18 @@ def refuse_unsupported(params: Mapping[str, Any]) -> None:
     ValueError
         If a setting is not supported.
     """
-    for refusal in _REFUSALS:
-        value = params[refusal.parameter]
-        if not refusal.accepts(value):
-            raise ValueError(
-                f"{refusal.parameter}={value!r} is not supported: {refusal.reason}. Leave {refusal.parameter} at its "
-                "default, or use lightgbm.LGBMRegressor where no label weights are needed."
-            )
+    for reason in _unsupported(params).values():
+        raise ValueError(reason)
+
+
+def _unsupported(params: Mapping[str, Any]) -> dict[str, str]:
+    """Find the parameters whose settings are not supported, and why."""
+    return {
+        name: f"{name}={params[name]!r} is not supported: {reason}. Leave {name} at its default, or use "
+        "lightgbm.LGBMRegressor where no label weights are needed."
+        for name, accepts, reason in _REFUSALS
+        if not accepts(params[name])
+    }
 
 
 def library_settings(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -293,6 +298,22 @@ class LightGBMParameters(BaseEstimator):
         self.warm_start = warm_start
         self.record = record
         self.verbose = verbose
+
+    def unsupported_params(self) -> dict[str, str]:
+        """Find the parameters that `fit` refuses because no label weights are known for their settings.
+
+        Returns
+        -------
+        dict of str to str
+            What `fit` says of each, by its name; empty where it refuses none.
+
+        Examples
+        --------
+        >>> from telescoping_sklearn import TelescopingGBTRegressor
+        >>> list(TelescopingGBTRegressor(reg_alpha=1.0, linear_tree=True).unsupported_params())
+        ['reg_alpha', 'linear_tree']
+        """
+        return _unsupported(self.get_params(deep=False))
 
     def set_params(self, **params: Any) -> "LightGBMParameters":
         """Set parameters; names of LightGBM's that are not taken here are refused with what to use.
