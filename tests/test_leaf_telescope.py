@@ -287,3 +287,22 @@ def test_leaves_are_looked_up_in_blocks_of_rows(rows):
     with config_context(working_memory=1e-3):
         np.testing.assert_array_equal(model.telescope_._find_leaves(X), expected)
     assert model.telescope_._find_leaves(X[:0]).shape == (model.n_stages_, 0)
+
+
+def test_columns_carried_for_some_rows_serve_others(rows, monkeypatch):
+    X, y = rows[:2]
+    telescope, fresh = (make_trees().fit(X, y).telescope_ for _ in range(2))
+    carried, forward = [], LeafCarrier.forward
+    monkeypatch.setattr(LeafCarrier, "forward", lambda self, *given: carried.append(given[2]) or forward(self, *given))
+    probes, other = np.random.default_rng(0).choice([-1.0, 1.0], size=(2, len(y), 5))
+    last = [telescope.n_stages]
+    training = next(telescope.staged_response(None, probes, stages=last))
+    found = next(telescope.staged_response(X[:7], probes, stages=last))
+    early = list(telescope.staged_response(X[:7], probes, stages=[0, 3]))
+    assert len(carried) == 1
+    np.testing.assert_allclose(found, training[:7], rtol=1e-12, atol=1e-14)
+    np.testing.assert_array_equal(early, list(fresh.staged_response(X[:7], probes, stages=[0, 3])))
+    assert len(carried) == 2
+    for changed in (other, probes[:, :4], 2 * probes):
+        expected = next(fresh.staged_response(X[:7], changed.copy(), stages=last))
+        np.testing.assert_array_equal(next(telescope.staged_response(X[:7], changed, stages=last)), expected)

@@ -429,9 +429,9 @@ def test_a_warm_start_refuses_arrays_changed_in_place(name):
     X, y = random_rows(60, 3)
     X_val, y_val = random_rows(20, 4)
     given = {"X": X, "y": y, "X_val": X_val, "y_val": y_val}
-    model = make_trees(n_estimators=3, early_stopping_rounds=3).fit(**given)
+    model = make_trees(n_estimators=3, early_stopping_rounds=3, warm_start=True).fit(**given)
     before = model.predict(X)
-    model.set_params(n_estimators=6, warm_start=True)
+    model.set_params(n_estimators=6)
     given[name][0] += 1.0
     with pytest.raises(ValueError, match=f"{name} changed"):
         model.fit(**given)

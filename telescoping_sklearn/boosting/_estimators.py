@@ -250,7 +250,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         # Without weights LightGBM takes a faster path, so ones are not the same as none.
         train = Rows(X, y, None if sample_weight is None else weights)
         validation = None if X_val is None else self._validation(categories, X_val, y_val, sample_weight_val)
-        fingerprints = fingerprint(train, validation) if self.record else {}
+        fingerprints = fingerprint(train, validation) if self.record and self.warm_start else {}
         new = FitRecord(params, train, validation, categories.positions, fingerprints)
         if earlier is not None and not self._can_add_trees(earlier, new):
             return self

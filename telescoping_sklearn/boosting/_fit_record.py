@@ -89,8 +89,9 @@ def refuse_changes(old: FitRecord, new: FitRecord) -> None:
         If anything but the number of trees changed, or trees would have to go.
     """
     changed = [name for name, value in new.params.items() if name not in _FREE and value != old.params[name]]
-    names = list(dict(old.fingerprints) | dict(new.fingerprints))
-    changed += [name for name in names if old.fingerprints.get(name) != new.fingerprints.get(name)]
+    # Without a warm start in sight none are made, as they would cost every fit: then what is there now is compared.
+    before, after = (given.fingerprints or fingerprint(given.train, given.validation) for given in (old, new))
+    changed += [name for name in dict(before) | dict(after) if before.get(name) != after.get(name)]
     if old.categorical != new.categorical:
         changed.append("categorical_feature")
     if changed:

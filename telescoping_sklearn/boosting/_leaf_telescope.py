@@ -9,6 +9,7 @@ together in the space of their leaves (`_leaf_space`), and columns are carried f
 steps (`_leaf_carriers`); `LeafTelescope.plan` says which. No n x n array is made.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -36,6 +37,8 @@ from telescoping_sklearn.boosting._leaf_space import offsets_of, row_blocks, sta
 _FASTEST_BLOCK = 2**30
 #: Steps beyond which an exact sum over all weights is no longer the automatic choice: some seconds.
 _MOST_STEPS = 1e10
+#: Columns, such as probes, up to which the values of leaves are kept for the next set of rows asked about.
+_KEPT_COLUMNS = 64
 #: Query rows looked up at once.
 _ROWS_AT_ONCE = 8192
 
@@ -94,6 +97,7 @@ class LeafTelescope(Telescope):
         self._offsets = offsets_of(ensemble.n_leaves)
         self._kept_carrier: tuple[int, LeafCarrier] | None = None
         self._kept_moments: LeafMoments | None = None
+        self._kept_values: tuple[bytes, int, NDArray] | None = None
 
     @property
     def n_stages(self) -> int:
@@ -130,11 +134,10 @@ class LeafTelescope(Telescope):
         if wanted[-1] == 0:
             yield start if X is None else self._start_response(X, labels, offset)
             return
-        values, response = self._carrier(labels.shape[1]).forward(labels, start.copy(), wanted[-1])
         if X is None and wanted[0] == self.n_stages:
-            yield response
+            yield self._carried(labels, start, wanted[-1])[1]
             return
-        del response
+        values = self._values(labels, start, wanted[-1])
         yield from self._look_up(self._leaves(X), values, self._start_response(X, labels, offset), wanted)
 
     def backward_weights(self, X: NDArray | None) -> NDArray:
@@ -302,6 +305,20 @@ class LeafTelescope(Telescope):
 
     # -- how they are worked -----------------------------------------------------------------------------------------
 
+    def _carried(self, labels: NDArray, start: NDArray, last: int) -> tuple[NDArray, NDArray]:
+        """Values of all leaves and responses of the training rows; values of few columns are kept for other rows."""
+        values, response = self._carrier(labels.shape[1]).forward(labels, start, last)
+        if labels.shape[1] <= _KEPT_COLUMNS:
+            self._kept_values = _digest(labels), last, values
+        return values, response
+
+    def _values(self, labels: NDArray, start: NDArray, last: int) -> NDArray:
+        """Values of all leaves, carried again only where the labels are not those that were carried last."""
+        kept = self._kept_values
+        if kept is not None and labels.shape[1] == kept[2].shape[1] and last <= kept[1] and _digest(labels) == kept[0]:
+            return kept[2]
+        return self._carried(labels, start, last)[0]
+
     def _carrier(self, n_columns: int) -> LeafCarrier:
         """Trees in groups of the cheapest size for so many columns; the last one used is kept."""
         size = cheapest_group(self.ensemble, n_columns).group
@@ -335,3 +352,8 @@ class LeafTelescope(Telescope):
         if offset:
             response[:, -1] += start.offset
         return response
+
+
+def _digest(labels: NDArray) -> bytes:
+    """Tell columns of labels apart, far faster than carrying them."""
+    return hashlib.blake2b(np.ascontiguousarray(labels, dtype=np.float64).data, digest_size=16).digest()
