@@ -295,3 +295,55 @@ class Logistic(CurvedLoss):
     def covers(self, y: NDArray) -> bool:
         """Whether labels are in range."""
         return bool(np.isin(y, (0, 1)).all() if self.binary else y.min() >= 0 and y.max() <= 1)
+
+
+class Fair(CurvedLoss):
+    """Fair's loss, c^2 (|x| / c - log(1 + |x| / c)) with x = f - y: g = c x / (|x| + c).
+
+    Between squared error near zero and the absolute error far from it; the prediction is in the units of the label.
+
+    Parameters
+    ----------
+    c : float, default=1.0
+        Size of an error at which g is half of what it can reach.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Fair(c=2.0).gradient(np.array([2.0, -2.0]), np.zeros(2))
+    array([-1.,  1.])
+    """
+
+    takes = "any labels"
+
+    def __init__(self, c: float = 1.0):
+        self.c = c
+
+    def gradient(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give c (f - y) / (|f - y| + c)."""
+        return self.c * (raw - y) / (np.abs(raw - y) + self.c)
+
+    def label_rate(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give h: the loss depends on f - y alone."""
+        return self.curvature(y, raw)
+
+    def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give (c / (|f - y| + c))^2."""
+        return (self.c / (np.abs(raw - y) + self.c)) ** 2
+
+    def mean(self, raw: NDArray) -> NDArray:
+        """Give f."""
+        return raw
+
+    def raw(self, mean: float) -> float:
+        """Give the mean."""
+        return float(mean)
+
+    def covers(self, y: NDArray) -> bool:
+        """Whether labels are in range: all are."""
+        return True
+
+    def start(self, row_weights: NDArray, y: NDArray) -> tuple[float, NDArray]:
+        """Give the weighted mean label, where LightGBM starts though it does not minimise the loss, and its weights."""
+        label_weights = SquaredError().start(row_weights)
+        return float(label_weights @ y), label_weights

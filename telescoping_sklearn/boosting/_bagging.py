@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from telescoping_sklearn.boosting._ensemble import Bags
+from telescoping_sklearn.boosting._ensemble import RowSets
 
 _BLOCK = 1024
 _MULTIPLIER, _INCREMENT = 214013, 2531011
@@ -137,7 +137,7 @@ def _no_bag(stage: int) -> ValueError:
     )
 
 
-def stack_bags(segments: Iterable[tuple[list[NDArray], list[int]]], rows: NDArray, n_rows: int) -> Bags:
+def stack_bags(segments: Iterable[tuple[list[NDArray], list[int]]], rows: NDArray, n_rows: int) -> RowSets:
     """Join the bags of consecutive stretches of trees, over all rows that `fit` was given.
 
     Parameters
@@ -151,7 +151,7 @@ def stack_bags(segments: Iterable[tuple[list[NDArray], list[int]]], rows: NDArra
 
     Returns
     -------
-    Bags
+    RowSets
         The bags of all trees.
     """
     bags: list[NDArray] = []
@@ -162,4 +162,4 @@ def stack_bags(segments: Iterable[tuple[list[NDArray], list[int]]], rows: NDArra
             whole = np.zeros(n_rows, dtype=bool)
             whole[rows] = bag
             bags.append(whole)
-    return Bags(bags, np.array(of_stage))
+    return RowSets(bags, np.array(of_stage))

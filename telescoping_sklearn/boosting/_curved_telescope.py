@@ -38,7 +38,8 @@ class CurvedLeafTelescope(LeafTelescope):
         raw = np.full(self.n_samples, self.path.start)
         for stage in range(1, self.n_stages + 1):
             pulls = -self.ensemble.stage_weights(stage) * self.path.before(stage).gradient
-            raw += self.ensemble.spread(stage, self.ensemble.leaf_sums(stage, pulls))[self.ensemble.leaves[stage - 1]]
+            values = self.ensemble.leaf_values(stage, self.ensemble.leaf_sums(stage, pulls))
+            raw += values[self.ensemble.leaves[stage - 1]]
         return raw
 
     def staged_model(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:

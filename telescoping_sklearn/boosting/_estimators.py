@@ -423,17 +423,16 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
 
     def _make_telescope(self) -> LeafTelescope:
         record = self._record()
-        trees, (X, y, weights) = self._trees(), record.train
+        trees, (X, y, _) = self._trees(), record.train
         given = np.arange(len(y)) if record.given is None else record.given
-        row_weights = np.zeros(len(y))
-        row_weights[given] = 1.0 if weights is None else weights[given]
-        telescope = (LeafTelescope if self._curved_loss() is None else CurvedLeafTelescope)(
-            trees.ensemble(X, y, row_weights, given, record.params, record.plans),
+        ensemble = trees.ensemble(record.train, given, record.params, record.plans)
+        telescope = (LeafTelescope if ensemble.curvature is None else CurvedLeafTelescope)(
+            ensemble,
             find_leaves=trees.find_leaves,
             tree_outputs=trees.tree_outputs,
             training_rows=X,
             y=y,
-            trained=row_weights > 0,
+            trained=ensemble.trained,
             seed=self.seed_,
         )
         model = trees.predict(X, raw=True)

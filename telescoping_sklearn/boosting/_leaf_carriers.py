@@ -117,7 +117,7 @@ class LeafCarrier:
             for first in watched(range(0, n_stages, size), "groups of trees solved")
         ]
 
-    def forward(self, labels: NDArray, start: NDArray, last: int) -> tuple[NDArray, NDArray]:
+    def forward(self, labels: NDArray, start: NDArray, last: int, offset: bool = False) -> tuple[NDArray, NDArray]:
         """Carry label columns through the trees.
 
         Parameters
@@ -128,6 +128,8 @@ class LeafCarrier:
             F_0 at the training rows; overwritten.
         last : int
             Stage, counted from 1, in whose group the carrying ends.
+        offset : bool, default=False
+            Whether the last column is the offset's.
 
         Returns
         -------
@@ -144,7 +146,7 @@ class LeafCarrier:
             if group.stages.start >= last:
                 break
             sums = self._forward_sums(group, previous, state, labels, pieces[-1] if pieces else None)
-            pieces.append(group.solve(sums))
+            pieces.append(group.solve(sums, offset))
             previous = group
         if previous is not None:
             for block in self._blocks(state):

@@ -4,7 +4,9 @@ Stack the leaves of a group of trees. With P the membership of rows in leaves, a
 weights times h and q as entries, the values v of the leaves in response to labels V, and to the response F of the trees
 before the group, are the solution of a system that is lower triangular by tree,
 
-    v_t = R_t (B^q_t V - B^h_t F - sum_{s < t in the group} C_ts v_s),    C_ts = B^h_t P_s^T.
+    v_t = R_t (B^q_t V - B^h_t F - sum_{s < t in the group} C_ts v_s),    C_ts = B^h_t P_s^T,
+
+and, where the offset is carried, plus c_t in its column.
 
 C_ts is the weight of the rows that a leaf of tree t shares with a leaf of tree s. So a group touches the rows twice,
 whatever the number of its trees: once for the sums, once to hand out the values. The transposed system carries queries
@@ -38,7 +40,7 @@ class RowRates:
     def __init__(self, ensemble: LeafEnsemble):
         self._ensemble = ensemble
         self.curved = ensemble.curvature is not None
-        self.shared = ensemble.bags is None and not self.curved
+        self.shared = ensemble.same_rows
         self.ones = bool(self.shared and np.all(ensemble.row_weights == 1))
 
     def labels(self, stage: int) -> NDArray | None:
@@ -52,7 +54,7 @@ class RowRates:
     def _times(self, stage: int, rates: NDArray | None) -> NDArray | None:
         if self.ones:
             return None
-        weights = self._ensemble.stage_weights(stage)
+        weights = self._ensemble.response_weights(stage)
         return weights if rates is None else weights * rates
 
 
@@ -159,12 +161,9 @@ class TreeGroup:
         self._shared = (
             shared_weight(ensemble.leaves, ensemble.n_leaves, rates.feedback, stages=stages) if len(trees) > 1 else None
         )
-        self._mixed = ensemble.mixing is not None
         #: R_t of every tree: its diagonal, or all of it where leaf values depend on sums over other leaves.
-        self.rates = [
-            ensemble.spread(t + 1, np.eye(ensemble.n_leaves[t])) if self._mixed else ensemble.leaf_rates(t + 1)
-            for t in trees
-        ]
+        self.rates = ensemble.rates[stages]
+        self.constants = None if ensemble.constants is None else ensemble.constants[stages]
 
     @property
     def n_leaves(self) -> int:
@@ -179,13 +178,18 @@ class TreeGroup:
         """
         return np.zeros((self.n_leaves, self.n_leaves)) if self._shared is None else self._shared
 
-    def solve(self, sums: NDArray) -> NDArray:
-        """Values of all leaves, (n_leaves, k), from the sums B^q V - B^h F over each; works in place."""
+    def solve(self, sums: NDArray, offset: bool = False) -> NDArray:
+        """Values of all leaves, (n_leaves, k), from the sums B^q V - B^h F over each; works in place.
+
+        With ``offset`` the last column is the offset's, which takes the constants of the leaves.
+        """
         for t, rate in enumerate(self.rates):
             own = slice(self.offsets[t], self.offsets[t + 1])
             if t:
                 sums[own] -= self.coupling[own, : own.start] @ sums[: own.start]
-            sums[own] = rate @ sums[own] if self._mixed else rate[:, None] * sums[own]
+            sums[own] = rate @ sums[own] if rate.ndim == 2 else rate[:, None] * sums[own]
+            if offset and self.constants is not None:
+                sums[own, -1] += self.constants[t]
         return sums
 
     def solve_back(self, reached: NDArray) -> NDArray:
@@ -194,5 +198,5 @@ class TreeGroup:
             own, rate = slice(self.offsets[t], self.offsets[t + 1]), self.rates[t]
             if own.stop < self.n_leaves:
                 reached[own] -= self.coupling[own.stop :, own].T @ reached[own.stop :]
-            reached[own] = rate.T @ reached[own] if self._mixed else rate[:, None] * reached[own]
+            reached[own] = rate.T @ reached[own] if rate.ndim == 2 else rate[:, None] * reached[own]
         return reached

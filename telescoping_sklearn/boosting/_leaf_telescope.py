@@ -105,11 +105,11 @@ class LeafTelescope(Telescope):
         return self.ensemble.n_stages
 
     def start(self, X: NDArray | None) -> Start:
-        """Boosting starts from the mean label: A = w / sum(w), b = 0."""
+        """Boosting starts from a mean or a quantile of the labels: f_0 = A y, b = 0."""
         return Start(self.ensemble.start_weights, np.zeros(self.n_query(X)))
 
     def staged_kernel(self, X: NDArray | None, stages: Any = None) -> Iterator[sparse.csr_array]:
-        """k_t(x)_i = w_i 1{same leaf} / (weight in leaf); rows sum to 1."""
+        """k_t(x)_i = w_i 1{same leaf} / (weight in leaf), w the weights of rows in the stage; rows sum to 1."""
         leaves = self._leaves(X)
         for stage in resolve_stages(stages, self.n_stages, with_start=False):
             of_leaf = sparse.diags_array(1.0 / self._leaf_weights(stage)) @ self.ensemble.weighted_membership(stage)
@@ -135,9 +135,9 @@ class LeafTelescope(Telescope):
             yield start if X is None else self._start_response(X, labels, offset)
             return
         if X is None and wanted[0] == self.n_stages:
-            yield self._carried(labels, start, wanted[-1])[1]
+            yield self._carried(labels, start, wanted[-1], offset)[1]
             return
-        values = self._values(labels, start, wanted[-1])
+        values = self._values(labels, start, wanted[-1], offset)
         yield from self._look_up(self._leaves(X), values, self._start_response(X, labels, offset), wanted)
 
     def backward_weights(self, X: NDArray | None) -> NDArray:
@@ -300,24 +300,25 @@ class LeafTelescope(Telescope):
         return Plan("backward", work.group, work.operations, self._query_bytes())
 
     def _query_bytes(self) -> float:
-        held = 3 if self.ensemble.curvature is not None else 2
+        held = 2 if self.ensemble.curvature is None else 3
         return 8.0 * (held * self.n_samples + 3 * int(self._offsets[-1]))
 
     # -- how they are worked -----------------------------------------------------------------------------------------
 
-    def _carried(self, labels: NDArray, start: NDArray, last: int) -> tuple[NDArray, NDArray]:
+    def _carried(self, labels: NDArray, start: NDArray, last: int, offset: bool) -> tuple[NDArray, NDArray]:
         """Values of all leaves and responses of the training rows; values of few columns are kept for other rows."""
-        values, response = self._carrier(labels.shape[1]).forward(labels, start, last)
+        values, response = self._carrier(labels.shape[1]).forward(labels, start, last, offset)
         if labels.shape[1] <= _KEPT_COLUMNS:
-            self._kept_values = _digest(labels), last, values
+            self._kept_values = _digest(labels, offset), last, values
         return values, response
 
-    def _values(self, labels: NDArray, start: NDArray, last: int) -> NDArray:
+    def _values(self, labels: NDArray, start: NDArray, last: int, offset: bool) -> NDArray:
         """Values of all leaves, carried again only where the labels are not those that were carried last."""
         kept = self._kept_values
-        if kept is not None and labels.shape[1] == kept[2].shape[1] and last <= kept[1] and _digest(labels) == kept[0]:
-            return kept[2]
-        return self._carried(labels, start, last)[0]
+        if kept is not None and labels.shape[1] == kept[2].shape[1] and last <= kept[1]:
+            if _digest(labels, offset) == kept[0]:
+                return kept[2]
+        return self._carried(labels, start, last, offset)[0]
 
     def _carrier(self, n_columns: int) -> LeafCarrier:
         """Trees in groups of the cheapest size for so many columns; the last one used is kept."""
@@ -354,6 +355,7 @@ class LeafTelescope(Telescope):
         return response
 
 
-def _digest(labels: NDArray) -> bytes:
-    """Tell columns of labels apart, far faster than carrying them."""
-    return hashlib.blake2b(np.ascontiguousarray(labels, dtype=np.float64).data, digest_size=16).digest()
+def _digest(labels: NDArray, offset: bool) -> bytes:
+    """Tell columns of labels apart, far faster than carrying them; with ``offset`` the last one is the offset's."""
+    person = b"offset" if offset else b""
+    return hashlib.blake2b(np.ascontiguousarray(labels, dtype=np.float64).data, digest_size=16, person=person).digest()

@@ -5,7 +5,6 @@ not, which is where the last digits of a reconstruction go.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import lightgbm
@@ -13,21 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from telescoping_sklearn._memory import items_per_block, refuse_if_too_large
+from telescoping_sklearn._memory import items_per_block
 from telescoping_sklearn.boosting._bagging import BaggingPlan, find_bags, stack_bags
-from telescoping_sklearn.boosting._curvature import CurvaturePath
-from telescoping_sklearn.boosting._ensemble import Bags, LeafEnsemble, compact_leaves
-from telescoping_sklearn.boosting._parameters import curved_loss
+from telescoping_sklearn.boosting._ensemble import LeafEnsemble, RowSets, compact_leaves
+from telescoping_sklearn.boosting._newton_leaves import newton_ensemble
+from telescoping_sklearn.boosting._parameters import curved_loss, huber_width, quantile_loss
+from telescoping_sklearn.boosting._quantile_leaves import quantile_ensemble
+from telescoping_sklearn.boosting._replay import GrownTrees
 from telescoping_sklearn.boosting._rows import Rows
 from telescoping_sklearn.boosting._tree_text import (
     TreeText,
     bins_of_categories,
     node_ridges,
     parse_trees,
-    path_mixing,
     text_parameter,
 )
-from telescoping_sklearn.losses import SquaredError
 
 
 def fit_booster(
@@ -161,9 +160,7 @@ class LightGBMTrees:
 
     def ensemble(
         self,
-        X: NDArray,
-        y: NDArray,
-        row_weights: NDArray,
+        train: Rows,
         given: NDArray,
         params: Mapping[str, Any],
         plans: Sequence[tuple[int, BaggingPlan]] = (),
@@ -172,12 +169,8 @@ class LightGBMTrees:
 
         Parameters
         ----------
-        X : ndarray of shape (n_train, n_features)
-            Training rows.
-        y : ndarray of shape (n_train,)
-            Their labels.
-        row_weights : ndarray of shape (n_train,)
-            Their weights, zero for rows not trained on.
+        train : Rows
+            Training rows, those that LightGBM was not given included.
         given : ndarray of int
             Rows that LightGBM was given.
         params : mapping
@@ -195,29 +188,19 @@ class LightGBMTrees:
         ValueError
             If the bags that the trees saw cannot be found.
         """
-        leaves = self.find_leaves(X)
-        weights = row_weights.astype(np.float32).astype(np.float64)
+        leaves = self.find_leaves(train.X)
         text = self.booster.model_to_string(num_iteration=self.n_stages)
         trees = list(parse_trees(text))
+        row_weights, was_given = np.zeros(len(train.y)), np.zeros(len(train.y), dtype=bool)
+        row_weights[given] = 1.0 if train.sample_weight is None else train.sample_weight[given].astype(np.float32)
+        was_given[given] = True
+        bags = _bags(trees, leaves, given, plans) if plans else None
+        grown = GrownTrees(trees, leaves, train.y.astype(np.float32).astype(np.float64), row_weights, was_given, bags)
+        if (quantile := quantile_loss(params)) is not None:
+            return quantile_ensemble(grown, quantile, train.sample_weight, params["learning_rate"])
         many = bins_of_categories(text) > params["max_cat_to_onehot"]
         ridges = [node_ridges(tree, many, params["reg_lambda"], params["cat_l2"]) for tree in trees]
-        start, path = SquaredError().start(weights), None
-        if (loss := curved_loss(params)) is not None:
-            raw, start = loss.start(weights, y)
-            values = [tree.leaf_value for tree in trees]
-            values[0] = values[0] - raw
-            path = CurvaturePath(loss, y, raw, leaves, values)
-        ensemble = LeafEnsemble(
-            leaves=leaves,
-            n_leaves=np.array([tree.n_leaves for tree in trees]),
-            row_weights=weights,
-            start_weights=start,
-            learning_rates=np.full(self.n_stages, params["learning_rate"]),
-            ridge=[of_leaves for _, of_leaves in ridges] if params["reg_lambda"] > 0 or many.any() else None,
-            bags=_bags(trees, leaves, given, plans) if plans else None,
-            curvature=path,
-        )
-        return _smoothed(ensemble, trees, ridges, params) if params["path_smooth"] > 0 else ensemble
+        return newton_ensemble(grown, ridges, curved_loss(params), huber_width(params), params)
 
 
 def later_seeds(booster: lightgbm.Booster, n_stages: int) -> dict[str, int]:
@@ -247,7 +230,7 @@ def first_trees(booster: lightgbm.Booster, n_stages: int) -> lightgbm.Booster:
     return lightgbm.Booster(model_str=booster.model_to_string(num_iteration=n_stages))
 
 
-def _bags(trees: list[TreeText], leaves: NDArray, given: NDArray, plans: Sequence[tuple[int, BaggingPlan]]) -> Bags:
+def _bags(trees: list[TreeText], leaves: NDArray, given: NDArray, plans: Sequence[tuple[int, BaggingPlan]]) -> RowSets:
     """Bags of all trees over all training rows; see `_bagging`."""
     ends = [first for first, _ in plans[1:]] + [len(trees)]
     found = [
@@ -255,28 +238,3 @@ def _bags(trees: list[TreeText], leaves: NDArray, given: NDArray, plans: Sequenc
         for (first, plan), end in zip(plans, ends, strict=True)
     ]
     return stack_bags(found, given, leaves.shape[1])
-
-
-def _smoothed(
-    ensemble: LeafEnsemble,
-    trees: list[TreeText],
-    ridges: list[tuple[NDArray, NDArray]],
-    params: Mapping[str, Any],
-) -> LeafEnsemble:
-    """Give an ensemble the mixing of its leaf values under path smoothing."""
-    refuse_if_too_large(
-        16.0 * float((ensemble.n_leaves.astype(float) ** 2).sum()),  # held here and by the groups that are solved
-        f"path_smooth={params['path_smooth']} mixes every two leaves of a tree; that of {ensemble.n_stages} trees",
-        "Use fewer trees, a smaller num_leaves, or path_smooth=0.",
-    )
-    mixing = [
-        path_mixing(
-            tree,
-            ensemble.leaf_sums(stage, ensemble.stage_weights(stage)),
-            ridges[stage - 1],
-            params["path_smooth"],
-            params["learning_rate"],
-        )
-        for stage, tree in enumerate(trees, start=1)
-    ]
-    return replace(ensemble, mixing=mixing)

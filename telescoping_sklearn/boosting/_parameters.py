@@ -8,7 +8,8 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from telescoping_sklearn.losses import CurvedLoss, Gamma, Logistic, Poisson, Tweedie
+from telescoping_sklearn.boosting._quantile_leaves import QuantileLoss
+from telescoping_sklearn.losses import CurvedLoss, Fair, Gamma, Logistic, Poisson, Tweedie
 
 #: Parameters that are not LightGBM's.
 OURS = ("early_stopping_rounds", "validation_fraction", "record", "verbose", "warm_start")
@@ -55,7 +56,7 @@ _ELSEWHERE = {
     "data_random_seed": _RANDOM,
     "categorical_feature": "give it to fit",
     "init_score": "it would add to the prediction what no label set; subtract it from y",
-    "boost_from_average": "boosting starts from the mean label",
+    "boost_from_average": "boosting starts from the mean label, or the quantile",
     "verbosity": "LightGBM prints nothing; verbose=True shows progress",
     "metric": "early stopping watches the loss",
     "use_quantized_grad": "rounded gradients are not linear in the labels",
@@ -63,7 +64,10 @@ _ELSEWHERE = {
     "refit_decay_rate": "models are not refitted",
     "linear_lambda": "linear leaves follow another algebra",
 }
-SQUARED_ERROR_NAMES = (None, "regression", "regression_l2", "l2", "mean_squared_error", "mse")
+SQUARED_ERROR_NAMES = (
+    *(None, "regression", "regression_l2", "l2", "mean_squared_error", "mse"),
+    *("l2_root", "root_mean_squared_error", "rmse"),
+)
 
 #: Losses on a raw score, made from the estimator's parameters.
 CURVED_LOSSES: dict[str, Callable[[Mapping[str, Any]], CurvedLoss]] = {
@@ -73,6 +77,14 @@ CURVED_LOSSES: dict[str, Callable[[Mapping[str, Any]], CurvedLoss]] = {
     "cross_entropy": lambda params: Logistic(),
     "xentropy": lambda params: Logistic(),
     "binary": lambda params: Logistic(binary=True),
+    "fair": lambda params: Fair(params["fair_c"]),
+}
+
+#: Losses whose leaves are quantiles of residuals, made from the estimator's parameters; alpha as LightGBM keeps it.
+QUANTILE_LOSSES: dict[str, Callable[[Mapping[str, Any]], QuantileLoss]] = {
+    **dict.fromkeys(("regression_l1", "l1", "mean_absolute_error", "mae"), lambda params: QuantileLoss(0.5)),
+    **dict.fromkeys(("mape", "mean_absolute_percentage_error"), lambda params: QuantileLoss(0.5, relative=True)),
+    "quantile": lambda params: QuantileLoss(float(np.float32(params["alpha"]))),
 }
 
 
@@ -93,6 +105,39 @@ def curved_loss(params: Mapping[str, Any]) -> CurvedLoss | None:
     return CURVED_LOSSES[objective](params) if objective in CURVED_LOSSES else None
 
 
+def quantile_loss(params: Mapping[str, Any]) -> QuantileLoss | None:
+    """Make the loss of an estimator whose leaves are quantiles of residuals; None for other losses.
+
+    Parameters
+    ----------
+    params : mapping
+        Parameters of the estimator.
+
+    Returns
+    -------
+    QuantileLoss or None
+        The loss.
+    """
+    objective = params["objective"]
+    return QUANTILE_LOSSES[objective](params) if objective in QUANTILE_LOSSES else None
+
+
+def huber_width(params: Mapping[str, Any]) -> float | None:
+    """Give the size of a residual beyond which Huber's loss clips it; None for other losses.
+
+    Parameters
+    ----------
+    params : mapping
+        Parameters of the estimator.
+
+    Returns
+    -------
+    float or None
+        The size.
+    """
+    return params["alpha"] if params["objective"] == "huber" else None
+
+
 class Refusal(NamedTuple):
     """A setting whose leaves are not weighted means of the labels that we can rebuild."""
 
@@ -101,21 +146,25 @@ class Refusal(NamedTuple):
     reason: str
 
 
+_OBJECTIVES = (*SQUARED_ERROR_NAMES, "huber", *QUANTILE_LOSSES, *CURVED_LOSSES)
 _REFUSALS = (
     Refusal("boosting_type", lambda value: value == "gbdt", "only 'gbdt' adds one fixed stage after the other"),
     Refusal(
         "objective",
-        lambda value: isinstance(value, str | None) and (value in SQUARED_ERROR_NAMES or value in CURVED_LOSSES),
-        "leaves must be Newton steps: squared error ('regression'), "
-        + ", ".join(f"{name!r}" for name in ("poisson", "gamma", "tweedie", "cross_entropy", "binary"))
-        + "; those of 'l1', 'huber', 'fair', 'quantile' and 'mape' are medians or clipped, and of a function we know "
-        "no derivatives",
+        lambda value: isinstance(value, str | None) and value in _OBJECTIVES,
+        "leaves must be Newton steps or quantiles: "
+        + ", ".join(
+            f"{name!r}"
+            for name in (
+                *("regression", "regression_l1", "quantile", "mape", "huber", "fair"),
+                *("poisson", "gamma", "tweedie", "cross_entropy", "binary"),
+            )
+        )
+        + " and LightGBM's other names for them; of a function we know no derivatives",
     ),
     Refusal("class_weight", lambda value: value is None, "a regressor has no classes; pass sample_weight to fit"),
-    Refusal("reg_alpha", lambda value: value == 0, "an L1 penalty on leaf values is not linear in the labels"),
-    Refusal("max_delta_step", lambda value: value == 0, "clipped leaf values are not linear in the labels"),
     Refusal("linear_tree", lambda value: not value, "linear leaves follow another algebra"),
-    Refusal("monotone_constraints", lambda value: value is None, "constrained leaf values are clipped"),
+    Refusal("monotone_constraints", lambda value: value is None, "constrained leaf values depend on other leaves"),
 )
 
 
@@ -134,6 +183,11 @@ def refuse_unsupported(params: Mapping[str, Any]) -> None:
     """
     for reason in _unsupported(params).values():
         raise ValueError(reason)
+    if params["objective"] == "quantile" and not 0 < np.float32(params["alpha"]) < 1:
+        raise ValueError(
+            f"alpha={params['alpha']} must lie between 0 and 1 with objective='quantile': it is the level of the "
+            "quantile, in float32."
+        )
 
 
 def _unsupported(params: Mapping[str, Any]) -> dict[str, str]:
@@ -182,12 +236,14 @@ class LightGBMParameters(BaseEstimator):
         "subsample": [Interval(Real, 0, 1, closed="right")],
         "subsample_freq": [Integral],
         "colsample_bytree": [Interval(Real, 0, 1, closed="right")],
+        "reg_alpha": [Interval(Real, 0, None, closed="left")],
         "reg_lambda": [Interval(Real, 0, None, closed="left")],
         "random_state": ["random_state", np.random.Generator],
         "n_jobs": [Integral, None],
         "importance_type": [StrOptions({"split", "gain"})],
         "extra_trees": ["boolean"],
         "path_smooth": [Interval(Real, 0, None, closed="left")],
+        "max_delta_step": [Interval(Real, 0, None, closed="left")],
         "cat_l2": [Interval(Real, 0, None, closed="left")],
         "cat_smooth": [Interval(Real, 0, None, closed="left")],
         "max_cat_threshold": [Interval(Integral, 1, None, closed="left")],
@@ -198,6 +254,8 @@ class LightGBMParameters(BaseEstimator):
         "bagging_seed": [Interval(Integral, 0, 2**31 - 1, closed="left"), None],
         "feature_fraction_seed": [Interval(Integral, 0, 2**31 - 1, closed="left"), None],
         "extra_seed": [Interval(Integral, 0, 2**31 - 1, closed="left"), None],
+        "alpha": [Interval(Real, 0, None, closed="neither")],
+        "fair_c": [Interval(Real, 0, None, closed="neither")],
         "poisson_max_delta_step": [Interval(Real, 0, None, closed="neither")],
         "tweedie_variance_power": [Interval(Real, 1, 2, closed="left")],
         "warm_start": ["boolean"],
@@ -240,6 +298,8 @@ class LightGBMParameters(BaseEstimator):
         max_cat_threshold: int = 32,
         max_cat_to_onehot: int = 4,
         min_data_per_group: int = 100,
+        alpha: float = 0.9,
+        fair_c: float = 1.0,
         poisson_max_delta_step: float = 0.7,
         tweedie_variance_power: float = 1.5,
         colsample_bynode: float = 1.0,
@@ -284,6 +344,8 @@ class LightGBMParameters(BaseEstimator):
         self.max_cat_threshold = max_cat_threshold
         self.max_cat_to_onehot = max_cat_to_onehot
         self.min_data_per_group = min_data_per_group
+        self.alpha = alpha
+        self.fair_c = fair_c
         self.poisson_max_delta_step = poisson_max_delta_step
         self.tweedie_variance_power = tweedie_variance_power
         self.colsample_bynode = colsample_bynode
@@ -310,8 +372,8 @@ class LightGBMParameters(BaseEstimator):
         Examples
         --------
         >>> from telescoping_sklearn import TelescopingGBTRegressor
-        >>> list(TelescopingGBTRegressor(reg_alpha=1.0, linear_tree=True).unsupported_params())
-        ['reg_alpha', 'linear_tree']
+        >>> list(TelescopingGBTRegressor(objective="lambdarank", linear_tree=True).unsupported_params())
+        ['objective', 'linear_tree']
         """
         return _unsupported(self.get_params(deep=False))
 

@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from telescoping_sklearn.boosting._parameters import curved_loss
-from telescoping_sklearn.losses import CurvedLoss
+from telescoping_sklearn.boosting._parameters import curved_loss, quantile_loss
+from telescoping_sklearn.boosting._replay import ZERO_START
+from telescoping_sklearn.losses import CurvedLoss, Fair
 
 _FLOAT32 = np.finfo(np.float32)
 #: Share of the largest label that may go in float32; the telescope is checked to as much.
 _LABEL_TOLERANCE = 1e-6
-#: LightGBM takes a mean label this close to zero for zero, and leaf values of 1e-35.
-_ZERO_MEAN, _SMALLEST_LABEL = 1e-15, 1e-30
+#: LightGBM takes leaf values of 1e-35 for zero.
+_SMALLEST_LABEL = 1e-30
 #: Below this weight of a leaf rounding errors of sums of hessians pass for rows, and LightGBM aborts, unless leaves
 #: must hold as many rows: it counts them exactly where hessians are equal, and guesses elsewhere.
 _SAFE_CHILD_WEIGHT, _SAFE_CHILD_SAMPLES, _SAFE_GUESSED_SAMPLES = 1e-12, 1, 10
@@ -66,14 +67,17 @@ def refuse_trained(params: Mapping[str, Any], rows: Rows) -> None:
             f"objective={params['objective']!r} takes {loss.takes}; y runs from {y.min()} to {y.max()} on the rows "
             "trained on."
         )
-    if loss is None:
-        _refuse_lost_start(y, weights)
+    quantile = quantile_loss(params)
+    if quantile is not None:
+        _refuse_lost_start(y, quantile.start_weights(y, rows.sample_weight))
+    elif loss is None or isinstance(loss, Fair):
+        _refuse_lost_start(y, weights / weights.sum())
     other = None
     if loss is not None:
         other = f"objective={params['objective']!r}"
     elif np.ptp(weights) > 0:
         other = "unequal sample_weight"
-    if params["path_smooth"] > 0 and other is not None:
+    if params["path_smooth"] > 0 and other is not None and quantile is None:
         raise ValueError(
             f"path_smooth={params['path_smooth']} is not supported with {other}: LightGBM then smooths by row counts "
             "that it guesses from hessians. Use path_smooth=0, or squared error and no sample_weight."
@@ -145,10 +149,9 @@ def _refuse_lost_digits(y: NDArray, weights: NDArray, names: tuple[str, str]) ->
         raise _out_of_range(names[1], weights)
 
 
-def _refuse_lost_start(y: NDArray, weights: NDArray) -> None:
-    """Raise ValueError where LightGBM would start from zero instead of a mean label that is not."""
-    mean = abs(weights @ y) / weights.sum()
-    if _LABEL_TOLERANCE * np.abs(y).max() < mean <= _ZERO_MEAN:
+def _refuse_lost_start(y: NDArray, start_weights: NDArray) -> None:
+    """Raise ValueError where LightGBM would start from zero instead of a mean or quantile that is not."""
+    if _LABEL_TOLERANCE * np.abs(y).max() < abs(start_weights @ y) <= ZERO_START:
         raise _out_of_range("y", y)
 
 

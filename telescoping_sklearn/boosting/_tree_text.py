@@ -106,44 +106,37 @@ def node_ridges(tree: TreeText, many: NDArray, reg_lambda: float, cat_l2: float)
     return splits, leaves
 
 
-def path_mixing(
-    tree: TreeText, weights: NDArray, ridges: tuple[NDArray, NDArray], smooth: float, learning_rate: float
-) -> NDArray:
-    """R_t of a tree whose leaf values are drawn towards those of the nodes above them.
+def path_smoothing(tree: TreeText, smooth: float) -> tuple[NDArray, NDArray]:
+    """Leaves below the nodes of a tree, and what the nodes give to leaf values that are drawn towards those above them.
 
-    With n rows of the bag in a node, a = n / (n + smooth) and r = sum / (weight + ridge) its value of its own, a node's
-    value is v = a r + (1 - a) v_parent; the root is not smoothed.
+    With n rows of the bag in a node, a = n / (n + smooth) and r its value of its own, a node's value is
+    v = a r + (1 - a) v_parent; the root is not smoothed.
 
     Parameters
     ----------
     tree : TreeText
         The tree.
-    weights : ndarray of shape (n_leaves,)
-        Weight of the rows of the bag in every leaf.
-    ridges : tuple of ndarray
-        Ridge of every inner node and of every leaf, as `node_ridges` gives them.
     smooth : float
         LightGBM's ``path_smooth``.
-    learning_rate : float
-        Shrinkage.
 
     Returns
     -------
-    ndarray of shape (n_leaves, n_leaves)
-        The matrix that turns sums over leaves into leaf values.
+    below : ndarray of shape (n_nodes, n_leaves)
+        Whether each leaf is below each node, or is it. Nodes are numbered as children are: splits come first, the root
+        before all, and leaves last, in reverse.
+    mixing : ndarray of shape (n_leaves, n_nodes)
+        The matrix that turns the nodes' own values into leaf values.
     """
-    n_splits = tree.n_leaves - 1
-    # Rows are numbered as children are: leaves count from the end, since ~leaf = -1 - leaf.
-    below = np.zeros((n_splits + tree.n_leaves, tree.n_leaves))
-    below[~np.arange(tree.n_leaves), np.arange(tree.n_leaves)] = 1.0
+    n_splits, n_nodes = tree.n_leaves - 1, 2 * tree.n_leaves - 1
+    below = np.zeros((n_nodes, tree.n_leaves))
+    below[~np.arange(tree.n_leaves), np.arange(tree.n_leaves)] = 1.0  # ~leaf = -1 - leaf
     for split in reversed(range(n_splits)):
         below[split] = below[tree.left_child[split]] + below[tree.right_child[split]]
-    denominators = below @ weights + np.concatenate([ridges[0], ridges[1][::-1]])
-    own = np.divide(below, denominators[:, None], out=np.zeros_like(below), where=denominators[:, None] > 0)
     kept = below @ tree.leaf_count
     kept = kept / (kept + smooth)
-    values = own.copy()
+    values = np.eye(n_nodes)
     for split in range(n_splits):
         for child in (tree.left_child[split], tree.right_child[split]):
-            values[child] = kept[child] * own[child] + (1 - kept[child]) * values[split]
-    return learning_rate * values[~np.arange(tree.n_leaves)]
+            values[child] *= kept[child]
+            values[child] += (1 - kept[child]) * values[split]
+    return below, values[~np.arange(tree.n_leaves)]

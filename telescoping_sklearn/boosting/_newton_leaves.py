@@ -1,0 +1,183 @@
+"""Leaves that are Newton steps, with what LightGBM does to them: ridge, penalty, clipping, smoothing, Huber's loss.
+
+With G the sum of negative gradients in a node and H that of hessians, its value is
+
+    v = sign(G) max(|G| - reg_alpha, 0) / (H + lambda),   cut to max_delta_step in size.
+
+With the sign, and whether it is zero or cut, held as they are, v is an affine map of G: a node at zero has no value and
+no response, a node that is cut has a value that joins the offset, and the penalty takes a constant off all others.
+Smoothing, which draws a node towards the one above it, is linear in the values of the nodes. Huber's loss clips the
+gradients of rows, whose parts of G are then constants.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from telescoping_sklearn._memory import refuse_if_too_large
+from telescoping_sklearn.boosting._curvature import CurvaturePath
+from telescoping_sklearn.boosting._ensemble import LeafEnsemble, RowSets
+from telescoping_sklearn.boosting._replay import GrownTrees
+from telescoping_sklearn.boosting._tree_text import path_smoothing
+from telescoping_sklearn.losses import CurvedLoss, SquaredError
+
+
+class _Pulls(NamedTuple):
+    """What the rows do to the leaves of a stage, each (n_train,) or None.
+
+    Attributes
+    ----------
+    pull : ndarray or None
+        Negative gradient; None where leaves do not depend on its size.
+    hessian : ndarray or None
+        Hessian; None for ones.
+    free : ndarray of bool or None
+        Rows whose gradient is not clipped; None for all.
+    """
+
+    pull: NDArray | None = None
+    hessian: NDArray | None = None
+    free: NDArray | None = None
+
+
+def newton_steps(
+    sums: NDArray, denominators: NDArray, reg_alpha: float, max_delta_step: float
+) -> tuple[NDArray, NDArray]:
+    """Value of a node as an affine map of its sum of negative gradients, where that sum is.
+
+    Parameters
+    ----------
+    sums : ndarray of shape (n_nodes,)
+        Sums of negative gradients.
+    denominators : ndarray of shape (n_nodes,)
+        Sums of hessians plus ridge.
+    reg_alpha, max_delta_step : float
+        LightGBM's; 0 for no penalty and no limit.
+
+    Returns
+    -------
+    rates, constants : ndarray of shape (n_nodes,)
+        The values are ``rates * sums + constants``.
+
+    Examples
+    --------
+    >>> rates, constants = newton_steps(np.array([8.0, -0.5, -9.0]), np.full(3, 2.0), 1.0, 3.8)
+    >>> rates, constants
+    (array([0.5, 0. , 0. ]), array([-0.5,  0. , -3.8]))
+    """
+    rates = np.divide(1.0, denominators, out=np.zeros_like(denominators), where=denominators > 0)
+    free = (np.abs(sums) > reg_alpha) | (reg_alpha == 0)
+    values = np.where(free, rates * (sums - np.sign(sums) * reg_alpha), 0.0)
+    cut = (np.abs(values) > max_delta_step) & (max_delta_step > 0)
+    constants = np.where(cut, np.sign(values) * max_delta_step, np.where(free, -rates * np.sign(sums) * reg_alpha, 0.0))
+    return np.where(free & ~cut, rates, 0.0), constants
+
+
+def newton_ensemble(
+    grown: GrownTrees,
+    ridges: Sequence[tuple[NDArray, NDArray]],
+    loss: CurvedLoss | None,
+    huber: float | None,
+    params: Mapping[str, Any],
+) -> LeafEnsemble:
+    """Make the ensemble of trees whose leaves are Newton steps.
+
+    Parameters
+    ----------
+    grown : GrownTrees
+        The trees.
+    ridges : sequence of tuple of ndarray
+        Ridge of every inner node and of every leaf, by stage; see `node_ridges`.
+    loss : CurvedLoss or None
+        The loss, where its derivatives change along training.
+    huber : float or None
+        Size of a residual beyond which it is clipped; None for squared error.
+    params : mapping
+        Parameters that LightGBM was given.
+
+    Returns
+    -------
+    LeafEnsemble
+        The ensemble.
+    """
+    if params["path_smooth"] > 0:
+        refuse_if_too_large(
+            8.0 * float((grown.n_leaves.astype(float) ** 2).sum()),
+            f"path_smooth={params['path_smooth']} mixes every two leaves of a tree; that of {len(grown.trees)} trees",
+            "Use fewer trees, a smaller num_leaves, or path_smooth=0.",
+        )
+    start, path = SquaredError().start(grown.row_weights), None
+    if loss is not None:
+        raw, start = loss.start(grown.row_weights, grown.labels)
+        values = [tree.leaf_value - (0.0 if stage else raw) for stage, tree in enumerate(grown.trees)]
+        path = CurvaturePath(loss, grown.labels, raw, grown.leaves, values)
+    weigh = grown.bagged_weights
+    pulls = _curved_pulls(path, len(grown.trees)) if path is not None else _pulls(grown, start, huber, params)
+    rates, constants, free = [], [], []
+    for stage, at in enumerate(pulls, start=1):
+        weights = grown.row_weights if weigh is None else weigh(stage)
+        rate, constant = _affine_leaves(grown, stage, weights, at, ridges[stage - 1], params)
+        rates.append(rate)
+        constants.append(constant)
+        free.append(at.free)
+    return LeafEnsemble(
+        leaves=grown.leaves,
+        n_leaves=grown.n_leaves,
+        row_weights=grown.row_weights,
+        trained=grown.row_weights > 0,
+        start_weights=start,
+        rates=rates,
+        constants=constants if any(constant.any() for constant in constants) else None,
+        weights_by_stage=weigh,
+        responding=None if huber is None else RowSets(free, np.arange(len(free))),
+        curvature=path,
+    )
+
+
+def _curved_pulls(path: CurvaturePath, n_stages: int) -> Iterator[_Pulls]:
+    for stage in range(1, n_stages + 1):
+        at = path.before(stage)
+        yield _Pulls(-at.gradient, at.hessian)
+
+
+def _pulls(grown: GrownTrees, start: NDArray, huber: float | None, params: Mapping[str, Any]) -> Iterator[_Pulls]:
+    """Yield what rows do under squared error or Huber's loss; nothing is replayed where no leaf has a threshold."""
+    if huber is None and params["reg_alpha"] == params["max_delta_step"] == 0:
+        yield from [_Pulls()] * len(grown.trees)
+        return
+    for residuals in grown.staged_residuals(start @ grown.labels):
+        if huber is None:
+            yield _Pulls(residuals)
+        else:
+            yield _Pulls(np.clip(residuals, -huber, huber), free=np.abs(residuals) <= huber)
+
+
+def _affine_leaves(
+    grown: GrownTrees,
+    stage: int,
+    weights: NDArray,
+    at: _Pulls,
+    ridges: tuple[NDArray, NDArray],
+    params: Mapping[str, Any],
+) -> tuple[NDArray, NDArray]:
+    """R_t and c_t of a stage."""
+    tree, leaves = grown.trees[stage - 1], grown.leaves[stage - 1]
+    if tree.n_leaves == 1:  # the start alone
+        return np.zeros(1), np.zeros(1)
+
+    def sums(values: NDArray | None) -> NDArray:
+        return np.bincount(leaves, weights if values is None else weights * values, tree.n_leaves)
+
+    in_leaves, pulls = sums(at.hessian), np.zeros(tree.n_leaves) if at.pull is None else sums(at.pull)
+    clipped = np.zeros(tree.n_leaves) if at.free is None or at.pull is None else sums(np.where(at.free, 0.0, at.pull))
+    thresholds, learning_rate = (params["reg_alpha"], params["max_delta_step"]), params["learning_rate"]
+    if params["path_smooth"] == 0:
+        rates, constants = newton_steps(pulls, in_leaves + ridges[1], *thresholds)
+        return learning_rate * rates, learning_rate * (rates * clipped + constants)
+    below, mixing = path_smoothing(tree, params["path_smooth"])
+    ridge = np.concatenate([ridges[0], ridges[1][::-1]])
+    rates, constants = newton_steps(below @ pulls, below @ in_leaves + ridge, *thresholds)
+    mixed = learning_rate * mixing @ (rates[:, None] * below)
+    return mixed, mixed @ clipped + learning_rate * mixing @ constants
