@@ -4,7 +4,6 @@ Boosted trees are followed leaf by leaf with dense matrices; nets sample by samp
 time, and, as a second route, with torch.func on a net written out as a plain function.
 """
 
-import re
 from itertools import pairwise
 
 import numpy as np
@@ -15,22 +14,32 @@ from torch import nn
 
 
 def drawn_bags(model, n_rows):
-    """Whether each row is in each bag, with LightGBM's generator run row by row; all rows without bagging."""
+    """Whether each row is in each bag, with LightGBM's generator run row by row; all rows without bagging.
+
+    The fit notes which attempts grew a tree. A bag is drawn before an attempt where the trees so far are a multiple of
+    `subsample_freq`, until one holds all rows; a first tree of one leaf is the start, which sees all rows.
+    """
+    everything = np.ones(n_rows, dtype=bool)
     if model.subsample == 1 or model.subsample_freq <= 0:
-        return [np.ones(n_rows, dtype=bool)] * model.n_stages_
-    seed = int(re.search(r"bagging_seed: (-?\d+)", model.booster_.model_to_string())[1])
-    states = [(seed + block) % 2**32 for block in range(n_rows // 1024 + 1)]
+        return [everything] * model.n_stages_
+    sizes = [tree["num_leaves"] for tree in model.booster_.dump_model()["tree_info"]]
     bags = []
-    for tree in range(model.n_stages_):
-        if tree % model.subsample_freq:
-            bags.append(bags[-1])
-            continue
-        bag = np.zeros(n_rows, dtype=bool)
-        for row in range(n_rows):
-            state = states[row // 1024] = (214013 * states[row // 1024] + 2531011) % 2**32
-            bag[row] = (state // 65536) % 32768 / 32768 < model.subsample
-        bags.append(bag)
-    return bags
+    for first, plan in model._fit_record.plans:
+        states = [(plan.seed + block) % 2**32 for block in range(n_rows // 1024 + 1)]
+        bag, trees, drawn_all = everything, 0, False
+        del bags[first:]  # trees that early stopping dropped
+        for grown in plan.grown:
+            if trees % plan.freq == 0 and not drawn_all:
+                bag = np.zeros(n_rows, dtype=bool)
+                for row in range(n_rows):
+                    state = states[row // 1024] = (214013 * states[row // 1024] + 2531011) % 2**32
+                    bag[row] = (state // 65536) % 32768 / 32768 < plan.fraction
+                drawn_all = bag.all()
+            if grown and len(bags) < len(sizes):
+                start_only = sizes[len(bags)] == 1
+                bags.append(everything if start_only else bag)
+                trees += not start_only
+    return bags[: model.n_stages_]
 
 
 def leaves_below(node):
@@ -95,6 +104,211 @@ def leaf_loop_weights(model, X, query, sample_weight=None, given=None):
     return leaf_loop_response(model, X, np.eye(len(X)), query, sample_weight, given)
 
 
+def float32(values):
+    """Numbers as LightGBM keeps them."""
+    return np.asarray(values, dtype=np.float32).astype(np.float64)
+
+
+def quantile_shares(values, weights, alpha):
+    """Share of each value in LightGBM's quantile of all: a dict of one or two places.
+
+    Without weights: fp = (c - 1) (1 - alpha) from the largest down, interpolated. With weights: the first value at
+    which the sum of weights, from the least up, passes alpha of them all; interpolated to the value before where its
+    own weight is at least 1, else the value before.
+    """
+    c = len(values)
+    rising = sorted(range(c), key=lambda place: (values[place], place))
+    if c == 1:
+        return {0: 1.0}
+    if weights is None:
+        falling, fp = rising[::-1], (c - 1) * (1 - alpha)
+        pos = int(fp) + 1
+        if pos >= c:
+            return {falling[-1]: 1.0}
+        return {falling[pos - 1]: 1 - (fp - pos + 1), falling[pos]: fp - pos + 1}
+    sums, total = [], 0.0
+    for place in rising:
+        total += weights[place]
+        sums.append(total)
+    pos = next((place for place in range(c) if sums[place] > total * alpha), c - 1)
+    if pos in (0, c - 1):
+        return {rising[pos]: 1.0}
+    step = sums[pos] - sums[pos - 1]
+    if step < 1:
+        return {rising[pos - 1]: 1.0}
+    share = (total * alpha - sums[pos - 1]) / step
+    return {rising[pos - 1]: 1 - share, rising[pos]: share}
+
+
+def quantile_level(model):
+    """Level of the quantiles that the leaves are, None where they are Newton steps."""
+    levels = dict.fromkeys(("regression_l1", "l1", "mean_absolute_error", "mae", "mape"), 0.5)
+    return (levels | {"quantile": float(np.float32(model.alpha))}).get(model.objective)
+
+
+def quantile_row_weights(model, y, sample_weight):
+    """Weights of rows in LightGBM's quantiles, None where it has none."""
+    weights = None if sample_weight is None or np.all(np.asarray(sample_weight) == 1) else np.float32(sample_weight)
+    if model.objective == "mape":
+        weights = (
+            np.float32(1)
+            / np.maximum(np.float32(1), np.abs(np.float32(y)))
+            * (np.float32(1) if weights is None else weights)
+        )
+    return None if weights is None else weights.astype(np.float64)
+
+
+def slope(function, at):
+    """Central difference of a function of one number."""
+    step = 1e-5 * max(1.0, abs(at))
+    return (function(at + step) - function(at - step)) / (2 * step)
+
+
+def row_derivatives(model, y, f):
+    """-g, q = -dg/dy, h = dg/df and H of one row, and whether a rounding error could turn its clipping round."""
+    if model.objective in RAW_LOSSES:
+        gradient, hessian, _ = RAW_LOSSES[model.objective](model)
+        q, h = -slope(lambda label: gradient(label, f), y), slope(lambda raw: gradient(y, raw), f)
+        if model.objective == "fair":  # too sharp a bend for a difference; H is the derivative
+            q = h = hessian(y, f)
+        return -gradient(y, f), q, h, hessian(y, f), False
+    if model.objective == "huber" and abs(y - f) > model.alpha:
+        return np.sign(y - f) * model.alpha, 0.0, 0.0, 1.0, abs(y - f) - model.alpha < 1e-9 * model.alpha
+    near = model.objective == "huber" and model.alpha - abs(y - f) < 1e-9 * model.alpha
+    return y - f, 1.0, 1.0, 1.0, near
+
+
+def affine_node(model, total, weight, ridge):
+    """Value of a node without smoothing as (slope, constant) of its sum of -g, and whether that is a close call."""
+    rate = 1 / (weight + ridge) if weight + ridge > 0 else 0.0
+    left = abs(total) - model.reg_alpha
+    near = model.reg_alpha > 0 and abs(left) < 1e-9 * model.reg_alpha
+    if model.reg_alpha > 0 and left <= 0:
+        return 0.0, 0.0, near
+    value = rate * np.sign(total) * left
+    if model.max_delta_step > 0:
+        near = near or abs(abs(value) - model.max_delta_step) < 1e-9 * model.max_delta_step
+        if abs(value) > model.max_delta_step:
+            return 0.0, np.sign(value) * model.max_delta_step, near
+    return rate, -rate * np.sign(total) * model.reg_alpha, near
+
+
+class AffineLeafLoops:
+    """S, c and the model itself at training rows and queries, by loops over trees, nodes and rows; n is small.
+
+    ``close`` says that a rounding error could turn a threshold round, so that S may be another and S y + c the same.
+    ``given`` are the rows that LightGBM was given, all of them if None.
+    """
+
+    def __init__(self, model, X, y, query, sample_weight=None, given=None):
+        self.model, self.close = model, False
+        n = len(y)
+        given = np.arange(n) if given is None else given
+        self.y = float32(y)
+        self.w = np.ones(n) if sample_weight is None else float32(sample_weight)
+        self.level, self.quantile_weights = quantile_level(model), np.zeros(n)
+        of_given = quantile_row_weights(model, y[given], None if sample_weight is None else sample_weight[given])
+        self.weighted = of_given is not None
+        if self.weighted:
+            self.quantile_weights[given] = of_given
+        everything = np.vstack([X, query])
+        predict = model.booster_.predict
+        leaves = predict(everything, pred_leaf=True, num_iteration=model.n_stages_).reshape(len(everything), -1)
+        start, level = self.start_map(given)
+        maps, values = np.tile(start, (len(everything), 1)), np.full(len(everything), level)
+        dump = model.booster_.dump_model(num_iteration=model.n_stages_)
+        self.n_categories = [len(dump["feature_infos"].get(c, {}).get("values", [])) for c in dump["feature_names"]]
+        for tree, bag in enumerate(drawn_bags(model, len(given))):
+            structure = dump["tree_info"][tree]["tree_structure"]
+            if "split_index" not in structure:
+                continue  # the start alone
+            before = maps[:n].copy()
+            f = predict(X, num_iteration=tree, raw_score=True) if tree else np.full(n, level)
+            members = {leaf: given[bag][leaves[given[bag], tree] == leaf] for leaf in leaves_below(structure)}
+            if self.level is not None:
+                found = {leaf: self.quantile_leaf(rows, before, f) for leaf, rows in members.items()}
+            else:
+                found = self.newton_leaves(structure, members, before, f)
+            for leaf, (added, value) in found.items():
+                maps[leaves[:, tree] == leaf] += model.learning_rate * added
+                values[leaves[:, tree] == leaf] += model.learning_rate * value
+        self.training, self.training_offset, self.training_values = maps[:n, :n], maps[:n, n], values[:n]
+        self.reached, self.reached_offset, self.reached_values = maps[n:, :n], maps[n:, n], values[n:]
+
+    def start_map(self, given):
+        """The start as an affine map of the labels, and its value."""
+        n, start = len(self.y), np.zeros(len(self.y) + 1)
+        if self.level is not None:
+            weights = self.quantile_weights[given] if self.weighted else None
+            for place, share in quantile_shares(self.y[given], weights, self.level).items():
+                start[given[place]] = share
+            return start, start[:n] @ self.y
+        w = np.zeros(n)
+        w[given] = self.w[given] / self.w[given].sum()
+        start[:n], mean = w, w @ self.y
+        if self.model.objective not in RAW_LOSSES:
+            return start, mean
+        raw_of = RAW_LOSSES[self.model.objective](self.model)[2]
+        start[:n] *= 1.0 if self.model.objective == "fair" else self.link_slope(mean, raw_of)
+        return start, raw_of(mean)
+
+    def link_slope(self, mean, raw_of):
+        """Derivative of the raw score of a mean label, which is positive."""
+        step = 1e-6 * min(mean, 1 - mean) if raw_of(0.5) == 0 else 1e-6 * mean
+        return (raw_of(mean + step) - raw_of(mean - step)) / (2 * step)
+
+    def quantile_leaf(self, rows, before, f):
+        """Value of a leaf as an affine map of the labels, and as it is."""
+        residuals = [self.y[i] - f[i] for i in rows]
+        shares = quantile_shares(
+            residuals, [self.quantile_weights[i] for i in rows] if self.weighted else None, self.level
+        )
+        added = np.zeros(before.shape[1])
+        for place, share in shares.items():
+            added[rows[place]] += share
+            added -= share * before[rows[place]]
+        return added, sum(share * residuals[place] for place, share in shares.items())
+
+    def newton_leaves(self, structure, members, before, f):
+        """Values of all leaves as affine maps of the labels, and as they are."""
+        sums, totals, weights = {}, {}, {}
+        for leaf, rows in members.items():
+            sums[leaf], totals[leaf], weights[leaf] = np.zeros(before.shape[1]), 0.0, 0.0
+            for i in rows:
+                pull, q, h, hessian, near = row_derivatives(self.model, self.y[i], f[i])
+                sums[leaf] -= self.w[i] * h * before[i]
+                sums[leaf][i] += self.w[i] * q
+                sums[leaf][-1] += self.w[i] * (pull - q * self.y[i] + h * f[i])
+                totals[leaf] += self.w[i] * pull
+                weights[leaf] += self.w[i] * hessian
+                self.close |= bool(near)
+        counts = {leaf: len(rows) for leaf, rows in members.items()}
+        return self.affine_nodes(structure, sums, totals, weights, counts, self.model.reg_lambda)
+
+    def affine_nodes(self, node, sums, totals, weights, counts, ridge, above=None):
+        """The leaves below a node, by leaf: each node's own value, drawn towards that of the node above it."""
+        below = leaves_below(node)
+        total = sum(totals[leaf] for leaf in below)
+        rate, constant, near = affine_node(self.model, total, sum(weights[leaf] for leaf in below), ridge)
+        self.close |= bool(near)
+        added = rate * sum(sums[leaf] for leaf in below)
+        added[-1] += constant
+        value = rate * total + constant
+        smooth = self.model.path_smooth
+        if above is not None and smooth > 0:
+            kept = sum(counts[leaf] for leaf in below)
+            kept = kept / (kept + smooth)
+            added, value = kept * added + (1 - kept) * above[0], kept * value + (1 - kept) * above[1]
+        if "split_index" not in node:
+            return {below[0]: (added, value)}
+        many = node["decision_type"] == "==" and self.n_categories[node["split_feature"]] > self.model.max_cat_to_onehot
+        ridge = self.model.reg_lambda + (self.model.cat_l2 if many else 0)
+        found = {}
+        for child in (node["left_child"], node["right_child"]):
+            found |= self.affine_nodes(child, sums, totals, weights, counts, ridge, (added, value))
+        return found
+
+
 #: Gradient and hessian in the raw score as LightGBM has them, and the raw score of a mean label.
 RAW_LOSSES = {
     "poisson": lambda m: (
@@ -113,10 +327,15 @@ RAW_LOSSES = {
     ),
     "cross_entropy": lambda m: (
         lambda y, f: 1 / (1 + np.exp(-f)) - y,
-        lambda y, f: np.exp(f) / (1 + np.exp(f)) ** 2,
+        lambda y, f: np.exp(-np.abs(f)) / (1 + np.exp(-np.abs(f))) ** 2,
         lambda mean: np.log(mean / (1 - mean)),
     ),
 }
+RAW_LOSSES["fair"] = lambda m: (
+    lambda y, f: m.fair_c * (f - y) / (abs(f - y) + m.fair_c),
+    lambda y, f: m.fair_c**2 / (abs(f - y) + m.fair_c) ** 2,
+    lambda mean: mean,
+)
 RAW_LOSSES["binary"] = RAW_LOSSES["xentropy"] = RAW_LOSSES["cross_entropy"]
 
 

@@ -47,7 +47,7 @@ def membership(leaves: NDArray, n_leaves: int, values: NDArray | None = None) ->
         The matrix.
     """
     n_rows = len(leaves)
-    entries = np.ones(n_rows) if values is None else values
+    entries = np.ones(n_rows) if values is None else values.copy()  # in which zeros are left out
     found = sparse.csc_array((entries, leaves.astype(np.int32), np.arange(n_rows + 1)), shape=(n_leaves, n_rows))
     if values is not None:
         found.eliminate_zeros()

@@ -281,6 +281,8 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
             self.early_stopping_rounds,
             new.categorical,
             before,
+            rows=new.given,
+            record=self.record,
             verbose=bool(self.verbose),
         )
         self.n_stages_ = count_stages(self.booster_)

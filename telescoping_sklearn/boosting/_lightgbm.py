@@ -17,6 +17,7 @@ from telescoping_sklearn.boosting._bagging import BaggingPlan, find_bags, stack_
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, RowSets, compact_leaves
 from telescoping_sklearn.boosting._newton_leaves import newton_ensemble
 from telescoping_sklearn.boosting._parameters import curved_loss, huber_width, quantile_loss
+from telescoping_sklearn.boosting._placement import TrainingPredictions, may_bundle, refuse_misplaced
 from telescoping_sklearn.boosting._quantile_leaves import quantile_ensemble
 from telescoping_sklearn.boosting._replay import GrownTrees
 from telescoping_sklearn.boosting._rows import Rows
@@ -37,6 +38,8 @@ def fit_booster(
     categorical: Sequence[int] = (),
     earlier: lightgbm.Booster | None = None,
     *,
+    rows: NDArray | None = None,
+    record: bool = True,
     verbose: bool = False,
 ) -> tuple[lightgbm.Booster, BaggingPlan | None]:
     """Fit ``LGBMRegressor``, whose own messages are silenced.
@@ -55,6 +58,10 @@ def fit_booster(
         Positions of the columns that hold codes of categories.
     earlier : lightgbm.Booster, default=None
         Booster whose trees the new ones follow.
+    rows : ndarray of int of shape (n_rows,), default=None
+        Positions of the rows in what the user gave, for messages; None where they are all.
+    record : bool, default=True
+        Whether labels will be asked for their weights.
     verbose : bool, default=False
         Whether to show progress.
 
@@ -64,7 +71,14 @@ def fit_booster(
         The booster; with early stopping its ``best_iteration`` is the number of trees at the best attempt.
     plan : BaggingPlan or None
         How its bags were drawn; None without bagging.
+
+    Raises
+    ------
+    ValueError
+        If training put rows into other leaves than predictions do, and ``record`` is True.
     """
+    record = record and may_bundle(train.X, params)
+    placed = TrainingPredictions()
     bagging = params["subsample"] < 1 and params["subsample_freq"] > 0
     trees_after = [0 if earlier is None else earlier.num_trees()]
     options: dict[str, Any] = {"init_model": earlier, "callbacks": [_note_trees(trees_after)]}
@@ -77,12 +91,17 @@ def fit_booster(
             "eval_y": validation.y,
             "eval_sample_weight": None if weights is None else [weights],
         }
-        options["callbacks"].append(lightgbm.early_stopping(early_stopping_rounds, verbose=False))
+        options["callbacks"].append(placed.wrapped(lightgbm.early_stopping(early_stopping_rounds, verbose=False)))
+    elif record:
+        options["callbacks"].append(placed)
     model = lightgbm.LGBMRegressor(**params, verbosity=-1)
     with tqdm(total=params["n_estimators"], desc="trees grown", leave=False, disable=not verbose) as bar:
         if verbose:
             options["callbacks"].append(_advance(bar))
         booster = model.fit(train.X, train.y, sample_weight=train.sample_weight, **options).booster_
+    if record:
+        predicted = booster.predict(train.X, num_iteration=booster.num_trees(), num_threads=_threads(params["n_jobs"]))
+        refuse_misplaced(placed.values, np.asarray(predicted), rows, params)
     if booster.best_iteration > 0:  # LightGBM counts attempts to grow a tree, and not every attempt gives one
         booster.best_iteration = trees_after[booster.best_iteration - trees_after[0]]
     if not bagging:
@@ -90,6 +109,11 @@ def fit_booster(
     seed = int(text_parameter(booster.model_to_string(num_iteration=1), "bagging_seed"))
     grown = tuple((np.diff(trees_after) > 0).tolist())
     return booster, BaggingPlan(params["subsample"], params["subsample_freq"], seed, grown)
+
+
+def _threads(n_jobs: int | None) -> int:
+    """Threads as LightGBM's predictions take them; 0 leaves the choice to LightGBM."""
+    return n_jobs if n_jobs is not None and n_jobs > 0 else 0
 
 
 def _note_trees(trees_after: list[int]) -> Callable[[Any], None]:
@@ -133,9 +157,7 @@ class LightGBMTrees:
     def __init__(self, booster: lightgbm.Booster, n_stages: int, n_jobs: int | None):
         self.booster = booster
         self.n_stages = n_stages
-        self._options: dict[str, Any] = {"validate_features": False}
-        if n_jobs is not None and n_jobs > 0:
-            self._options["num_threads"] = n_jobs
+        self._options: dict[str, Any] = {"validate_features": False, "num_threads": _threads(n_jobs)}
 
     def predict(self, X: NDArray, *, raw: bool = False) -> NDArray:
         """Predict with all stages, means or raw scores, (n_query,)."""

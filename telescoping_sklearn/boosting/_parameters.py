@@ -42,6 +42,7 @@ _ELSEWHERE = {
         "reg_alpha": ("lambda_l1", "l1_regularization"),
         "max_delta_step": ("max_tree_output", "max_leaf_output"),
         "subsample_for_bin": ("bin_construct_sample_cnt",),
+        "enable_bundle": ("is_enable_bundle", "bundle"),
         "max_bin": ("max_bins",),
         "extra_trees": ("extra_tree",),
         "boosting_type": ("boosting", "boost"),
@@ -229,6 +230,7 @@ class LightGBMParameters(BaseEstimator):
         "max_depth": [Integral],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
+        "enable_bundle": ["boolean"],
         "subsample_for_bin": [Interval(Integral, 1, None, closed="left")],
         "min_split_gain": [Interval(Real, 0, None, closed="left")],
         "min_child_weight": [Interval(Real, 0, None, closed="left")],
@@ -305,6 +307,7 @@ class LightGBMParameters(BaseEstimator):
         colsample_bynode: float = 1.0,
         max_bin: int = 255,
         min_data_in_bin: int = 3,
+        enable_bundle: bool = True,
         interaction_constraints: list | None = None,
         bagging_seed: int | None = None,
         feature_fraction_seed: int | None = None,
@@ -351,6 +354,7 @@ class LightGBMParameters(BaseEstimator):
         self.colsample_bynode = colsample_bynode
         self.max_bin = max_bin
         self.min_data_in_bin = min_data_in_bin
+        self.enable_bundle = enable_bundle
         self.interaction_constraints = interaction_constraints
         self.bagging_seed = bagging_seed
         self.feature_fraction_seed = feature_fraction_seed

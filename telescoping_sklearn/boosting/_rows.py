@@ -51,7 +51,8 @@ def refuse_trained(params: Mapping[str, Any], rows: Rows) -> None:
     ------
     ValueError
         If there are too few, their labels are not what the loss takes and starts from, their labels or weights leave
-        the range of float32, or the rows that LightGBM smooths by or counts in leaves cannot be counted.
+        the range of float32, bags hold no row, or the rows that LightGBM smooths by or counts in leaves cannot be
+        counted.
     """
     y, weights = rows.y, np.ones(len(rows.y)) if rows.sample_weight is None else rows.sample_weight
     if len(y) < 2:
@@ -59,6 +60,7 @@ def refuse_trained(params: Mapping[str, Any], rows: Rows) -> None:
             f"validation_fraction={params['validation_fraction']} leaves {len(y)} row to train on; boosted trees need "
             "2 or more."
         )
+    _refuse_empty_bags(params, len(y))
     _refuse_zero_weights(weights, f"leaves to train on with validation_fraction={params['validation_fraction']}")
     _refuse_lost_digits(y, weights, ("y", "sample_weight"))
     loss = curved_loss(params)
@@ -83,6 +85,16 @@ def refuse_trained(params: Mapping[str, Any], rows: Rows) -> None:
             "that it guesses from hessians. Use path_smooth=0, or squared error and no sample_weight."
         )
     _refuse_empty_leaves(params, other)
+
+
+def _refuse_empty_bags(params: Mapping[str, Any], n_rows: int) -> None:
+    """Raise ValueError where LightGBM sizes its bags for no row: it makes a data set of that size and fails."""
+    subsample = params["subsample"]
+    if subsample < 1 and params["subsample_freq"] > 0 and int(subsample * n_rows) == 0:
+        raise ValueError(
+            f"subsample={subsample} of {n_rows} rows to train on leaves no row in a bag. Use subsample of at least "
+            f"{1 / n_rows:.3g}, or subsample_freq=0 for no bagging."
+        )
 
 
 def _refuse_empty_leaves(params: Mapping[str, Any], other: str | None) -> None:
