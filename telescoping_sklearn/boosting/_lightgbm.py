@@ -17,7 +17,7 @@ from telescoping_sklearn.boosting._bagging import BaggingPlan, find_bags, stack_
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, RowSets, compact_leaves
 from telescoping_sklearn.boosting._newton_leaves import newton_ensemble
 from telescoping_sklearn.boosting._parameters import curved_loss, huber_width, quantile_loss
-from telescoping_sklearn.boosting._placement import TrainingPredictions, may_bundle, refuse_misplaced
+from telescoping_sklearn.boosting._placement import Placement, may_bundle, refuse_misplaced
 from telescoping_sklearn.boosting._quantile_leaves import quantile_ensemble
 from telescoping_sklearn.boosting._replay import GrownTrees
 from telescoping_sklearn.boosting._rows import Rows
@@ -77,8 +77,8 @@ def fit_booster(
     ValueError
         If training put rows into other leaves than predictions do, and ``record`` is True.
     """
-    record = record and may_bundle(train.X, params)
-    placed = TrainingPredictions()
+    compared = record and may_bundle(train.X, params)
+    placement = Placement(train.X, _threads(params["n_jobs"]))
     bagging = params["subsample"] < 1 and params["subsample_freq"] > 0
     trees_after = [0 if earlier is None else earlier.num_trees()]
     options: dict[str, Any] = {"init_model": earlier, "callbacks": [_note_trees(trees_after)]}
@@ -91,17 +91,16 @@ def fit_booster(
             "eval_y": validation.y,
             "eval_sample_weight": None if weights is None else [weights],
         }
-        options["callbacks"].append(placed.wrapped(lightgbm.early_stopping(early_stopping_rounds, verbose=False)))
-    elif record:
-        options["callbacks"].append(placed)
+        stop = lightgbm.early_stopping(early_stopping_rounds, verbose=False)
+        options["callbacks"].append(placement.wrapped(stop) if compared else stop)
+    elif compared:
+        options["callbacks"].append(placement)
     model = lightgbm.LGBMRegressor(**params, verbosity=-1)
     with tqdm(total=params["n_estimators"], desc="trees grown", leave=False, disable=not verbose) as bar:
         if verbose:
             options["callbacks"].append(_advance(bar))
         booster = model.fit(train.X, train.y, sample_weight=train.sample_weight, **options).booster_
-    if record:
-        predicted = booster.predict(train.X, num_iteration=booster.num_trees(), num_threads=_threads(params["n_jobs"]))
-        refuse_misplaced(placed.values, np.asarray(predicted), rows, params)
+    refuse_misplaced(placement.misplaced, len(train.y), rows, params)
     if booster.best_iteration > 0:  # LightGBM counts attempts to grow a tree, and not every attempt gives one
         booster.best_iteration = trees_after[booster.best_iteration - trees_after[0]]
     if not bagging:

@@ -55,52 +55,64 @@ def _has_frequent_value(column: NDArray) -> bool:
     )
 
 
-class TrainingPredictions:
-    """Takes the predictions of the training rows that training itself has, after the last tree.
+class Placement:
+    """Compares the predictions that training itself has of its rows with those from their values, after the last tree.
 
     A callback; where training stops early, what stops it must be `wrapped`.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_rows, n_features)
+        Rows to train on.
+    n_threads : int
+        Threads; 0 leaves the choice to LightGBM.
     """
 
     order = 29  # before early stopping, which ends the training
 
-    def __init__(self) -> None:
-        self.values: NDArray | None = None
+    def __init__(self, X: NDArray, n_threads: int):
+        self._X, self._n_threads = X, n_threads
+        #: Rows that training put into other leaves than predictions do.
+        self.misplaced = np.empty(0, dtype=np.intp)
 
     def __call__(self, env: Any) -> None:
-        """Take the predictions where no tree is to follow."""
+        """Compare where no tree is to follow."""
         if env.iteration == env.end_iteration - 1:
-            self._take(env.model)
+            self._compare(env.model)
 
     def wrapped(self, stop: Callable[[Any], None]) -> Callable[[Any], None]:
-        """Make a callback that does what ``stop`` does, and takes the predictions where it ends the training."""
+        """Make a callback that does what ``stop`` does, and compares where that ends the training."""
 
         def callback(env: Any) -> None:
             try:
                 stop(env)
             except EarlyStopException:
-                self._take(env.model)
+                self._compare(env.model)
                 raise
 
         callback.order = 30  # type: ignore[attr-defined]
         return callback
 
-    def _take(self, model: lightgbm.Booster) -> None:
-        def metric(predictions: NDArray, data: lightgbm.Dataset) -> tuple[str, float, bool]:
-            self.values = np.array(predictions)
-            return "taken", 0.0, True
+    def _compare(self, model: lightgbm.Booster) -> None:
+        predicted = model.predict(self._X, num_iteration=model.num_trees(), num_threads=self._n_threads)
+        tolerance = _ROUNDING * np.abs(predicted).max()
+
+        def metric(trained: NDArray, data: lightgbm.Dataset) -> tuple[str, float, bool]:
+            self.misplaced = np.flatnonzero(~(np.abs(trained - predicted) <= tolerance))
+            return "misplaced", float(len(self.misplaced)), False
 
         model.eval_train(feval=metric)
 
 
-def refuse_misplaced(
-    trained: NDArray | None, predicted: NDArray, rows: NDArray | None, params: Mapping[str, Any]
-) -> None:
+def refuse_misplaced(misplaced: NDArray, n_rows: int, rows: NDArray | None, params: Mapping[str, Any]) -> None:
     """Raise ValueError naming rows that training put into other leaves than predictions do.
 
     Parameters
     ----------
-    trained, predicted : ndarray of shape (n_rows,)
-        Predictions of the rows trained on that training has, and those from their values.
+    misplaced : ndarray of int
+        The rows, among those trained on.
+    n_rows : int
+        Number of rows trained on.
     rows : ndarray of int of shape (n_rows,) or None
         Their positions in what `fit` was given; None where it was given these rows only.
     params : mapping
@@ -111,20 +123,13 @@ def refuse_misplaced(
     ValueError
         If there are such rows.
     """
-    if trained is None:
-        return
-    misplaced = np.flatnonzero(~(np.abs(trained - predicted) <= _ROUNDING * np.abs(predicted).max()))
     if not len(misplaced):
         return
     named = misplaced if rows is None else rows[misplaced]
     listed = ", ".join(map(str, named[:_ROWS_NAMED])) + (", ..." if len(named) > _ROWS_NAMED else "")
-    advice = (
-        "It bundled columns that are not exclusive: use enable_bundle=False"
-        + (", or a larger subsample_for_bin" if params["subsample_for_bin"] < len(predicted) else "")
-        if params["enable_bundle"]
-        else "Use lightgbm.LGBMRegressor where no label weights are needed"
-    )
+    larger = ", or a larger subsample_for_bin" if params["subsample_for_bin"] < n_rows else ""
     raise ValueError(
-        f"LightGBM put {len(named)} of {len(predicted)} training rows ({listed}) into other leaves than its "
-        f"predictions do, so their labels have no known weight. {advice}."
+        f"LightGBM put {len(named)} of {n_rows} training rows ({listed}) into other leaves than its predictions do, "
+        "since it bundled columns that are not exclusive; their labels have no known weight. Use enable_bundle=False"
+        f"{larger}."
     )

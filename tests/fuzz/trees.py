@@ -213,7 +213,7 @@ def check_seed(seed: int) -> Outcome:
 def reason_of(error: ValueError) -> str:
     """A refusal without its numbers."""
     text = str(error).split("\n")[0]
-    return re.sub(r"-?\d[\d.e+-]*", "#", text)[:90]
+    return re.sub(r"\(#[^)]*\)", "(rows)", re.sub(r"-?\d[\d.e+-]*", "#", text))[:110]
 
 
 def need(condition: Any, what: str) -> None:
