@@ -37,8 +37,9 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     """Gradient-boosted trees whose predictions are exact weighted sums of the training labels.
 
     LightGBM underneath, with its scikit-learn parameters by name. For every query,
-    ``kernel_weights(X) @ y + offset(X)`` is the prediction, up to LightGBM's float32 labels. Parameters whose leaf
-    values are not linear in the labels, or follow an algebra that is not there, are refused in `fit`.
+    ``kernel_weights(X) @ y + offset(X)`` is the prediction, up to LightGBM's float32 labels, also for medians and
+    quantiles. Settings whose leaf values are no piecewise affine functions of the labels, or follow an algebra that is
+    not there, are refused in `fit`.
 
     Parameters
     ----------
@@ -55,8 +56,10 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     subsample_for_bin : int, default=200000
         Rows that feature histograms are made from.
     objective : str or None, default=None
-        Squared error under any of LightGBM's names for it; None means "regression". Or a loss on a raw score:
-        "poisson", "gamma", "tweedie", "cross_entropy" (labels in [0, 1]) or "binary" (0 and 1); see the notes.
+        Squared error under any of LightGBM's names for it; None means "regression". A loss whose leaves are quantiles:
+        "regression_l1" (the median), "quantile" (level `alpha`) or "mape". "huber", squared error with residuals
+        clipped at `alpha`. Or a loss whose weights are derivatives: "poisson", "gamma", "tweedie", "cross_entropy"
+        (labels in [0, 1]), "binary" (0 and 1) or "fair"; see the notes.
     class_weight : None, default=None
         Refused unless None: a regressor has no classes.
     min_split_gain : float, default=0.0
@@ -74,7 +77,8 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     colsample_bytree : float, default=1.0
         Share of the columns that each tree sees.
     reg_alpha : float, default=0.0
-        Refused unless 0: not linear in the labels.
+        What is taken off the size of a leaf's sum of gradients. A leaf whose sum is smaller is zero and has no
+        response; from the others it takes a constant, which joins the offset.
     reg_lambda : float, default=0.0
         Ridge term in the leaf denominators.
     random_state : None, int, RandomState or Generator, default=None
@@ -90,7 +94,8 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         Rows of its parent that a leaf's value is smoothed with. Takes ``min_child_samples`` of at least 2; refused with
         unequal sample weights, where LightGBM smooths by row counts that it guesses from weights.
     max_delta_step : float, default=0.0
-        Refused unless 0: clipped leaves are not linear in the labels.
+        Largest size of a leaf before shrinkage; 0 means no limit. A leaf that is clipped has no response, and its value
+        joins the offset.
     linear_tree : bool, default=False
         Refused unless False.
     monotone_constraints : None, default=None
@@ -105,6 +110,10 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         Columns with at most that many categories, a missing value counted as one, are split one against the rest.
     min_data_per_group : int, default=100
         Smallest number of rows of a group of categories.
+    alpha : float, default=0.9
+        Level of the quantile for ``objective="quantile"``; size of a residual beyond which it is clipped for "huber".
+    fair_c : float, default=1.0
+        Size of an error at which the gradient of ``objective="fair"`` is half of what it can reach.
     poisson_max_delta_step : float, default=0.7
         LightGBM's safeguard for ``objective="poisson"``: its leaf denominators hold exp(f + poisson_max_delta_step).
     tweedie_variance_power : float, default=1.5
@@ -115,6 +124,9 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         Largest number of bins of a column.
     min_data_in_bin : int, default=3
         Smallest number of rows of a bin.
+    enable_bundle : bool, default=True
+        Whether LightGBM bundles columns that are seldom away from their most frequent values together. Where that puts
+        training rows into other leaves than predictions do, `fit` refuses it, naming rows, unless ``record=False``.
     interaction_constraints : list of list of int, default=None
         Groups of columns that may meet on one path.
     bagging_seed, feature_fraction_seed, extra_seed : int or None, default=None
@@ -147,7 +159,8 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     telescope_ : Telescope
         The telescope, made and checked when first asked for.
     kernel_weights_ : ndarray of shape (n_train, n_train)
-        Weights of the training labels in the training predictions; rows sum to 1.
+        Weights of the training labels in the training predictions; rows sum to 1, but for losses whose weights are
+        derivatives.
     effective_params_, effective_params_se_ : float
         Effective parameters on the rows trained on, and their standard error (0 where exact).
     degrees_of_freedom_, degrees_of_freedom_se_ : float
@@ -155,11 +168,15 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
 
     Notes
     -----
-    Under a loss on a raw score f, `predict` gives means, exp(f) or the logistic function of f, as LightGBM does, and
-    all that explains speaks of f. The kernel form, f_T = f_0 - sum_t sum_i K_t(x, x_i) g_it, is exact and is checked;
-    `breakdown` adds up to f. But `kernel_weights` are then the derivative of f in the labels, with the trees and their
-    denominators held as they are, and no smoother: ``kernel_weights(X) @ y`` rebuilds nothing. `offset`,
-    `approximation_error`, effective parameters and degrees of freedom do not exist and raise.
+    Leaves with a threshold, and leaves that are quantiles of residuals, are piecewise affine in the labels. Weights and
+    offset hold the piece: which leaves are zero or clipped, which residuals are, and which one or two rows a quantile
+    is taken from. Of equal residuals the first row in the order of `fit` is taken for the smaller.
+
+    Under a loss on a raw score f, `predict` gives means, exp(f) or the logistic function of f, or f itself for "fair",
+    as LightGBM does, and all that explains speaks of f. The kernel form, f_T = f_0 - sum_t sum_i K_t(x, x_i) g_it, is
+    exact and is checked; `breakdown` adds up to f. But `kernel_weights` are then the derivative of f in the labels,
+    with the trees and their denominators held as they are, and no smoother: ``kernel_weights(X) @ y`` rebuilds nothing.
+    `offset`, `approximation_error`, effective parameters and degrees of freedom do not exist and raise.
 
     References
     ----------
@@ -227,8 +244,9 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         ------
         ValueError
             If a parameter has no algebra, naming it, or the data are not what scikit-learn's regressors take, or not
-            what the objective or LightGBM's float32 take; if early stopping would train on or watch rows that weigh
-            nothing; or if a warm start is given other data or settings.
+            what the objective or LightGBM's float32 take; if bags hold no row, or early stopping would train on or
+            watch rows that weigh nothing; if LightGBM put training rows into other leaves than its predictions do, or
+            aborts; or if a warm start is given other data or settings.
         TypeError
             If `categorical_feature` is not a list of names and positions.
         """
@@ -341,7 +359,8 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         MemoryError
             If ``loo`` is asked of so many trees and rows that neither way to the diagonal of S fits.
         """
-        return stopping_curve(cast(LeafTelescope, self.telescope_), criteria, n_probes)
+        objective = self._record().params["objective"]
+        return stopping_curve(cast(LeafTelescope, self.telescope_), criteria, n_probes, objective)
 
     def staged_predict(self, X: Any, stages: Any = None, *, approximation: str | None = None) -> Iterator[NDArray]:
         """Predict after each stage.

@@ -75,7 +75,8 @@ def fit_booster(
     Raises
     ------
     ValueError
-        If training put rows into other leaves than predictions do, and ``record`` is True.
+        If training put rows into other leaves than predictions do, and ``record`` is True; or if LightGBM aborts for a
+        reason that is known.
     """
     compared = record and may_bundle(train.X, params)
     placement = Placement(train.X, _threads(params["n_jobs"]))
@@ -99,7 +100,11 @@ def fit_booster(
     with tqdm(total=params["n_estimators"], desc="trees grown", leave=False, disable=not verbose) as bar:
         if verbose:
             options["callbacks"].append(_advance(bar))
-        booster = model.fit(train.X, train.y, sample_weight=train.sample_weight, **options).booster_
+        try:
+            booster = model.fit(train.X, train.y, sample_weight=train.sample_weight, **options).booster_
+        except lightgbm.basic.LightGBMError as error:
+            _explain_abort(params, train, error)
+            raise
     refuse_misplaced(placement.misplaced, len(train.y), rows, params)
     if booster.best_iteration > 0:  # LightGBM counts attempts to grow a tree, and not every attempt gives one
         booster.best_iteration = trees_after[booster.best_iteration - trees_after[0]]
@@ -108,6 +113,17 @@ def fit_booster(
     seed = int(text_parameter(booster.model_to_string(num_iteration=1), "bagging_seed"))
     grown = tuple((np.diff(trees_after) > 0).tolist())
     return booster, BaggingPlan(params["subsample"], params["subsample_freq"], seed, grown)
+
+
+def _explain_abort(params: Mapping[str, Any], train: Rows, error: Exception) -> None:
+    """Raise ValueError that says what to do about an error of LightGBM's, where its cause is known."""
+    loss = quantile_loss(params)
+    if loss is not None and loss.relative and train.sample_weight is not None and np.ptp(train.sample_weight) > 0:
+        raise ValueError(
+            f"objective={params['objective']!r} with unequal sample_weight made LightGBM abort: it takes the "
+            "hessians of rows for equal, and finds splits that leave no row on one side. Use objective='regression_l1' with "
+            "sample_weight / np.maximum(1, np.abs(y)), whose leaves are the same quantiles."
+        ) from error
 
 
 def _threads(n_jobs: int | None) -> int:

@@ -115,13 +115,14 @@ def newton_ensemble(
         path = CurvaturePath(loss, grown.labels, raw, grown.leaves, values)
     weigh = grown.bagged_weights
     pulls = _curved_pulls(path, len(grown.trees)) if path is not None else _pulls(grown, start, huber, params)
-    rates, constants, free = [], [], []
+    rates, constants, responding = [], [], list[NDArray]()
     for stage, at in enumerate(pulls, start=1):
         weights = grown.row_weights if weigh is None else weigh(stage)
         rate, constant = _affine_leaves(grown, stage, weights, at, ridges[stage - 1], params)
         rates.append(rate)
         constants.append(constant)
-        free.append(at.free)
+        if at.free is not None:
+            responding.append(at.free)
     return LeafEnsemble(
         leaves=grown.leaves,
         n_leaves=grown.n_leaves,
@@ -131,7 +132,7 @@ def newton_ensemble(
         rates=rates,
         constants=constants if any(constant.any() for constant in constants) else None,
         weights_by_stage=weigh,
-        responding=None if huber is None else RowSets(free, np.arange(len(free))),
+        responding=RowSets(responding, np.arange(len(responding))) if responding else None,
         curvature=path,
     )
 

@@ -35,8 +35,9 @@ class QuantileLoss(NamedTuple):
 
         Weights that are all 1 are no weights to LightGBM.
         """
-        given = sample_weight is not None and np.any(sample_weight != 1)
-        weights = sample_weight.astype(np.float32) if given else None
+        weights: NDArray | None = None
+        if sample_weight is not None and np.any(sample_weight != 1):
+            weights = sample_weight.astype(np.float32)
         if self.relative:
             sizes = np.maximum(np.float32(1), np.abs(labels.astype(np.float32)))
             weights = np.float32(1) / sizes * (np.float32(1) if weights is None else weights)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from telescoping_sklearn._telescope import Estimate
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
+from telescoping_sklearn.boosting._parameters import SQUARED_ERROR_NAMES
 
 CRITERIA = ("aicc", "gcv", "loo")
 
@@ -36,9 +37,11 @@ class StoppingCurve:
     chosen: dict[str, int]
 
 
-def stopping_curve(telescope: LeafTelescope, criteria: Sequence[str], n_probes: Any) -> StoppingCurve:
+def stopping_curve(
+    telescope: LeafTelescope, criteria: Sequence[str], n_probes: Any, objective: str | None
+) -> StoppingCurve:
     """Work the criteria asked for after every tree; see `TelescopingGBTRegressor.stopping_curve`."""
-    _check(telescope, criteria)
+    _check(objective, criteria)
     y, trained = telescope.y[telescope.trained], telescope.trained
     weights = telescope.ensemble.row_weights[trained] / telescope.ensemble.row_weights[trained].sum()
     residuals = (y - fitted[trained] for fitted in telescope.staged_reconstruction(None))
@@ -109,12 +112,12 @@ def _own_weights(telescope: LeafTelescope, asked: bool) -> Iterator[NDArray | No
         yield from [None] * telescope.n_stages
 
 
-def _check(telescope: LeafTelescope, criteria: Sequence[str]) -> None:
+def _check(objective: str | None, criteria: Sequence[str]) -> None:
     """Raise ValueError where a criterion does not exist or cannot be had."""
     if isinstance(criteria, str) or not criteria or not set(criteria) <= set(CRITERIA):
         raise ValueError(f"criteria must be a sequence of one or more of {CRITERIA}, got {criteria!r}.")
-    if telescope.ensemble.curvature is not None:
+    if objective not in SQUARED_ERROR_NAMES:
         raise ValueError(
-            "A stopping curve needs an objective of squared error: under any other the kernel weights are a response, "
-            "not a smoother. Use early_stopping_rounds instead."
+            f"A stopping curve needs an objective of squared error, which its criteria are of, and objective is "
+            f"{objective!r}. Use early_stopping_rounds instead."
         )
