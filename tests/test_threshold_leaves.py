@@ -255,6 +255,33 @@ def test_thresholds_are_not_negative(rows, name):
         make_trees(**{name: -1.0}).fit(*rows)
 
 
+def test_an_abort_of_lightgbm_is_explained_where_its_cause_is_known(rows, monkeypatch):
+    def abort(*args, **kwargs):
+        raise lightgbm.basic.LightGBMError("Check failed: (best_split_info.left_count) > (0)")
+
+    monkeypatch.setattr(lightgbm.LGBMRegressor, "fit", abort)
+    with pytest.raises(
+        ValueError, match=r"objective='mape' with unequal sample_weight .* Use objective='regression_l1'"
+    ):
+        make_trees(objective="mape").fit(*rows, sample_weight=weights_of("weights"))
+    for settings, kind in (({"objective": "mape"}, "ones"), ({"objective": "mae"}, "weights"), ({}, "weights")):
+        with pytest.raises(lightgbm.basic.LightGBMError, match="left_count"):
+            make_trees(**settings).fit(*rows, sample_weight=weights_of(kind))
+
+
+def test_the_way_out_of_weighted_mape_has_the_same_quantiles():
+    X, y = random_rows(N, seed=3)
+    y, sample_weight = 10 * y, weights_of("weights")
+    model = make_trees(objective="mape", n_estimators=1, max_depth=1, colsample_bytree=1.0).fit(
+        X, y, sample_weight=sample_weight
+    )
+    other = make_trees(objective="regression_l1", n_estimators=1).fit(
+        X, y, sample_weight=sample_weight / np.maximum(1, np.abs(y))
+    )
+    starts = [found.telescope_.ensemble.start_weights for found in (model, other)]
+    np.testing.assert_allclose(*starts, atol=1e-6)
+
+
 @pytest.mark.parametrize("objective", [None, "regression_l1", "huber", "poisson"])
 @pytest.mark.parametrize(("n_rows", "subsample"), [(5, 0.1), (9, 0.1), (2, 0.4), (19, 0.05)])
 def test_bags_of_no_row_are_refused(n_rows, subsample, objective):

@@ -4,10 +4,10 @@ With P_t the leaf-membership matrix of tree t and B_t the same with the rows' we
 
     F_t(x) = F_{t-1}(x) + [R_t B_t (V - F_{t-1})]_{leaf of x}
 
-to every column of labels, and to that of the offset c_t too (`_ensemble` says what R_t and c_t are): a sum over the rows
-of each leaf, then one look-up a row. Consecutive trees are solved
-together in the space of their leaves (`_leaf_space`), and columns are carried forward or back, whichever counts fewer
-steps (`_leaf_carriers`); `LeafTelescope.plan` says which. No n x n array is made.
+to every column of labels, and to that of the offset c_t too (`_ensemble` says what R_t and c_t are): a sum over the
+rows of each leaf, then one look-up a row. Consecutive trees are solved together in the space of their leaves
+(`_leaf_space`), and columns are carried forward or back, whichever counts fewer steps (`_leaf_carriers`);
+`LeafTelescope.plan` says which. No n x n array is made.
 """
 
 import hashlib

@@ -121,8 +121,9 @@ def _explain_abort(params: Mapping[str, Any], train: Rows, error: Exception) -> 
     if loss is not None and loss.relative and train.sample_weight is not None and np.ptp(train.sample_weight) > 0:
         raise ValueError(
             f"objective={params['objective']!r} with unequal sample_weight made LightGBM abort: it takes the "
-            "hessians of rows for equal, and finds splits that leave no row on one side. Use objective='regression_l1' with "
-            "sample_weight / np.maximum(1, np.abs(y)), whose leaves are the same quantiles."
+            "hessians of rows for equal, and finds splits that leave no row on one side. Use "
+            "objective='regression_l1' with sample_weight / np.maximum(1, np.abs(y)): its leaves are the same "
+            "quantiles."
         ) from error
 
 

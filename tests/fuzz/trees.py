@@ -128,12 +128,12 @@ def draw_settings(rng):
         "max_depth": int(maybe(0.2, 2, -1)),
         "learning_rate": float(rng.choice([0.1, 0.3, 1.0, 1.7, 0.01])),
         "min_child_samples": int(rng.choice([0, 1, 2, 5, 10])),
-        "min_child_weight": float(rng.choice([1e-3, 1e-3, 0.0, 1.0])),
+        "min_child_weight": float(rng.choice([*[1e-3] * 8, 1e-9, 0.0, 1.0, 1.0])),
         "min_split_gain": float(maybe(0.1, 0.01, 0.0)),
         "reg_lambda": float(maybe(0.3, rng.choice([0.1, 5.0]), 0.0)),
         "reg_alpha": float(maybe(0.3, rng.choice([0.01, 0.5, 3.0]), 0.0)),
         "max_delta_step": float(maybe(0.3, rng.choice([0.01, 0.3, 2.0]), 0.0)),
-        "path_smooth": float(maybe(0.2, rng.choice([0.3, 5.0]), 0.0)),
+        "path_smooth": float(maybe(0.12, rng.choice([0.3, 5.0]), 0.0)),
         "subsample": float(maybe(0.4, rng.choice([0.9, 0.5, 0.1]), 1.0)),
         "subsample_freq": int(rng.integers(0, 4)),
         "colsample_bytree": float(maybe(0.3, 0.5, 1.0)),
@@ -165,6 +165,8 @@ def draw_case(seed: int) -> Case:
     both = draw_X(rng, n + m, n_columns)
     shown = np.nan_to_num(both)
     signal = np.sign(shown[:, 0]) + np.tanh(shown[:, -1])
+    if rng.random() < 0.2:  # rows that are there several times
+        both = both[rng.integers(0, rng.integers(1, n + 1), n + m)]
     X, query, options = both[:n], both[n:], {}
     if rng.random() < 0.3:
         codes = rng.integers(0, int(rng.choice([2, 5, 20])), n + m).astype(float)
@@ -179,6 +181,9 @@ def draw_case(seed: int) -> Case:
             X, query = frame.iloc[:n], frame.iloc[n:]
     y = draw_y(rng, settings["objective"], n, signal[:n])
     options["sample_weight"] = draw_weights(rng, n)
+    if settings["early_stopping_rounds"] is not None and rng.random() < 0.5:
+        watched = rng.integers(0, n, max(2, n // 3))
+        options |= {"X_val": X.iloc[watched] if isinstance(X, pd.DataFrame) else X[watched], "y_val": y[watched]}
     later = None
     if rng.random() < 0.15:
         settings["warm_start"], later = True, settings["n_estimators"] + int(rng.integers(1, 6))
