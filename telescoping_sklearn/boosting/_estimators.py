@@ -28,7 +28,14 @@ from telescoping_sklearn.boosting._parameters import (
     library_settings,
     refuse_unsupported,
 )
-from telescoping_sklearn.boosting._rows import Rows, refuse_trained, refuse_watched
+from telescoping_sklearn.boosting._rows import (
+    RAW_ROUNDING,
+    Rows,
+    label_shift,
+    refuse_trained,
+    refuse_watched,
+    spread_tolerance,
+)
 from telescoping_sklearn.boosting._stopping import CRITERIA, StoppingCurve, stopping_curve
 from telescoping_sklearn.losses import CurvedLoss
 
@@ -137,7 +144,9 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     n_stages_ : int
         Number of trees that predict.
     booster_ : lightgbm.Booster
-        The fitted booster.
+        The fitted booster; ``booster_.predict(X) + label_shift_`` is ``predict(X)``.
+    label_shift_ : float
+        What was taken off the labels before LightGBM saw them; see the notes. 0 for ordinary labels.
     seed_ : int
         The seed drawn from `random_state`.
     n_features_in_ : int
@@ -155,6 +164,16 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
 
     Notes
     -----
+    LightGBM keeps labels in float32, which near 1e8 knows only every eighth number. Where the rounding would change a
+    label by more than a quarter of the tolerance below, the trees are grown on y less its weighted mean over the rows
+    trained on, `label_shift_`. Predictions, weights and all else speak of y: rows of the weights sum to 1, so
+    ``kernel_weights(X) @ y`` carries the shift. Other labels reach LightGBM as they are, and predictions are its own,
+    bit for bit. Losses on a raw score take no shift: `fit` refuses labels of which float32 would take more than a
+    thousandth of their standard deviation.
+
+    When a telescope is made, what it rebuilds must equal the model's predictions of the training rows to 1e-5 standard
+    deviations of the labels trained on and 1e-6 of their largest deviation from their mean, or it raises.
+
     Under a loss on a raw score f, `predict` gives means, exp(f) or the logistic function of f, as LightGBM does, and
     all that explains speaks of f. The kernel form, f_T = f_0 - sum_t sum_i K_t(x, x_i) g_it, is exact and is checked;
     `breakdown` adds up to f. But `kernel_weights` are then the derivative of f in the labels, with the trees and their
@@ -180,6 +199,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     """
 
     booster_: Booster
+    label_shift_: float
     n_stages_: int
     seed_: int
     _categories: ColumnCategories
@@ -258,10 +278,12 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         if self.early_stopping_rounds is not None and validation is None:
             given, held_out = held_out_rows(len(y), self.validation_fraction, seed)
             new = new._replace(given=given, held_out=held_out)
+        shift = label_shift(params, new.trained())
+        new = new._replace(label_shift=shift)
         trained, watched = new.trained(), new.watched()
-        refuse_trained(params, trained)
+        refuse_trained(params, trained, shift)
         if watched is not None:
-            refuse_watched(params, watched, "" if validation is None else "_val")
+            refuse_watched(params, watched, "" if validation is None else "_val", shift)
         self._forget()
         self.seed_, self._categories = seed, categories
         self._learn(new, trained, watched, earlier)
@@ -283,7 +305,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
             before,
             verbose=bool(self.verbose),
         )
-        self.n_stages_ = count_stages(self.booster_)
+        self.n_stages_, self.label_shift_ = count_stages(self.booster_), new.label_shift
         if not self.record:
             self._fit_record = None
             return
@@ -301,7 +323,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         Returns
         -------
         ndarray of shape (n_query,)
-            Predictions, LightGBM's own.
+            Predictions, LightGBM's own, and `label_shift_`.
         """
         return self._trees().predict(self._query(X))
 
@@ -406,7 +428,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
 
     def _trees(self) -> LightGBMTrees:
         check_is_fitted(self)
-        return LightGBMTrees(self.booster_, self.n_stages_, self.n_jobs)
+        return LightGBMTrees(self.booster_, self.n_stages_, self.n_jobs, self.label_shift_)
 
     def _query(self, X: Any) -> NDArray:
         check_is_fitted(self)
@@ -428,7 +450,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         row_weights = np.zeros(len(y))
         row_weights[given] = 1.0 if weights is None else weights[given]
         telescope = (LeafTelescope if self._curved_loss() is None else CurvedLeafTelescope)(
-            trees.ensemble(X, y, row_weights, given, record.params, record.plans),
+            trees.ensemble(X, y - record.label_shift, row_weights, given, record.params, record.plans),
             find_leaves=trees.find_leaves,
             tree_outputs=trees.tree_outputs,
             training_rows=X,
@@ -438,9 +460,9 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         )
         model = trees.predict(X, raw=True)
         if isinstance(telescope, CurvedLeafTelescope):  # on a scale of logarithms
-            _check_gap(telescope.kernel_form(), model, 1e-5 * np.std(model) + 1e-6 * max(1.0, np.abs(model).max()))
+            _check_gap(telescope.kernel_form(), model, spread_tolerance(model[telescope.trained]) + RAW_ROUNDING)
         else:
-            _check_gap(telescope.reconstruct(None), model, 1e-5 * np.std(y) + 1e-6 * np.abs(y).max())
+            _check_gap(telescope.reconstruct(None), model, spread_tolerance(y[telescope.trained]))
         return telescope
 
     def __sklearn_tags__(self):
