@@ -15,8 +15,8 @@ from telescoping_sklearn.boosting._parameters import curved_loss, follows_shifts
 from telescoping_sklearn.losses import CurvedLoss
 
 _FLOAT32, _FLOAT64 = np.finfo(np.float32), np.finfo(np.float64)
-#: Labels are centred where float32 would take more than this share of the tolerance of the telescope's check. Gaps up to
-#: three times what float32 takes were seen, at a learning rate of 1.9.
+#: Labels are centred where float32 would take more than this share of the tolerance of the telescope's check: gaps were
+#: up to three times what float32 takes, at a learning rate of 1.9.
 _CENTRED_ABOVE = 0.25
 #: Share of the labels' standard deviation that float32 may take where they cannot be centred.
 _MOST_LOST = 1e-3
