@@ -5,7 +5,9 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import make_net, make_trees, random_rows
+from torch import nn
 
 ODD = 5  # the row with huge values
 QUESTIONS = {
@@ -81,3 +83,22 @@ def test_training_rows_that_overflow_are_refused_by_name(data):
 def test_the_range_is_that_of_the_dtype_fitted_with(data):
     net = make_net(dtype="float64", max_iter=2).fit(*data).set_params(dtype="float32")
     assert np.isfinite(net.kernel_weights(rows_with(1e50))).all()
+
+
+class Exponential(nn.Module):
+    """A layer that grows faster than its input: finite in float64 where it is not in float32."""
+
+    def forward(self, x):
+        return torch.exp(x)
+
+
+@pytest.mark.parametrize("ask", [QUESTIONS[name] for name in QUESTIONS if name != "predict"])
+def test_rows_at_which_a_module_overflows_are_refused(data, ask):
+    module = nn.Sequential(nn.Linear(4, 6), Exponential(), nn.Linear(6, 1))
+    module[0].weight.data = torch.linspace(-0.5, 0.5, 24).reshape(6, 4)  # of either sign in every column
+    net = make_net(module=module, dtype="float32", learning_rate_init=1e-3, max_iter=2).fit(*data)
+    assert np.isfinite(ask(net, rows_with(10.0))).all()
+    X = rows_with(1000.0)
+    X[8] = -1000.0
+    with pytest.raises(ValueError, match=rf"not finite in dtype='float32' at rows {ODD}, 8 of X"):
+        ask(net, X)

@@ -342,8 +342,8 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
 
         The trees were grown to fit these labels, and S does not say so: all three tend to choose too many trees. The
         shortcut is not the leave-one-out error of the same trees either: without a row, the residuals that later trees
-        are fitted to change too. On 120 rows it was up to 20 % too high after few trees and up to 99 % too low after
-        many; see the user guide.
+        are fitted to change too. On 120 rows it was 20 % too high after 20 trees at a learning rate of 0.1, and
+        67 % too low at 0.3; see the user guide.
 
         A criterion is infinite where it is not defined: ``loo`` where a row weighs 1 or more in its own prediction,
         ``gcv`` and ``aicc`` where df reaches n or n - 2.

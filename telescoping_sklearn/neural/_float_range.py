@@ -45,3 +45,29 @@ def refuse_overflow(X: NDArray, dtype: torch.dtype, names: Any = None) -> None:
         f"{'; '.join(places)}{more}. Scale the columns, for example with TabularPreparation,{other} or leave "
         "these rows out."
     )
+
+
+def refuse_infinite_outputs(outputs: torch.Tensor, dtype: torch.dtype) -> None:
+    """Raise ValueError for query rows at which a net overflows: layers may grow faster than their inputs.
+
+    Parameters
+    ----------
+    outputs : Tensor of shape (n_query,)
+        What the net gives in its dtype.
+    dtype : torch.dtype
+        What the net is explained in.
+
+    Raises
+    ------
+    ValueError
+        If an output is not finite, naming rows.
+    """
+    rows = np.flatnonzero(~torch.isfinite(outputs).cpu().numpy())
+    if not len(rows):
+        return
+    more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
+    raise ValueError(
+        f"The net is not finite in dtype='{str(dtype).removeprefix('torch.')}' at rows "
+        f"{', '.join(map(str, rows[:_NAMED]))}{more} of X, and would spoil the answers for the other rows. Leave these "
+        "rows out, or fit with dtype='float64' or a module whose layers grow more slowly."
+    )
