@@ -139,6 +139,23 @@ def huber_width(params: Mapping[str, Any]) -> float | None:
     return params["alpha"] if params["objective"] == "huber" else None
 
 
+def follows_shifts(params: Mapping[str, Any]) -> bool:
+    """Whether the trees of an objective stay as they are, and predictions move along, where all labels are shifted.
+
+    Parameters
+    ----------
+    params : mapping
+        Parameters of the estimator.
+
+    Returns
+    -------
+    bool
+        True for losses of y - f whose telescope is a smoother.
+    """
+    quantile = quantile_loss(params)
+    return params["objective"] in (*SQUARED_ERROR_NAMES, "huber") or (quantile is not None and not quantile.relative)
+
+
 class Refusal(NamedTuple):
     """A setting whose leaves are not weighted means of the labels that we can rebuild."""
 

@@ -28,6 +28,7 @@ from telescoping_sklearn.neural._carriers import (
     KernelCarrier,
     ParameterCarrier,
 )
+from telescoping_sklearn.neural._float_range import refuse_infinite_outputs
 from telescoping_sklearn.neural._path import Path, as_double
 from telescoping_sklearn.neural._sections import Sections
 from telescoping_sklearn.neural._tangent import row_blocks
@@ -351,4 +352,8 @@ class TangentTelescope(Telescope):
         return response
 
     def _rows(self, X: NDArray | None) -> Tensor:
-        return self.path.rows if X is None else as_double(X, self.path.device)
+        if X is None:
+            return self.path.rows
+        rows = as_double(X, self.path.device)
+        refuse_infinite_outputs(self.path.outputs(rows, self.n_stages, self.path.dtype), self.path.dtype)
+        return rows
