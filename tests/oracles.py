@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import nn
 
 # -- trees -------------------------------------------------------------------------------------------------------------
@@ -326,7 +327,7 @@ RAW_LOSSES = {
         np.log,
     ),
     "cross_entropy": lambda m: (
-        lambda y, f: 1 / (1 + np.exp(-f)) - y,
+        lambda y, f: expit(f) - y,
         lambda y, f: np.exp(-np.abs(f)) / (1 + np.exp(-np.abs(f))) ** 2,
         lambda mean: np.log(mean / (1 - mean)),
     ),
