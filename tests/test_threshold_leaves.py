@@ -166,6 +166,35 @@ def test_thresholds_on_a_raw_score(objective, others):
     np.testing.assert_allclose(model.kernel_weights(others), loops.reached, atol=1e-6)
 
 
+@pytest.mark.parametrize("mean", [1e7, -3e9])
+@pytest.mark.parametrize(
+    "loss",
+    [loss for loss in LOSSES.values() if loss.get("objective") != "mape"],
+    ids=[n for n in LOSSES if n != "mape"],
+)
+def test_labels_far_from_zero_are_centred(rows, others, loss, mean):
+    X, y = rows[0], rows[1] + mean
+    sample_weight = weights_of("zeros")
+    model = make_trees(**loss).fit(X, y, sample_weight=sample_weight)
+    assert y.min() < model.label_shift_ < y.max()
+    centred = make_trees(**loss).fit(X, y - model.label_shift_, sample_weight=sample_weight)
+    np.testing.assert_array_equal(model.predict(others), centred.predict(others) + model.label_shift_)
+    np.testing.assert_allclose(model.kernel_weights(others), centred.kernel_weights(others), atol=1e-13)
+    np.testing.assert_allclose(model.offset(others), centred.offset(others), atol=1e-13)
+    rebuilt = model.kernel_weights(others) @ y + model.offset(others)
+    np.testing.assert_allclose(rebuilt, model.predict(others), rtol=0, atol=1e-5 * np.std(y) + 1e-14 * abs(mean))
+
+
+def test_mape_far_from_zero_is_exact_to_what_float32_keeps(rows, others):
+    X, y = rows[0], 5 * rows[1] + 1e4
+    model = make_trees(objective="mape").fit(X, y)
+    assert model.label_shift_ == 0
+    rounding = np.abs(y - y.astype(np.float32)).max()
+    np.testing.assert_allclose(model.kernel_weights(others) @ y, model.predict(others), rtol=0, atol=4 * rounding)
+    with pytest.raises(ValueError, match=r"objective='mape' needs y as it is"):
+        make_trees(objective="mape").fit(X, y + 1e9)
+
+
 def test_values_carried_with_an_offset_do_not_serve_columns_without_one(rows, others):
     telescope = make_trees(reg_alpha=1.0).fit(*rows).telescope_
     offset = telescope.offset(others)

@@ -87,15 +87,15 @@ def label_shift(params: Mapping[str, Any], rows: Rows) -> float:
     labels = rows.weighted_labels()
     if not (follows_shifts(params) and len(labels) and _in_range(np.abs(labels).max())):  # refused later, or as it is
         return 0.0
-    if _lost_in_float32(labels) <= _CENTRED_ABOVE * spread_tolerance(labels):
+    if lost_in_float32(labels) <= _CENTRED_ABOVE * spread_tolerance(labels):
         return 0.0
     weights = rows.sample_weight
     mean = np.average(labels, weights=None if weights is None else weights[weights > 0])
     return float(np.clip(mean, labels.min(), labels.max()))  # the mean of equal labels is that label, to the last digit
 
 
-def _lost_in_float32(labels: NDArray) -> float:
-    """Largest change of a label where it is rounded to float32."""
+def lost_in_float32(labels: NDArray) -> float:
+    """Give the largest change of a label where it is rounded to float32."""
     return float(np.abs(labels - labels.astype(np.float32)).max())
 
 
@@ -221,7 +221,7 @@ def _refuse_zero_weights(weights: NDArray, share: str) -> None:
 
 def _refuse_lost_spread(objective: str, y: NDArray) -> None:
     """Raise ValueError where float32 takes much of the spread of labels that cannot be centred."""
-    lost, spread = _lost_in_float32(y), y.std()
+    lost, spread = lost_in_float32(y), y.std()
     if lost > _MOST_LOST * spread and spread > 16 * _FLOAT64.eps * np.abs(y).max():
         raise ValueError(
             f"objective={objective!r} needs y as it is, and LightGBM keeps y in float32: that changes labels by up to "
