@@ -271,6 +271,19 @@ def test_newton_steps_are_continuous_affine_pieces():
 # What is refused
 
 
+@pytest.mark.parametrize("objective", ["quantile", "mae", "huber", "fair", "poisson"])
+def test_criteria_of_squared_error_are_refused_for_other_losses(rows, objective):
+    X, y = rows
+    model = make_trees(objective=objective).fit(X, np.exp(y))
+    with pytest.raises(ValueError, match=f"objective of squared error, .* objective is '{objective}'"):
+        model.stopping_curve()
+
+
+def test_thresholds_leave_squared_error_its_criteria(rows):
+    curve = make_trees(reg_alpha=1.0, max_delta_step=0.3).fit(*rows).stopping_curve()
+    assert np.isfinite(curve.by_stage.to_numpy()).all()
+
+
 @pytest.mark.parametrize("alpha", [1.0, 2.0, 1 - 1e-9])
 def test_a_level_that_is_no_quantile_is_refused(rows, alpha):
     with pytest.raises(ValueError, match=f"alpha={alpha} must lie between 0 and 1 with objective='quantile'"):

@@ -11,9 +11,9 @@ from scipy.special import expit
 from test_boosting import library_of
 
 from telescoping_sklearn.base import held_out_rows
-from telescoping_sklearn.losses import Gamma, Logistic, Poisson, Tweedie
+from telescoping_sklearn.losses import Fair, Gamma, Logistic, Poisson, Tweedie
 
-OBJECTIVES = ["poisson", "gamma", "tweedie", "cross_entropy", "binary"]
+OBJECTIVES = ["poisson", "gamma", "tweedie", "cross_entropy", "binary", "fair"]
 
 
 def rows_for(objective, n_rows=80, seed=0):
@@ -27,6 +27,7 @@ def rows_for(objective, n_rows=80, seed=0):
         "cross_entropy": expit(f),
         "xentropy": expit(f),
         "binary": f > np.median(f),
+        "fair": f,
     }
     return X, labels[objective].astype(float)
 
@@ -218,7 +219,7 @@ def test_the_kernel_form_rebuilds_the_raw_score_whatever_the_settings(objective,
 
 
 @pytest.mark.parametrize(
-    "loss", [Poisson(0.7), Gamma(), Tweedie(1.3), Logistic()], ids=lambda loss: type(loss).__name__
+    "loss", [Poisson(0.7), Gamma(), Tweedie(1.3), Logistic(), Fair(0.7)], ids=lambda loss: type(loss).__name__
 )
 def test_derivatives_of_losses_are_those_of_finite_differences(loss):
     y, f = np.array([0.2, 0.5, 0.9]), np.array([-0.7, 0.1, 1.2])
