@@ -101,6 +101,24 @@ class ApproximationError:
     by_stage: pd.DataFrame
 
 
+def read_only(array: NDArray) -> NDArray:
+    """View an array that later answers depend on, so that whoever is handed it cannot change them."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def refuse_other_columns(X: NDArray, n_features: int) -> None:
+    """Raise unless a telescope's query is an array of rows with as many columns as the model was fitted on."""
+    if not isinstance(X, np.ndarray) or X.ndim != 2:
+        raise TypeError(
+            f"A telescope takes query rows as a two-dimensional array, got {type(X).__name__}. Ask the estimator: it "
+            "takes data frames and checks their columns."
+        )
+    if X.shape[1] != n_features:
+        raise ValueError(f"X has {X.shape[1]} features, but this telescope is expecting {n_features} features.")
+
+
 def resolve_stages(stages: Any, n_stages: int, *, with_start: bool = True) -> NDArray[np.intp]:
     """Turn a request for stages into increasing stage numbers.
 
@@ -243,8 +261,8 @@ class Telescope(ABC):
     default_kernel_stages: int | None = None
 
     def __init__(self, *, y: NDArray, trained: NDArray, seed: int):
-        self.y = np.asarray(y, dtype=np.float64)
-        self.trained = trained
+        self.y = read_only(np.asarray(y, dtype=np.float64))
+        self.trained = read_only(trained)
         self.seed = seed
         self._training_peaks: dict[bytes, float] = {}
         self._probe_sums: OrderedDict[Hashable, dict[tuple[int, int], tuple[NDArray, NDArray]]] = OrderedDict()

@@ -17,7 +17,15 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from telescoping_sklearn._telescope import ApproximationError, Estimate, Subsets, Telescope, resolve_stages
+from telescoping_sklearn._refit import freeze_arrays
+from telescoping_sklearn._telescope import (
+    ApproximationError,
+    Estimate,
+    Subsets,
+    Telescope,
+    read_only,
+    resolve_stages,
+)
 
 _COSTLY = (
     "telescope_",
@@ -62,7 +70,7 @@ def draw_seed(random_state: Any) -> int:
 
 def _query_labels(X: Any, n_query: int) -> pd.Index:
     """Labels of query rows: those of a DataFrame, or positions."""
-    return X.index if isinstance(X, pd.DataFrame) else pd.RangeIndex(n_query, name="query")
+    return X.index.copy() if isinstance(X, pd.DataFrame) else pd.RangeIndex(n_query, name="query")
 
 
 def held_out_rows(n_rows: int, fraction: float, seed: int) -> tuple[NDArray, NDArray]:
@@ -93,6 +101,9 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
     """
 
     _costly: ClassVar[tuple[str, ...]] = _COSTLY
+    _caches: ClassVar[tuple[str, ...]] = _CACHES
+    #: Names of the attributes that the last fit set.
+    _learnt: frozenset[str] = frozenset()
 
     @abstractmethod
     def _make_telescope(self) -> Telescope:
@@ -106,6 +117,10 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         """Parameters that may be set after fitting: what was computed under others is dropped."""
         return ()
 
+    def _adds_to_fit(self) -> bool:
+        """Whether `fit` goes on from an earlier fit, as a warm start does."""
+        return False
+
     def _training_data(
         self,
         X: Any,
@@ -116,20 +131,23 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         ensure_all_finite: bool | str = True,
         ensure_min_samples: int = 1,
     ) -> tuple[NDArray, NDArray, NDArray]:
-        """Validate what `fit` is given: X and y in float64, and non-negative weights, ones if there are none.
+        """Validate rows that `fit` is given: X and y in float64, and non-negative weights, ones if there are none.
 
-        Columns and the index of X are learnt from it, unless `reset` is false: then they are those of an earlier fit,
-        which X must have.
+        What a record keeps is the fit's own: arrays that share memory with what was given are copied. Columns and the
+        index of X are learnt from it, unless `reset` is false: then they are those of an earlier fit, which X must
+        have.
         """
+        record = getattr(self, "record", True)
         # Kept for `top_examples` to name rows by; without a record nothing of the training rows is.
         if reset:
-            self._training_index = X.index if isinstance(X, pd.DataFrame) and getattr(self, "record", True) else None
+            self._training_index = X.index.copy(deep=True) if isinstance(X, pd.DataFrame) and record else None
         X, y = validate_data(
             self,
             X,
             y,
             reset=reset,
             dtype=np.float64,
+            copy=record,
             y_numeric=True,
             ensure_all_finite=ensure_all_finite,
             ensure_min_samples=ensure_min_samples,
@@ -137,7 +155,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         weights = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False, copy=True
         )
-        return X, y.astype(np.float64, copy=False), weights
+        return X, y.astype(np.float64, copy=record), weights
 
     def _record_dropped(self) -> RecordDroppedError:
         return RecordDroppedError(
@@ -167,7 +185,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         """Weights of the training labels in the training predictions, (n_train, n_train)."""
         telescope = self.telescope_
         if getattr(self, "_kernel_weights", None) is None:
-            self._kernel_weights = telescope.kernel_weights(None)
+            self._kernel_weights = read_only(telescope.kernel_weights(None))
         return self._kernel_weights
 
     @property
@@ -230,7 +248,8 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
                 f"approximation={approximation!r} does not exist for {type(self).__name__}: its stages are not steps "
                 "in parameters. Use approximation='telescoping', which is the model itself."
             )
-        return getattr(telescope, routes[approximation])(self._query(X), resolve_stages(stages, telescope.n_stages))
+        rows = self._query(X).copy()  # the caller may change X between two stages
+        return getattr(telescope, routes[approximation])(rows, resolve_stages(stages, telescope.n_stages))
 
     def kernel_weights(self, X: Any) -> NDArray:
         """Weight of every training label in every prediction.
@@ -447,7 +466,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         """
         telescope = self.telescope_
         asked = resolve_stages(stages, telescope.n_stages, with_start=False)
-        return telescope.staged_kernel(self._query(X), asked)
+        return telescope.staged_kernel(self._query(X).copy(), asked)
 
     def kernel_norms(self, X: Any, stages: Any = "auto") -> NDArray:
         """Norm of the kernel of each stage at each query.
@@ -517,9 +536,14 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
 
     def __getstate__(self):
         """Pickle what was learnt, not what was computed from it."""
-        return {name: value for name, value in super().__getstate__().items() if name not in _CACHES}
+        return {name: value for name, value in super().__getstate__().items() if name not in self._caches}
+
+    def __setstate__(self, state):
+        """Load what was learnt; pickles do not say that an array is read-only."""
+        super().__setstate__(state)
+        freeze_arrays(self)
 
     def _forget(self) -> None:
-        """Drop what was computed for an earlier fit."""
-        for name in _CACHES:
+        """Drop what was computed under other settings."""
+        for name in self._caches:
             self.__dict__.pop(name, None)

@@ -111,7 +111,7 @@ def test_a_breakdown_names_queries_by_their_index(make, data, query):
 
 def test_breakdowns_that_cannot_be_held_are_refused(fitted, query, monkeypatch):
     telescope = fitted.telescope_
-    monkeypatch.setattr(_memory, "machine_memory_bytes", lambda: 8 * 3 * N_QUERY)
+    monkeypatch.setattr(_memory, "available_memory", lambda: _memory.Memory(8 * 3 * N_QUERY, "a test's"))
     assert telescope.breakdown(query, 2)[1].shape == (3, N_QUERY)
     with pytest.raises(MemoryError, match="stages=20"):
         telescope.breakdown(query)

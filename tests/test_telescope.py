@@ -190,16 +190,3 @@ def test_blocks_fit_the_working_memory():
         assert _memory.items_per_block(2**18, 100) == 4
         assert _memory.items_per_block(2**18, 3) == 3
         assert _memory.items_per_block(2**30, 3) == 1
-
-
-def test_refusals_name_sizes_and_the_way_out(monkeypatch):
-    monkeypatch.setattr(_memory, "machine_memory_bytes", lambda: 2**31)
-    _memory.refuse_if_too_large(2**31, "This", "Do that.")
-    with pytest.raises(MemoryError, match=r"^This would take 3\.0 GiB and this machine has 2\.0 GiB\. Do that\.$"):
-        _memory.refuse_if_too_large(3 * 2**30, "This", "Do that.")
-
-
-def test_machine_memory_is_that_of_the_machine():
-    with open("/proc/meminfo") as lines:
-        kib = int(next(line for line in lines if line.startswith("MemTotal")).split()[1])
-    assert _memory.machine_memory_bytes() == kib * 1024

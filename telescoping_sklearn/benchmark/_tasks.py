@@ -42,7 +42,7 @@ _SETTINGS = (
 
 
 #: Modules whose code changes what a task finds: those of the models, and of this folder those that a task runs.
-_CODE = ("_memory", "_telescope", "base", "losses", "irregularity", "metrics", "boosting", "neural")
+_CODE = ("_memory", "_refit", "_telescope", "base", "losses", "irregularity", "metrics", "boosting", "neural")
 _CODE_HERE = ("_columns", "_models", "_tasks", "_test_sets", "_tuning")
 
 

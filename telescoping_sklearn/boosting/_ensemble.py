@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from telescoping_sklearn._telescope import read_only
 from telescoping_sklearn.boosting._curvature import CurvaturePath
 
 
@@ -59,8 +60,8 @@ class Bags:
 
     def __init__(self, bags: Sequence[NDArray], of_stage: NDArray):
         self.n_rows = len(bags[0])
-        self.packed = np.stack([np.packbits(bag) for bag in bags])
-        self.of_stage = of_stage
+        self.packed = read_only(np.stack([np.packbits(bag) for bag in bags]))
+        self.of_stage = read_only(of_stage)
 
     def __call__(self, stage: int) -> NDArray:
         """Whether each row is in the bag of a stage (1-based), (n_train,) bool."""
@@ -83,9 +84,9 @@ class LeafEnsemble:
         A in f_0 = A y.
     learning_rates : ndarray of shape (n_stages,)
         Shrinkage of every stage.
-    ridge : list of ndarray of shape (n_leaves,), default=None
+    ridge : sequence of ndarray of shape (n_leaves,), default=None
         The term lambda in the denominator of every leaf, by stage; None for no such term.
-    mixing : list of ndarray of shape (n_leaves, n_leaves), default=None
+    mixing : sequence of ndarray of shape (n_leaves, n_leaves), default=None
         R_t by stage, learning rate and denominators included, where leaf values depend on sums over other leaves; None
         where they do not.
     bags : Bags, default=None
@@ -99,10 +100,18 @@ class LeafEnsemble:
     row_weights: NDArray
     start_weights: NDArray
     learning_rates: NDArray
-    ridge: list[NDArray] | None = None
-    mixing: list[NDArray] | None = None
+    ridge: Sequence[NDArray] | None = None
+    mixing: Sequence[NDArray] | None = None
     bags: Bags | None = None
     curvature: CurvaturePath | None = None
+
+    def __post_init__(self) -> None:
+        """Let nobody who is handed an array change it: answers depend on all of them."""
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                object.__setattr__(self, name, read_only(value))
+            elif isinstance(value, Sequence):
+                object.__setattr__(self, name, tuple(map(read_only, value)))
 
     @property
     def n_stages(self) -> int:

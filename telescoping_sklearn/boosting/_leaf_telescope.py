@@ -25,6 +25,7 @@ from telescoping_sklearn._telescope import (
     Start,
     Subsets,
     Telescope,
+    refuse_other_columns,
     resolve_stages,
     resolve_subsets,
 )
@@ -162,7 +163,7 @@ class LeafTelescope(Telescope):
         if wanted[0] == 0:
             yield np.full(self.n_query(X), self.ensemble.start_weights @ self.y)
         prediction = np.zeros(self.n_query(X))
-        for stage, output in enumerate(self._tree_outputs(self._training_rows if X is None else X), start=1):
+        for stage, output in enumerate(self._tree_outputs(self._rows(X)), start=1):
             prediction += output
             if stage in wanted:
                 yield prediction.copy()
@@ -338,8 +339,14 @@ class LeafTelescope(Telescope):
                 done = stage
             yield response if stage == stages[-1] else response.copy()
 
+    def _rows(self, X: NDArray | None) -> NDArray:
+        if X is None:
+            return self._training_rows
+        refuse_other_columns(X, self._training_rows.shape[1])
+        return X
+
     def _leaves(self, X: NDArray | None) -> NDArray:
-        return self.ensemble.leaves if X is None else self._find_leaves(X)
+        return self.ensemble.leaves if X is None else self._find_leaves(self._rows(X))
 
     def _leaf_weights(self, stage: int) -> NDArray:
         """Weight in each leaf; infinite where nothing is in it, so that its kernel is zero."""

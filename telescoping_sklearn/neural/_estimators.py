@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, cast
 
-import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from telescoping_sklearn import _memory
+from telescoping_sklearn._refit import all_at_once
 from telescoping_sklearn.base import BaseTelescopingEstimator, RecordDroppedError, draw_seed, held_out_rows
 from telescoping_sklearn.neural._modules import read_module
 from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule, Network
@@ -287,6 +287,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @all_at_once
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "TelescopingMLPRegressor":
         """Train the net and keep its run.
 
@@ -312,8 +313,6 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         MemoryError
             If not even the checkpoints of the run would fit `record_budget`.
         """
-        self._forget()
-        self._let_go()
         X, y, weights = self._training_data(X, y, sample_weight)
         self.seed_ = draw_seed(self.random_state)
         kept, held_out = np.arange(len(y)), None
@@ -347,7 +346,6 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
                 self._trajectory.tolerance = ELSEWHERE
             self._make_rule = trained.make_rule
             self._rows = rows
-            self._fingerprint = _fingerprint(X, y)
             self._chosen_sections: dict[tuple[str, float], Sections] = {}
         return self
 
@@ -394,7 +392,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         """
         check_is_fitted(self)
         self._forget()
-        self._let_go()
+        for name in ("_trajectory", "_make_rule", "_rows", "_chosen_sections", "_training_index"):
+            self.__dict__.pop(name, None)
         return self
 
     def predict(self, X: Any) -> NDArray:
@@ -439,7 +438,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             tol=self.tol,
             shuffle=self.shuffle,
             record=self.record,
-            record_budget=min(parse_budget(self.record_budget), _memory.machine_memory_bytes()),
+            record_budget=int(min(parse_budget(self.record_budget), _memory.available_memory().n_bytes)),
             verbose=bool(self.verbose),
             dtype=_DTYPES[self.dtype],
             device=self.device,
@@ -488,19 +487,15 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     def _refuse_large_record(self, plan: TrainingPlan, n_rows: int) -> None:
         if not self.record:
             return
-        record = plan.record_plan(n_rows)
+        record, memory = plan.record_plan(n_rows), _memory.available_memory()
         if record.least_bytes > record.budget:
             raise MemoryError(
                 f"The record of {record.n_updates} updates of {plan.network.n_params} parameters would take "
                 f"{record.least_bytes / 2**30:.3g} GiB even as checkpoints, and record_budget={self.record_budget!r} "
-                f"on this machine allows {record.budget / 2**30:.3g} GiB. Raise record_budget, lower max_iter, raise "
-                "batch_size, or set record=False and give up explanations."
+                f"with {memory.n_bytes / 2**30:.3g} GiB of memory ({memory.reason}) allows "
+                f"{record.budget / 2**30:.3g} GiB. Raise record_budget, lower max_iter, raise batch_size, or set "
+                "record=False and give up explanations."
             )
-
-    def _let_go(self) -> None:
-        """Free the record of an earlier fit."""
-        for name in ("_trajectory", "_make_rule", "_rows", "_fingerprint", "_chosen_sections"):
-            self.__dict__.pop(name, None)
 
     def _scorer(self, plan: TrainingPlan, X: NDArray, y: NDArray, weights: NDArray) -> Callable[[Tensor], float]:
         def score(theta: Tensor) -> float:
@@ -536,8 +531,6 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
                 "with record=True to ask for explanations."
             )
         rows = self._rows
-        if _fingerprint(rows.X, rows.y) != self._fingerprint:
-            raise ValueError("X or y were changed since fit, so the recorded run cannot be followed. Fit again.")
         path = Path(
             self.module_.network,
             self._trajectory,
@@ -565,11 +558,6 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             longest = self._trajectory.batches.per_epoch if plain else self.n_stages_
             self._chosen_sections[key] = chosen_sections(path, rows, self.section_tol, spread, longest)
         return self._chosen_sections[key]
-
-
-def _fingerprint(X: NDArray, y: NDArray) -> str:
-    """Hash the values, whatever the memory layout, which pickling may change."""
-    return joblib.hash((np.ascontiguousarray(X), np.ascontiguousarray(y)))
 
 
 def _predict(network: Network, theta: Tensor, X: NDArray) -> NDArray:

@@ -11,6 +11,7 @@ descent, with kernels only. See `_carriers`; `TangentTelescope.plan` says which.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -20,7 +21,7 @@ from scipy import sparse
 from torch import Tensor
 
 from telescoping_sklearn._memory import items_per_block
-from telescoping_sklearn._telescope import ColumnCost, Start, Telescope, resolve_stages
+from telescoping_sklearn._telescope import ColumnCost, Start, Telescope, read_only, refuse_other_columns, resolve_stages
 from telescoping_sklearn.neural._carriers import (
     BackwardKernelCarrier,
     BackwardParameterCarrier,
@@ -73,7 +74,7 @@ class TangentTelescope(Telescope):
     def __init__(self, path: Path, sections: Sections, make_rule: Callable[[], UpdateRule], **kwargs: Any):
         super().__init__(**kwargs)
         self.path = path
-        self.sections = sections
+        self.sections = replace(sections, ends=read_only(sections.ends))
         self._make_rule = make_rule
         if path.trajectory.adaptive:
             self.default_kernel_stages = 20  # such kernels do not factor by layer and are thirty times dearer
@@ -148,7 +149,7 @@ class TangentTelescope(Telescope):
         rows = self._rows(X)
         prediction = self.path.outputs(rows, 0)
         if wanted[0] == 0:
-            yield prediction.cpu().numpy()
+            yield prediction.cpu().numpy().copy()
         asked = set(wanted.tolist())
         for stage in sorted(asked | set(self.sections.ends[self.sections.ends <= wanted[-1]].tolist()) - {0}):
             if stage == 0:
@@ -158,7 +159,7 @@ class TangentTelescope(Telescope):
             if self.sections.is_end(stage):
                 prediction = reached
             if stage in asked:
-                yield reached.cpu().numpy()
+                yield reached.cpu().numpy().copy()  # the next section starts from it
 
     def staged_linearized(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
         """Yield f_0 + J(theta_0) (theta_t - theta_0): the model linearised once, at its start."""
@@ -275,7 +276,7 @@ class TangentTelescope(Telescope):
     ) -> Iterator[Tensor]:
         """Yield the response of queries, (n_query, k), at the stages wanted."""
         path, rows = self.path, self._rows(X)
-        V = torch.from_numpy(labels).to(path.device, path.dtype)
+        V = as_double(labels, path.device).to(path.dtype)
         training = self._start_response(path.rows, V.shape[1], offset)
         query = training if X is None else self._start_response(rows, V.shape[1], offset)
         asked = set(wanted.tolist())
@@ -351,4 +352,7 @@ class TangentTelescope(Telescope):
         return response
 
     def _rows(self, X: NDArray | None) -> Tensor:
-        return self.path.rows if X is None else as_double(X, self.path.device)
+        if X is None:
+            return self.path.rows
+        refuse_other_columns(X, self.path.rows.shape[1])
+        return as_double(X, self.path.device)
