@@ -107,7 +107,7 @@ class LeafTelescope(Telescope):
 
     def start(self, X: NDArray | None) -> Start:
         """Boosting starts from the mean label: A = w / sum(w), b = 0."""
-        return Start(self.ensemble.start_weights, np.zeros(self.n_query(X)))
+        return Start(self.ensemble.start_weights, np.zeros(len(self._rows(X))))
 
     def staged_kernel(self, X: NDArray | None, stages: Any = None) -> Iterator[sparse.csr_array]:
         """k_t(x)_i = w_i 1{same leaf} / (weight in leaf); rows sum to 1."""

@@ -124,11 +124,11 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         Number of parameter updates up to the model that is kept.
     n_iter_ : int
         Number of epochs run.
-    loss_curve_ : list of float
+    loss_curve_ : tuple of float
         Mean training loss of every epoch.
     loss_ : float
         The last of them.
-    validation_scores_ : list of float
+    validation_scores_ : tuple of float
         R^2 on the held-out rows by epoch; only with `early_stopping`.
     best_validation_score_ : float
         The best of them; only with `early_stopping`.
@@ -333,10 +333,10 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self.n_params_ = plan.network.n_params
         self.n_stages_ = trained.n_stages
         self.n_iter_ = len(trained.loss_curve)
-        self.loss_curve_ = trained.loss_curve
+        self.loss_curve_ = tuple(trained.loss_curve)
         self.loss_ = trained.loss_curve[-1]
         if held_out is not None:
-            self.validation_scores_ = trained.scores
+            self.validation_scores_ = tuple(trained.scores)
             self.best_validation_score_ = max(trained.scores)
         if trained.trajectory is not None:
             # Batches are numbered within the rows trained on; explanations speak of the rows given to fit.
