@@ -39,7 +39,7 @@ _CACHES = ("_telescope", "_kernel_weights", "_training_summary", "_answered_unde
 
 
 class RecordDroppedError(ValueError, AttributeError):
-    """Raised where an explanation is asked of an estimator that was fitted with ``record=False``."""
+    """Raised where an explanation is asked of an estimator that keeps no record of its fit."""
 
 
 def draw_seed(random_state: Any) -> int:
@@ -71,6 +71,13 @@ def draw_seed(random_state: Any) -> int:
 def _query_labels(X: Any, n_query: int) -> pd.Index:
     """Labels of query rows: those of a DataFrame, or positions."""
     return X.index.copy() if isinstance(X, pd.DataFrame) else pd.RangeIndex(n_query, name="query")
+
+
+def _may_be_shared(X: Any) -> bool:
+    """Whether an array made of X can share its memory; where not, asking NumPy would only convert X once more."""
+    if isinstance(X, pd.DataFrame):
+        return X.dtypes.nunique() == 1 and isinstance(X.dtypes.iloc[0], np.dtype)
+    return not isinstance(X, list | tuple)
 
 
 def held_out_rows(n_rows: int, fraction: float, seed: int) -> tuple[NDArray, NDArray]:
@@ -147,7 +154,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             y,
             reset=reset,
             dtype=np.float64,
-            copy=record,
+            copy=record and _may_be_shared(X),
             y_numeric=True,
             ensure_all_finite=ensure_all_finite,
             ensure_min_samples=ensure_min_samples,
@@ -159,8 +166,8 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
 
     def _record_dropped(self) -> RecordDroppedError:
         return RecordDroppedError(
-            f"This {type(self).__name__} was fitted with record=False, which keeps only what predict needs. "
-            "Fit again with record=True to ask for explanations."
+            f"This {type(self).__name__} keeps no record of its fit, only what predict needs: it was fitted with "
+            "record=False, or its record was dropped. Fit again with record=True to ask for explanations."
         )
 
     # -- costly attributes -------------------------------------------------------------------------------------------
@@ -169,8 +176,6 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
     def telescope_(self) -> Telescope:
         """The telescope of the fitted model, made and checked when first asked for."""
         check_is_fitted(self)
-        if not getattr(self, "record", True):
-            raise self._record_dropped()
         settings = self._answer_settings()
         if getattr(self, "_answered_under", None) != settings:
             self._forget()

@@ -398,6 +398,34 @@ def test_a_telescope_and_its_generators_outlive_the_fit_they_belong_to(family):
     np.testing.assert_array_equal(telescope.kernel_weights(rows), weights)
 
 
+#: Parameters that may be set after fitting; what they do then is documented.
+AFTERWARDS = {"rule", "section", "section_tol", "verbose", "n_jobs", "importance_type"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameters_set_after_fitting_change_no_answer(family):
+    model = FAMILIES[family]().fit(**given_to_fit(family))
+    expected = answers(model, QUERY.to_numpy())
+    for changed in (model, pickle.loads(pickle.dumps(model))):
+        for name in changed.get_params().keys() - AFTERWARDS:
+            setattr(changed, name, None)
+        changed.record = False
+        assert_same(answers(changed, QUERY.to_numpy()), expected)
+
+
+def test_a_warm_start_notices_parameters_changed_in_place():
+    constraints = [[0, 1], [2, 3]]
+    model = make_trees(warm_start=True, interaction_constraints=constraints).fit(*random_rows())
+    constraints[0].append(2)
+    with pytest.raises(ValueError, match="interaction_constraints changed"):
+        model.set_params(n_estimators=20).fit(*random_rows())
+
+
+def test_a_warm_start_may_have_a_generator_that_draws():
+    model = make_trees(warm_start=True, random_state=np.random.RandomState(0)).fit(*random_rows())
+    assert model.set_params(n_estimators=20).fit(*random_rows()).n_stages_ == 20
+
+
 # What is handed out may be changed
 
 

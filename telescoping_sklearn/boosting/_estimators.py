@@ -1,5 +1,6 @@
 """TelescopingGBTRegressor: LightGBM behind scikit-learn's interface, with its exact telescope."""
 
+import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
@@ -234,7 +235,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         TypeError
             If `categorical_feature` is not a list of names and positions.
         """
-        params = self.get_params(deep=False)
+        params = copy.deepcopy(self.get_params(deep=False), {id(self.random_state): self.random_state})
         refuse_unsupported(params)
         refuse_lone_validation(X_val, y_val, sample_weight_val, self.early_stopping_rounds)
         categories = ColumnCategories(X, categorical_feature)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from telescoping_sklearn import _memory
 from telescoping_sklearn._refit import all_at_once
-from telescoping_sklearn.base import BaseTelescopingEstimator, RecordDroppedError, draw_seed, held_out_rows
+from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
 from telescoping_sklearn.neural._modules import read_module
 from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule, Network
 from telescoping_sklearn.neural._path import RULES, Path, as_double
@@ -374,7 +374,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         """
         check_is_fitted(self)
         if not hasattr(self, "_trajectory"):
-            raise RecordDroppedError(f"This {type(self).__name__} keeps no record. Fit again with record=True.")
+            raise self._record_dropped()
         if not self._trajectory.keeps_stretches:
             raise ValueError(
                 f"record_budget={self.record_budget!r} does not hold all {self.n_stages_} updates. Fit again with more."
@@ -526,10 +526,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
 
     def _make_telescope(self) -> TangentTelescope:
         if not hasattr(self, "_trajectory"):
-            raise RecordDroppedError(
-                f"The record of this {type(self).__name__} was dropped, which keeps only what predict needs. Fit again "
-                "with record=True to ask for explanations."
-            )
+            raise self._record_dropped()
         rows = self._rows
         path = Path(
             self.module_.network,
@@ -538,7 +535,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             rows.weights,
             rule=self.rule,
             dtype=self.module_.theta.dtype,
-            device=torch.device(self.device),
+            device=self.module_.theta.device,
         )
         return TangentTelescope(
             path, self._sections(path), self._make_rule, y=rows.y, trained=rows.weights > 0, seed=self.seed_
