@@ -1,9 +1,6 @@
 """A fitted model's answers belong to one fit: nothing changes them but another `fit`, and that all at once."""
 
-import copy
 import functools
-import inspect
-import itertools
 import pickle
 import sys
 from pathlib import Path
@@ -13,79 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from answers import BUILD, NAMES, QUERY, answers, assert_same, given_to_fit, plain
 from conftest import N_TRAIN, make_net, make_trees, random_rows
-from scipy import sparse
-from sklearn.linear_model import LinearRegression
 
 import telescoping_sklearn
-from telescoping_sklearn.neural._path import Path as RecordedRun
 
 PACKAGE = Path(telescoping_sklearn.__file__).parent
-NAMES = list("abcd")
-QUERY = pd.DataFrame(random_rows(15, seed=1)[0], columns=NAMES)
-
-
-def questions(model):
-    """Names of the public methods that take query rows, with what else they need."""
-    methods = {name: method for name, method in inspect.getmembers(type(model), inspect.isfunction) if name[0] != "_"}
-    asked = {name for name, method in methods.items() if "X" in inspect.signature(method).parameters}
-    assert {"predict", "kernel_weights", "top_examples", "breakdown", "approximation_error"} <= asked
-    return sorted(asked - {"fit", "score"})
-
-
-def plain(answer):
-    """Numbers and tables of an answer, copied."""
-    if isinstance(answer, pd.DataFrame | pd.Series | np.ndarray | int | float | np.number):
-        return copy.deepcopy(answer)
-    if sparse.issparse(answer):
-        return answer.toarray()
-    if isinstance(answer, str | type(None)):
-        return answer
-    if isinstance(answer, dict):
-        return {key: plain(value) for key, value in answer.items()}
-    if hasattr(answer, "by_stage"):
-        return plain(vars(answer))
-    return [plain(item) for item in answer]
-
-
-ATTRIBUTES = (
-    "kernel_weights_",
-    "effective_params_",
-    "degrees_of_freedom_",
-    "section_ends_",
-    "loss_curve_",
-    "feature_names_in_",
-    "n_features_in_",
-)
-
-
-def answers(model, query=QUERY):
-    """Every answer that a fitted model gives."""
-    given = {name: plain(getattr(model, name)(query)) for name in questions(model)}
-    given |= {name: plain(getattr(model, name)) for name in ATTRIBUTES if hasattr(model, name)}
-    given["subsets"] = plain(model.effective_params(query, n_probes=4, subsets=[[0, 1], [2]], return_se=True))
-    given["summary"] = plain(model.staged_training_summary(3))
-    given["probes"] = plain(model.staged_training_summary(3, n_probes=4))
-    if hasattr(model, "stopping_curve"):
-        given["stopping"] = plain(model.stopping_curve())
-    return given
-
-
-def assert_same(given, expected, where=""):
-    if isinstance(expected, dict):
-        assert given.keys() == expected.keys(), where
-        for key, value in expected.items():
-            assert_same(given[key], value, f"{where} {key}")
-    elif isinstance(expected, list):
-        assert len(given) == len(expected), where
-        for position, value in enumerate(expected):
-            assert_same(given[position], value, f"{where} {position}")
-    elif isinstance(expected, pd.DataFrame):
-        pd.testing.assert_frame_equal(given, expected, rtol=1e-12, atol=1e-13, obj=where)
-    elif isinstance(expected, np.ndarray) and expected.dtype == object:
-        assert given.tolist() == expected.tolist(), where
-    else:
-        np.testing.assert_allclose(given, expected, rtol=1e-12, atol=1e-13, err_msg=where)
 
 
 # What fit was given is changed in place
@@ -156,34 +86,19 @@ def spoil(arrays):
         array += np.arange(array.size, dtype=array.dtype).reshape(array.shape)
 
 
-def given_to_fit(family):
-    X, y = random_rows()
-    given = {"X": X, "y": y, "sample_weight": np.linspace(0.5, 1.5, N_TRAIN)}
-    if family == "trees":
-        X_val, y_val = random_rows(20, seed=2)
-        given |= {"X_val": X_val, "y_val": y_val, "sample_weight_val": np.ones(20)}
-    return given
-
-
-FAMILIES = {
-    "trees": lambda **settings: make_trees(early_stopping_rounds=4, **settings),
-    "net": lambda **settings: make_net(hidden_layer_sizes=(6,), max_iter=4, section="auto", **settings),
-}
-
-
 @functools.cache
 def expected_answers(family, dtype):
     """Answers of a model that was given arrays that nobody changes."""
     given = {name: array.astype(dtype) for name, array in given_to_fit(family).items()}
-    return answers(FAMILIES[family]().fit(**given), QUERY.to_numpy())
+    return answers(BUILD[family]().fit(**given), QUERY.to_numpy())
 
 
 @pytest.mark.parametrize("asked_before", [False, True])
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BUILD)
 def test_what_fit_was_given_may_change_in_place(family, way, asked_before, tmp_path):
     given, memory = shared(given_to_fit(family), way, tmp_path)
-    model = FAMILIES[family]().fit(**given)
+    model = BUILD[family]().fit(**given)
     if asked_before:
         model.kernel_weights(QUERY.to_numpy())
         model.kernel_norm_ratio(QUERY.to_numpy())
@@ -194,15 +109,13 @@ def test_what_fit_was_given_may_change_in_place(family, way, asked_before, tmp_p
     assert_same(found, expected_answers(family, "f4" if way == "single precision" else "f8"))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BUILD)
 def test_a_frame_may_change_in_place(family):
     arrays = given_to_fit(family)
     labels = np.arange(100, 100 + N_TRAIN)
     frame = pd.DataFrame(arrays["X"], columns=NAMES, index=pd.Index(labels, copy=False, name="house"))
     target = pd.Series(arrays["y"], index=frame.index)
-    model = FAMILIES[family]().fit(
-        frame, target, **({"X_val": QUERY, "y_val": np.zeros(15)} if family == "trees" else {})
-    )
+    model = BUILD[family]().fit(frame, target, **({"X_val": QUERY, "y_val": np.zeros(15)} if family == "trees" else {}))
     expected = answers(model)
     frame.iloc[:, :] = frame.to_numpy()[::-1]
     frame.iloc[3, 2] = 50.0
@@ -215,13 +128,13 @@ def test_a_frame_may_change_in_place(family):
     assert_same(answers(fresh), expected)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BUILD)
 def test_inputs_mapped_to_read_only_files_are_taken(family, tmp_path):
     arrays = given_to_fit(family)
     joblib.dump(arrays, tmp_path / "rows")
     loaded = joblib.load(tmp_path / "rows", mmap_mode="r")
     assert not loaded["X"].flags.writeable
-    model = FAMILIES[family]().fit(**loaded)
+    model = BUILD[family]().fit(**loaded)
     joblib.dump(model, tmp_path / "model")
     mapped_model = joblib.load(tmp_path / "model", mmap_mode="r")
     expected = expected_answers(family, "f8")
@@ -229,9 +142,9 @@ def test_inputs_mapped_to_read_only_files_are_taken(family, tmp_path):
     assert_same(answers(mapped_model, QUERY.to_numpy()), expected)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BUILD)
 def test_a_query_may_change_between_two_stages(family):
-    model = FAMILIES[family]().fit(**given_to_fit(family))
+    model = BUILD[family]().fit(**given_to_fit(family))
     for ask in (model.staged_predict, model.staged_kernel):
         expected, rows = plain(ask(QUERY.to_numpy())), QUERY.to_numpy().copy()
         found = []
@@ -361,18 +274,18 @@ def test_a_fit_interrupted_anywhere_changes_all_or_nothing(case):
     assert_same(answers(model.set_params(**original), first["X"]), before)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BUILD)
 def test_a_first_fit_that_fails_leaves_nothing(family):
-    model = FAMILIES[family]()
+    model = BUILD[family]()
     before = dict(vars(model))
     with pytest.raises(ValueError, match="inconsistent"):
         model.fit(QUERY, np.zeros(4))
     assert vars(model) == before
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BUILD)
 def test_a_refit_keeps_what_the_user_set_and_nothing_that_another_fit_learnt(family):
-    model = FAMILIES[family]()
+    model = BUILD[family]()
     model.note = "mine"
     given = given_to_fit(family)
     model.fit(
@@ -389,13 +302,13 @@ def test_a_refit_keeps_what_the_user_set_and_nothing_that_another_fit_learnt(fam
     assert model.note == "mine"
     assert not hasattr(model, "feature_names_in_")
     assert not hasattr(model, "validation_scores_")
-    clean = FAMILIES[family]().fit(**given)
+    clean = BUILD[family]().fit(**given)
     assert vars(model).keys() == vars(clean).keys() | {"note"}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BUILD)
 def test_a_telescope_and_its_generators_outlive_the_fit_they_belong_to(family):
-    model = FAMILIES[family]().fit(**given_to_fit(family))
+    model = BUILD[family]().fit(**given_to_fit(family))
     rows = QUERY.to_numpy()
     expected, telescope = plain(model.staged_predict(rows)), model.telescope_
     weights, staged = plain(model.kernel_weights(rows)), model.staged_predict(rows)
@@ -409,9 +322,9 @@ def test_a_telescope_and_its_generators_outlive_the_fit_they_belong_to(family):
 AFTERWARDS = {"rule", "section", "section_tol", "verbose", "n_jobs", "importance_type"}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BUILD)
 def test_parameters_set_after_fitting_change_no_answer(family):
-    model = FAMILIES[family]().fit(**given_to_fit(family))
+    model = BUILD[family]().fit(**given_to_fit(family))
     expected = answers(model, QUERY.to_numpy())
     for changed in (model, pickle.loads(pickle.dumps(model))):
         for name in changed.get_params().keys() - AFTERWARDS:
@@ -431,208 +344,3 @@ def test_a_warm_start_notices_parameters_changed_in_place():
 def test_a_warm_start_may_have_a_generator_that_draws():
     model = make_trees(warm_start=True, random_state=np.random.RandomState(0)).fit(*random_rows())
     assert model.set_params(n_estimators=20).fit(*random_rows()).n_stages_ == 20
-
-
-# What is handed out may be changed
-
-
-def handed_out(value, depth=5):
-    """Every array, table and list that can be reached through public names.
-
-    Not what a net's recorded run is made of: torch has no read-only tensors.
-    """
-    if depth == 0 or isinstance(value, str | type | RecordedRun):
-        return
-    if isinstance(value, np.ndarray | pd.DataFrame | list | dict):
-        yield value
-    if sparse.issparse(value):
-        value = [value.data, value.indices, value.indptr]
-    if isinstance(value, list | tuple):
-        parts = list(value)
-    elif isinstance(value, dict):
-        parts = list(value.values())
-    elif type(value).__module__.startswith("telescoping_sklearn"):
-        names = [name for name in object.__dir__(value) if not name.startswith("_") and name not in PARAMETERS]
-        parts = [getattr(value, name, None) for name in names]
-        parts = [part for part in parts if not callable(part)]
-    else:
-        parts = []
-    for part in parts:
-        yield from handed_out(part, depth - 1)
-
-
-PARAMETERS = {*make_trees().get_params(), *make_net().get_params()}
-
-
-def overwrite(value):
-    if isinstance(value, list):
-        value.append(77.0)
-    elif isinstance(value, dict):
-        value.clear()
-    elif isinstance(value, pd.DataFrame):
-        for column in range(value.shape[1]):
-            value.isetitem(column, value.iloc[:, column].to_numpy(copy=True))
-            overwrite(value.iloc[:, column].array._ndarray)
-        value.index.name = value.columns.name = "spoilt"
-    elif value.flags.writeable:
-        value[...] = 77 if value.dtype != object else "spoilt"
-
-
-MODELS = {
-    "trees": lambda: make_trees(early_stopping_rounds=4, reg_lambda=1.0, validation_fraction=0.3),
-    "trees-bags": lambda: make_trees(subsample=0.6, subsample_freq=1, path_smooth=2.0),
-    "net": lambda: FAMILIES["net"](early_stopping=True, rule="gauss2"),
-    "net-sections": lambda: make_net(hidden_layer_sizes=(6,), max_iter=4, section=4, optimizer="adam"),
-}
-
-
-@pytest.mark.parametrize("loaded", [False, True])
-@pytest.mark.parametrize("case", MODELS)
-def test_whatever_is_handed_out_may_be_overwritten(case, loaded):
-    X, y = random_rows()
-    model = MODELS[case]().fit(pd.DataFrame(X, columns=NAMES, index=np.arange(N_TRAIN) + 100), y)
-    expected = answers(model)
-    model = pickle.loads(pickle.dumps(model)) if loaded else model
-    query = QUERY.copy()
-    out = [
-        list(answer) if inspect.isgenerator(answer) else answer
-        for answer in (getattr(model, name)(query) for name in questions(model))
-    ]
-    telescope = model.telescope_
-    out += [
-        telescope.start(query.to_numpy()),
-        telescope.start(None),
-        telescope.breakdown(None),
-        telescope.kernel_norms(None),
-    ]
-    out += [
-        telescope.training_summary(4),
-        telescope.training_summary(None),
-        telescope.staged_effective_params(None, n_probes=4),
-    ]
-    out += [
-        list(telescope.staged_model(None)),
-        list(telescope.staged_telescoping(None)),
-        telescope.kernel_weights(None),
-    ]
-    found = list(handed_out([model, telescope, out]))
-    assert sum(isinstance(value, np.ndarray) for value in found) > 40
-    assert any(value is model.telescope_.y for value in found)
-    for value in found:
-        overwrite(value)
-    assert query.columns.name is query.index.name is None
-    assert_same(answers(model), expected)
-
-
-@pytest.mark.parametrize("case", MODELS)
-def test_a_stage_may_be_overwritten_before_the_next(case):
-    model = MODELS[case]().fit(*random_rows())
-    rows, telescope = QUERY.to_numpy(), model.telescope_
-    for ask in (
-        model.staged_predict,
-        lambda X: model.staged_predict(X, [0, 1, 2]),
-        lambda X: model.staged_predict(X, [0, 1, 2], approximation="telescoping"),
-        model.staged_kernel,
-        telescope.staged_kernel_norms,
-        telescope.staged_reconstruction,
-        lambda X: telescope.staged_response(X, random_rows()[0], stages=[0, 1, 2]),
-        lambda X: telescope.staged_response(None, random_rows()[0], stages=[0, 1, 2]),
-        *([lambda X: model.staged_predict(X, approximation="linearized")] if case.startswith("net") else []),
-    ):
-        expected, found = plain(ask(rows)), []
-        for item in ask(rows):
-            found.append(plain(item))
-            for array in handed_out(item):
-                overwrite(array)
-        assert_same(found, expected)
-
-
-@pytest.mark.parametrize("case", MODELS)
-def test_questions_may_be_asked_in_turns(case):
-    """Two generators of one telescope, stage by stage."""
-    model = MODELS[case]().fit(*random_rows())
-    rows = QUERY.to_numpy()
-    for ask in (model.staged_predict, model.staged_kernel, model.telescope_.staged_reconstruction):
-        expected = plain(ask(rows)), plain(ask(rows[:5]))
-        pairs = [plain(pair) for pair in zip(ask(rows), ask(rows[:5]), strict=True)]
-        assert_same([first for first, _ in pairs], expected[0])
-        assert_same([second for _, second in pairs], expected[1])
-
-
-# Columns of a query
-
-
-OTHER_COLUMNS = {
-    "another order": lambda frame: frame[list("badc")],
-    "another name": lambda frame: frame.rename(columns={"b": "z"}),
-    "a column missing": lambda frame: frame.drop(columns="c"),
-    "a column more": lambda frame: frame.assign(e=1.0),
-    "other names": lambda frame: frame.set_axis(list("wxyz"), axis=1),
-}
-
-
-def categorical(frame):
-    """The same frame with a category column in the middle."""
-    return frame.assign(b=pd.cut(frame["b"], [-10, 0, 1, 10], labels=["low", "mid", "high"]))
-
-
-FRAMES = {"trees": lambda frame: frame, "net": lambda frame: frame, "trees with categories": categorical}
-
-
-@pytest.mark.parametrize("other", OTHER_COLUMNS)
-@pytest.mark.parametrize("kind", FRAMES)
-def test_other_columns_are_refused_by_every_question_as_scikit_learn_does(kind, other):
-    X, y = random_rows()
-    frame, query = (FRAMES[kind](given) for given in (pd.DataFrame(X, columns=NAMES), QUERY))
-    spoilt = OTHER_COLUMNS[other](query)
-    model = FAMILIES[kind.split()[0]](record=True).set_params(
-        **{"early_stopping_rounds": None} if "trees" in kind else {}
-    )
-    model.fit(frame, y)
-    with pytest.raises(ValueError, match="feature names should match") as of_sklearn:
-        LinearRegression().fit(pd.DataFrame(X, columns=NAMES), y).predict(OTHER_COLUMNS[other](QUERY))
-    for name in questions(model):
-        with pytest.raises(ValueError, match="feature names should match") as refusal:
-            getattr(model, name)(spoilt)
-        assert str(refusal.value) == str(of_sklearn.value), name
-    if "trees" in kind:
-        with pytest.raises(ValueError, match=r"X_val.*feature names should match"):
-            model.set_params(early_stopping_rounds=2).fit(frame, y, X_val=spoilt, y_val=np.zeros(15))
-
-
-@pytest.mark.parametrize("kind", FAMILIES)
-@pytest.mark.parametrize("n_features", [1, 3, 5])
-def test_other_numbers_of_columns_are_refused_everywhere(kind, n_features):
-    X, y = random_rows()
-    model = FAMILIES[kind]().fit(X, y)
-    rows = np.zeros((6, n_features))
-    message = f"X has {n_features} features, but {type(model).__name__} is expecting 4 features as input"
-    for name in questions(model):
-        with pytest.raises(ValueError, match=message):
-            getattr(model, name)(rows)
-    if kind == "trees":
-        with pytest.raises(ValueError, match=message):
-            make_trees(early_stopping_rounds=2).fit(X, y, X_val=rows, y_val=np.zeros(6))
-    telescope = model.telescope_
-    asked = [name for name, _ in inspect.getmembers(type(telescope), inspect.isfunction) if name[0] != "_"]
-    asked = [name for name in asked if list(inspect.signature(getattr(telescope, name)).parameters)[:1] == ["X"]]
-    extra = {"staged_response": [y[:, None]], "top_examples": [2]}
-    for name, wrong in itertools.product(set(asked) - COUNTED, [rows, pd.DataFrame(rows), rows[0]]):
-        with pytest.raises(
-            (ValueError, TypeError), match=r"this telescope is expecting 4 features|two-dimensional array"
-        ):
-            plain(getattr(telescope, name)(wrong, *extra.get(name, [])))
-
-
-#: Methods of telescopes that only count the rows of a query.
-COUNTED = {"n_query", "plan", "prefers_backward"}
-
-
-def test_frames_whose_names_are_no_strings_keep_their_categories_in_place():
-    X, y = random_rows()
-    frame = categorical(pd.DataFrame(X, columns=NAMES)).set_axis(range(4), axis=1)
-    model = make_trees().fit(frame, y)
-    assert model.predict(frame).shape == (N_TRAIN,)
-    for ask in (model.predict, model.kernel_weights):
-        with pytest.raises(ValueError, match=r"the columns \[2, 1, 0, 3\].*had \[0, 1, 2, 3\]"):
-            ask(frame[[2, 1, 0, 3]])

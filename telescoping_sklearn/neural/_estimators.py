@@ -110,7 +110,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     random_state : None, int, RandomState or Generator, default=None
         Seeds initial weights, batches, validation split and probes. None draws a seed and keeps it as `seed_`.
     record : bool, default=True
-        Whether to keep the run. ``False`` suits grid searches; explanations then raise.
+        Whether to keep the run, with copies of X and y. ``False`` suits grid searches; explanations then raise.
     record_budget : str or int, default="1GiB"
         Memory that the record may take: a size such as "500MiB", or bytes. While training, checkpoints are recorded;
         explanations train again between them: the same numbers, checked at every checkpoint. Where every update fits,
