@@ -38,45 +38,47 @@ class Holder:
         return self.array.shape
 
 
-def read_only(array):
+def itself(array, folder):
+    return array, array
+
+
+def fortran(array, folder):
+    return itself(np.asfortranarray(array), folder)
+
+
+def with_gaps(array, folder):
+    return itself(np.repeat(array, 2, axis=0)[::2], folder)
+
+
+def read_only_view(array, folder):
     view = array.view()
     view.flags.writeable = False
-    return view
+    return view, array
 
 
-def shared_frame(array):
-    return pd.DataFrame(array, copy=False) if array.ndim == 2 else pd.Series(array, copy=False)
-
-
-def mapped(array, tmp_path):
-    file = np.memmap(tmp_path / f"{len(list(tmp_path.iterdir()))}.bin", dtype=array.dtype, mode="w+", shape=array.shape)
+def mapped(array, folder):
+    name = folder / f"{len(list(folder.iterdir()))}.bin"
+    file = np.memmap(name, dtype=array.dtype, mode="w+", shape=array.shape)
     file[:] = array
-    return file
+    return file, file
 
 
+def shared_frame(array, folder):
+    return pd.DataFrame(array, copy=False) if array.ndim == 2 else pd.Series(array, copy=False), array
+
+
+#: Ways to give an array to fit: what is given, and the memory that lies behind it.
 WAYS = {
-    "an array": lambda array, tmp_path: array,
-    "Fortran order": lambda array, tmp_path: np.asfortranarray(array),
-    "a view with gaps": lambda array, tmp_path: np.repeat(array, 2, axis=0)[::2],
-    "a read-only view": lambda array, tmp_path: array,
+    "an array": itself,
+    "Fortran order": fortran,
+    "a view with gaps": with_gaps,
+    "a read-only view": read_only_view,
     "a memory map": mapped,
-    "a frame": lambda array, tmp_path: array,
-    "another library's": lambda array, tmp_path: array,
-    "a tensor": lambda array, tmp_path: array,
-    "single precision": lambda array, tmp_path: array.astype(np.float32),
-}
-WRAPPED = {
-    "a read-only view": read_only,
     "a frame": shared_frame,
-    "another library's": Holder,
-    "a tensor": torch.from_numpy,
+    "another library's": lambda array, folder: (Holder(array), array),
+    "a tensor": lambda array, folder: (torch.from_numpy(array), array),
+    "single precision": lambda array, folder: itself(array.astype(np.float32), folder),
 }
-
-
-def shared(arrays, way, tmp_path):
-    """The arrays as somebody may give them to fit, and the memory that lies behind each."""
-    memory = {name: WAYS[way](array.copy(), tmp_path) for name, array in arrays.items()}
-    return {name: WRAPPED.get(way, lambda array: array)(array) for name, array in memory.items()}, memory.values()
 
 
 def spoil(arrays):
@@ -97,12 +99,12 @@ def expected_answers(family, dtype):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("family", BUILD)
 def test_what_fit_was_given_may_change_in_place(family, way, asked_before, tmp_path):
-    given, memory = shared(given_to_fit(family), way, tmp_path)
-    model = BUILD[family]().fit(**given)
+    ways = {name: WAYS[way](array, tmp_path) for name, array in given_to_fit(family).items()}
+    model = BUILD[family]().fit(**{name: given for name, (given, _) in ways.items()})
     if asked_before:
         model.kernel_weights(QUERY.to_numpy())
         model.kernel_norm_ratio(QUERY.to_numpy())
-    spoil(memory)
+    spoil(memory for _, memory in ways.values())
     found = answers(model, QUERY.to_numpy())
     if way == "a frame":
         assert found["top_examples"].pop("index").equals(found["top_examples"]["row"])
