@@ -15,6 +15,7 @@ OTHER_COLUMNS = {
     "another name": lambda frame: frame.rename(columns={"b": "z"}),
     "a column missing": lambda frame: frame.drop(columns="c"),
     "a column more": lambda frame: frame.assign(e=1.0),
+    "a column of strings more": lambda frame: frame.assign(e="text"),
     "other names": lambda frame: frame.set_axis(list("wxyz"), axis=1),
 }
 

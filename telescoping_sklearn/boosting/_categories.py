@@ -95,8 +95,10 @@ class ColumnCategories:
         self.positions = _positions(asked, names, np.shape(X)[1]) if asked else []
 
     def concern(self, X: Any) -> bool:
-        """Whether columns are categories, in the rows or in those of the fit."""
-        return isinstance(X, pd.DataFrame) and bool(self.dtypes or _category_columns(X))
+        """Whether X is a frame with columns that are not numbers, or the fit had such columns."""
+        if not isinstance(X, pd.DataFrame):
+            return False
+        return bool(self.dtypes) or not all(map(pd.api.types.is_numeric_dtype, X.dtypes))
 
     def encode(self, X: Any) -> Any:
         """Turn the category columns of a DataFrame into codes; give anything else back as it is.
