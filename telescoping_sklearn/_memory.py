@@ -20,8 +20,8 @@ from sklearn import get_config
 _ROOT = Path("/")
 #: No limit is "max" in one version of control groups, and a number near 2**63 in the other.
 _NO_LIMIT = 2**60
-#: By version: mount point, files of limit and usage, and the caches in `memory.stat` that count as
-#: used and are dropped when memory is short.
+#: By version: mount point, files of limit and usage, and the caches in `memory.stat` that count as used and are dropped
+#: when memory is short.
 _CONTROL_GROUPS = {
     "v1": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     "v2": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
