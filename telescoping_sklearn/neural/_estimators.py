@@ -19,8 +19,15 @@ from telescoping_sklearn.base import BaseTelescopingEstimator, RecordDroppedErro
 from telescoping_sklearn.neural._modules import read_module
 from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule, Network
 from telescoping_sklearn.neural._path import RULES, Path, as_double
+from telescoping_sklearn.neural._pilot import ResponseAccuracy, refined_sections
 from telescoping_sklearn.neural._plan import TrainingPlan, TrainingRows, threads_for, trial_state
-from telescoping_sklearn.neural._sections import Sections, chosen_sections, equal_sections, watched_rows
+from telescoping_sklearn.neural._sections import (
+    LONGEST_EPOCHS,
+    Sections,
+    chosen_sections,
+    equal_sections,
+    watched_rows,
+)
 from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._tangent_telescope import TangentTelescope
 from telescoping_sklearn.neural._training import train
@@ -348,7 +355,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             self._make_rule = trained.make_rule
             self._rows = rows
             self._fingerprint = _fingerprint(X, y)
-            self._chosen_sections: dict[tuple[str, float], Sections] = {}
+            self._chosen_sections: dict[tuple[str, float], tuple[Sections, ResponseAccuracy]] = {}
         return self
 
     @property
@@ -547,23 +554,26 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             dtype=self.module_.theta.dtype,
             device=torch.device(self.device),
         )
-        return TangentTelescope(
-            path, self._sections(path), self._make_rule, y=rows.y, trained=rows.weights > 0, seed=self.seed_
-        )
 
-    def _sections(self, path: Path) -> Sections:
-        """Sections as asked for; chosen ones are kept with the record, so that every later question shares them."""
+        def make(sections: Sections, accuracy: ResponseAccuracy | None = None) -> TangentTelescope:
+            return TangentTelescope(
+                path, sections, self._make_rule, accuracy, y=rows.y, trained=rows.weights > 0, seed=self.seed_
+            )
+
         if self.section != "auto":
-            return equal_sections(self.n_stages_, int(self.section))
+            return make(equal_sections(self.n_stages_, int(self.section)))
+        return make(*self._chosen(path, make))
+
+    def _chosen(self, path: Path, make: Callable[[Sections], TangentTelescope]) -> tuple[Sections, ResponseAccuracy]:
+        """Choose sections; they are kept with the record, so that every later question shares them."""
         key = self.rule, self.section_tol
         if key not in self._chosen_sections:
             trained = self._rows.weights > 0
             rows = watched_rows(path, trained, self.seed_)
             spread = float(np.std(self._rows.y[trained]))
-            # Where kernels are carried, bringing batches forward inside a section costs its length squared.
-            plain = getattr(self._make_rule(), "is_plain", False)
-            longest = self._trajectory.batches.per_epoch if plain else self.n_stages_
-            self._chosen_sections[key] = chosen_sections(path, rows, self.section_tol, spread, longest)
+            longest = LONGEST_EPOCHS * self._trajectory.batches.per_epoch
+            first = chosen_sections(path, rows, self.section_tol, spread, longest)
+            self._chosen_sections[key] = refined_sections(make, first, 2 * self.section_tol)
         return self._chosen_sections[key]
 
 

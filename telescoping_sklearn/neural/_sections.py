@@ -16,6 +16,9 @@ from telescoping_sklearn.neural._path import Path
 
 #: Training rows on which gaps are watched.
 WATCHED_ROWS = 256
+#: Most epochs that a section may span. Inside a section every batch is brought forward for itself, so that longer ones
+#: save nothing.
+LONGEST_EPOCHS = 16
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,20 @@ class Sections:
     def lengths(self) -> NDArray[np.intp]:
         """Updates of every section."""
         return np.diff(self.ends, prepend=0)
+
+    def halved(self) -> "Sections | None":
+        """Cut every section in two; None where none is longer than one update."""
+        if self.lengths.max() == 1:
+            return None
+        middles = self.ends - self.lengths // 2
+        return Sections(np.union1d(middles, self.ends), self.gap)
+
+    def at_most(self, longest: int) -> "Sections":
+        """Cut sections that are longer than `longest` into pieces of that length."""
+        if self.lengths.max() <= longest:
+            return self
+        pieces = [np.arange(first + longest, end, longest) for first, end in zip(self.ends - self.lengths, self.ends, strict=True)]
+        return Sections(np.union1d(np.concatenate(pieces), self.ends), self.gap)
 
 
 def equal_sections(n_stages: int, length: int) -> Sections:

@@ -29,6 +29,7 @@ from telescoping_sklearn.neural._carriers import (
     ParameterCarrier,
 )
 from telescoping_sklearn.neural._path import Path, as_double
+from telescoping_sklearn.neural._pilot import ResponseAccuracy, measured_accuracy
 from telescoping_sklearn.neural._sections import Sections
 from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._update_rules import ReversibleRule, UpdateRule
@@ -66,15 +67,25 @@ class TangentTelescope(Telescope):
         How it is cut.
     make_rule : callable
         Makes the optimiser's linear response, with fresh state.
+    accuracy : ResponseAccuracy or None, default=None
+        How far the response can be trusted over these sections; None measures it when a response is first asked for.
     **kwargs
         What `Telescope` takes.
     """
 
-    def __init__(self, path: Path, sections: Sections, make_rule: Callable[[], UpdateRule], **kwargs: Any):
+    def __init__(
+        self,
+        path: Path,
+        sections: Sections,
+        make_rule: Callable[[], UpdateRule],
+        accuracy: ResponseAccuracy | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.path = path
         self.sections = sections
         self._make_rule = make_rule
+        self._accuracy = accuracy
         if path.trajectory.adaptive:
             self.default_kernel_stages = 20  # such kernels do not factor by layer and are thirty times dearer
 
@@ -118,9 +129,15 @@ class TangentTelescope(Telescope):
         """Carry label columns through the recorded run; see the module's docstring."""
         wanted = resolve_stages(stages, self.n_stages)
         labels = np.column_stack([V, np.zeros(self.n_samples)]) if offset else np.asarray(V)
-        carrier = self._carrier(self.n_query(X), labels.shape[1], offset)
-        for response in self._carry(carrier, X, labels, offset, wanted):
+        for response in self._carry(X, labels, offset, wanted):
             yield response.double().cpu().numpy()
+
+    def carry_columns(self, X: NDArray, labels: NDArray, stages: NDArray) -> Iterator[Tensor]:
+        """Yield the response of queries to label columns, (n_query, k), of which the last starts from the net itself.
+
+        With the training labels in the last column, its response is the reconstruction S y + c.
+        """
+        return self._carry(X, labels, True, stages)
 
     def backward_weights(self, X: NDArray | None) -> NDArray:
         """S(x), (n_query, n_train), worked from the queries back to the labels."""
@@ -175,6 +192,30 @@ class TangentTelescope(Telescope):
             for change in changes.T:
                 yield (outputs + change).cpu().numpy()
 
+    # -- how far it can be trusted -----------------------------------------------------------------------------------
+
+    @property
+    def accuracy(self) -> ResponseAccuracy:
+        """How far the response can be trusted, measured by pilot columns when first asked for."""
+        if self._accuracy is None:
+            self._accuracy = measured_accuracy(self._with_sections, self.sections)
+        return self._accuracy
+
+    @property
+    def last_sound_stage(self) -> int:
+        """Stage up to which the response passes its checks."""
+        return self.accuracy.last_sound
+
+    def response_error(self, stages: NDArray) -> NDArray:
+        """Relative error of effective parameters that sections leave at stages, (n_stages,)."""
+        return self.accuracy.relative_error(stages)
+
+    def _with_sections(self, sections: Sections) -> "TangentTelescope":
+        """Cut the same run in another way."""
+        return TangentTelescope(
+            self.path, sections, self._make_rule, None, y=self.y, trained=self.trained, seed=self.seed
+        )
+
     # -- what it costs -----------------------------------------------------------------------------------------------
 
     def plan(self, X: NDArray | None, *, n_columns: int | None = None) -> Plan:
@@ -225,6 +266,7 @@ class TangentTelescope(Telescope):
         dense = tangents + float(p) * n_columns * (at_ends + inside + (batch + 10) * self.n_stages)
         plans = [Plan(direction + "parameters", dense, itemsize * (7.0 * p + 3 * rows))]
         if getattr(self._make_rule(), "is_plain", False):
+            lengths = self._kernel_sections.lengths
             pairs = nodes * batch * (rows * float(lengths.sum()) + batch * float((lengths * (lengths - 1) / 2).sum()))
             held = rows * 3 + batch * float(lengths.max())
             plans.append(Plan(direction + "kernel", tangents + pairs * (pair + n_columns), itemsize * held))
@@ -253,16 +295,23 @@ class TangentTelescope(Telescope):
         labels = np.column_stack([V, np.zeros(self.n_samples)]) if offset else np.asarray(V)
         carrier = self._parameter_carrier(labels.shape[1], offset)
         nothing = np.empty((0, self.path.rows.shape[1]))
-        for _ in self._carry(carrier, nothing, labels, offset, np.array([self.n_stages])):
+        for _ in self._carry_by(carrier, self.sections, nothing, labels, offset, np.array([self.n_stages])):
             pass
         return carrier.parameters.T.double().cpu().numpy()
 
     # -- how they are worked -----------------------------------------------------------------------------------------
 
-    def _carrier(self, n_query: int, n_columns: int, offset: bool) -> Carrier:
-        if self._plans(n_query, n_columns).route == "kernel":
-            return KernelCarrier(self.path)
-        return self._parameter_carrier(n_columns, offset)
+    @property
+    def _kernel_sections(self) -> Sections:
+        """Sections of the kernel's routes, where bringing batches forward costs the square of a section's length."""
+        return self.sections.at_most(self.path.trajectory.batches.per_epoch)
+
+    def _carry(self, X: NDArray | None, labels: NDArray, offset: bool, wanted: NDArray) -> Iterator[Tensor]:
+        """Carry label columns by the cheapest route; with ``offset`` the last one starts from the net."""
+        n_columns = labels.shape[1]
+        if self._plans(self.n_query(X), n_columns).route == "kernel":
+            return self._carry_by(KernelCarrier(self.path), self._kernel_sections, X, labels, offset, wanted)
+        return self._carry_by(self._parameter_carrier(n_columns, offset), self.sections, X, labels, offset, wanted)
 
     def _parameter_carrier(self, n_columns: int, offset: bool) -> ParameterCarrier:
         carrier = ParameterCarrier(self.path, self._make_rule(), n_columns)
@@ -270,8 +319,14 @@ class TangentTelescope(Telescope):
             carrier.parameters[-1] = self.path.theta(0)
         return carrier
 
-    def _carry(
-        self, carrier: Carrier, X: NDArray | None, labels: NDArray, offset: bool, wanted: NDArray
+    def _carry_by(
+        self,
+        carrier: Carrier,
+        sections: Sections,
+        X: NDArray | None,
+        labels: NDArray,
+        offset: bool,
+        wanted: NDArray,
     ) -> Iterator[Tensor]:
         """Yield the response of queries, (n_query, k), at the stages wanted."""
         path, rows = self.path, self._rows(X)
@@ -282,13 +337,13 @@ class TangentTelescope(Telescope):
         if 0 in asked:
             yield query.clone()
         for stage in self._watched(range(1, int(wanted[-1]) + 1), "labels through the updates"):
-            first, batch = self.sections.first_of(stage), path.batch(stage)
+            first, batch = sections.first_of(stage), path.batch(stage)
             response = training[batch]
             if stage - 1 > first:
                 carrier.bridge(response, path.rows[batch], first, stage - 1)
             residual = response.sub_(V[batch]).mul_(path.batch_weights(batch)[:, None])
             carrier.take(stage, path.batch_tangent(stage), residual)
-            if self.sections.is_end(stage):
+            if sections.is_end(stage):
                 if stage < wanted[-1] or X is None:
                     carrier.bridge(training, path.rows, first, stage, lasting=True)
                 if X is not None:
@@ -304,17 +359,18 @@ class TangentTelescope(Telescope):
     def _carry_back(self, rows: Tensor, route: str) -> NDArray:
         """Kernel weights of a block of queries, (n_query, n_train): the recursion of `_carry`, transposed."""
         path, n_query = self.path, len(rows)
-        carrier = (
-            BackwardKernelCarrier(path)
-            if "kernel" in route
-            else BackwardParameterCarrier(path, cast(ReversibleRule, self._make_rule()), n_query)
-        )
+        carrier: BackwardKernelCarrier | BackwardParameterCarrier
+        if "kernel" in route:
+            carrier, sections = BackwardKernelCarrier(path), self._kernel_sections
+        else:
+            carrier = BackwardParameterCarrier(path, cast(ReversibleRule, self._make_rule()), n_query)
+            sections = self.sections
         own = torch.eye(n_query, dtype=path.dtype, device=path.device)
         on_training = torch.zeros((self.n_samples, n_query), dtype=path.dtype, device=path.device)
         weights = torch.zeros_like(on_training)
         for stage in self._watched(range(self.n_stages, 0, -1), "queries back through the updates"):
-            first, batch = self.sections.first_of(stage), path.batch(stage)
-            if self.sections.is_end(stage):
+            first, batch = sections.first_of(stage), path.batch(stage)
+            if sections.is_end(stage):
                 carrier.open()
                 carrier.bridge(rows, first, stage, own)
                 if stage < self.n_stages:
