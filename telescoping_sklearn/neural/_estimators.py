@@ -26,6 +26,7 @@ from telescoping_sklearn.neural._sections import (
     Sections,
     chosen_sections,
     equal_sections,
+    largest_gap,
     watched_rows,
 )
 from telescoping_sklearn.neural._tangent import row_blocks
@@ -156,8 +157,13 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     section_ends_ : ndarray of int of shape (n_sections,)
         Last stage of every section; chosen ones are kept with the record.
     section_gap_ : float
-        Largest mean gap between the net and its telescope at any chosen section's end, in units of the labels'
-        standard deviation; nan where lengths were given.
+        Largest mean gap between the net and its telescope at any section's end on 256 training rows, in units of the
+        labels' standard deviation.
+    section_bias_ : float
+        Relative error of effective parameters that sections leave, as pilot columns measure it; 0 with sections of one
+        update. It is part of every standard error.
+    last_sound_stage_ : int
+        Last stage at which the label response passes its checks; `n_stages_` where all do. Answers end there.
     telescope_ : Telescope
         The telescope, made when first asked for.
     kernel_weights_ : ndarray of shape (n_train, n_train)
@@ -185,7 +191,13 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     True
     """
 
-    _costly = (*BaseTelescopingEstimator._costly, "section_ends_", "section_gap_")
+    _costly = (
+        *BaseTelescopingEstimator._costly,
+        "section_ends_",
+        "section_gap_",
+        "section_bias_",
+        "last_sound_stage_",
+    )
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
@@ -532,9 +544,22 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     def section_gap_(self) -> float:
         """Largest mean gap between net and telescope at any section's end, in units of the labels' standard deviation.
 
-        It is nan where `section` is a number: then nothing is watched.
+        It is taken on 256 training rows.
         """
-        return cast(TangentTelescope, self.telescope_).sections.gap
+        telescope = cast(TangentTelescope, self.telescope_)
+        watched = watched_rows(telescope.path, telescope.trained, self.seed_)
+        return largest_gap(telescope.path, watched, telescope.sections) / self._label_spread
+
+    @property
+    def section_bias_(self) -> float:
+        """Relative error of effective parameters that sections leave at the last sound stage."""
+        telescope = self.telescope_
+        return telescope.response_error(np.array([telescope.last_sound_stage])).item()
+
+    @property
+    def last_sound_stage_(self) -> int:
+        """Last stage at which the label response passes its checks."""
+        return self.telescope_.last_sound_stage
 
     def _make_telescope(self) -> TangentTelescope:
         if not hasattr(self, "_trajectory"):
@@ -564,17 +589,19 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             return make(equal_sections(self.n_stages_, int(self.section)))
         return make(*self._chosen(path, make))
 
-    def _chosen(self, path: Path, make: Callable[[Sections], TangentTelescope]) -> tuple[Sections, ResponseAccuracy]:
+    def _chosen(self, path: Path, make: Callable[..., TangentTelescope]) -> tuple[Sections, ResponseAccuracy]:
         """Choose sections; they are kept with the record, so that every later question shares them."""
         key = self.rule, self.section_tol
         if key not in self._chosen_sections:
-            trained = self._rows.weights > 0
-            rows = watched_rows(path, trained, self.seed_)
-            spread = float(np.std(self._rows.y[trained]))
+            watched = watched_rows(path, self._rows.weights > 0, self.seed_)
             longest = LONGEST_EPOCHS * self._trajectory.batches.per_epoch
-            first = chosen_sections(path, rows, self.section_tol, spread, longest)
+            first = chosen_sections(path, watched, self.section_tol, self._label_spread, longest)
             self._chosen_sections[key] = refined_sections(make, first, 2 * self.section_tol)
         return self._chosen_sections[key]
+
+    @property
+    def _label_spread(self) -> float:
+        return float(np.std(self._rows.y[self._rows.weights > 0])) or 1.0
 
 
 def _fingerprint(X: NDArray, y: NDArray) -> str:

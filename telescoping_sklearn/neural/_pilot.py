@@ -33,8 +33,9 @@ LARGEST_GAP = 0.25
 #: How far the residual of random columns may rise above the least that it was, in units of the columns. Over ten sound
 #: runs it rose by 0.1; unstable ones pass any bound within a few hundred updates.
 LARGEST_RISE = 0.5
-#: What a change is multiplied with to give an error: a method of first order errs by twice what halving changes.
-_FIRST_ORDER = 2.0
+#: What a change is multiplied with to give an error. A method of first order errs by twice what halving changes; half
+#: as much again is for rows asked about that differ from the rows watched.
+_ERROR_OF_CHANGE = 3.0
 
 
 class CarriesColumns(Protocol):
@@ -102,26 +103,26 @@ class ResponseAccuracy:
     ----------
     stages : ndarray of int of shape (n_read,)
         Stages at which it was measured.
-    changes : ndarray of shape (n_read,)
-        Relative error of effective parameters that sections leave: their change when sections are halved, doubled as
-        for a method of first order; zero where no section is longer than one update.
+    errors : ndarray of shape (n_read,)
+        Relative error of effective parameters that sections leave: three times their change when sections are halved;
+        zero where no section is longer than one update.
     last_sound : int
         Stage up to which the response passes its checks.
     """
 
     stages: NDArray[np.intp]
-    changes: NDArray
+    errors: NDArray
     last_sound: int
 
     @property
     def typical(self) -> float:
         """Root mean square of the changes while the response is sound; 0 where it never is."""
-        sound = self.changes[self.stages <= self.last_sound]
+        sound = self.errors[self.stages <= self.last_sound]
         return float(np.sqrt((sound**2).mean())) if len(sound) else 0.0
 
     def relative_error(self, stages: NDArray) -> NDArray:
         """Relative error of effective parameters at stages, (n_stages,): the change there, at least the typical one."""
-        return np.maximum(self.typical, np.interp(stages, self.stages, self.changes))
+        return np.maximum(self.typical, np.interp(stages, self.stages, self.errors))
 
 
 def run_pilot(telescope: CarriesColumns, stages: NDArray[np.intp]) -> Pilot:
@@ -147,7 +148,7 @@ def run_pilot(telescope: CarriesColumns, stages: NDArray[np.intp]) -> Pilot:
     watched = np.concatenate([rows[chosen], (rows[chosen] + rows[partners]) / 2])
     labels = np.where(rng.random((len(rows), RANDOM_COLUMNS)) < 0.5, -1.0, 1.0)
     there = torch.from_numpy(watched).to(path.device)
-    spread = float(np.std(telescope.y[trained])) or 1.0
+    spread = float(np.std(telescope.y[trained])) or 1.0  # of constant labels, absolute gaps
     random, gaps = [], []
     carried = telescope.carry_columns(watched, np.column_stack([labels, telescope.y]), stages)
     for stage, response in zip(stages, carried, strict=True):
@@ -177,7 +178,9 @@ def measured_accuracy(make: Callable[[Sections], CarriesColumns], sections: Sect
     halves = sections.halved()
     if halves is None:
         return ResponseAccuracy(stages, np.zeros(len(stages)), pilot.last_sound)
-    return ResponseAccuracy(stages, _FIRST_ORDER * _change(pilot, run_pilot(make(halves), stages)), pilot.last_sound)
+    return ResponseAccuracy(
+        stages, _ERROR_OF_CHANGE * _change(pilot, run_pilot(make(halves), stages)), pilot.last_sound
+    )
 
 
 def refined_sections(
@@ -205,10 +208,10 @@ def refined_sections(
     pilot = run_pilot(make(sections), stages)
     while (finer := _finer(sections, pilot)) is not None:
         refined = run_pilot(make(finer), stages)
-        accuracy = ResponseAccuracy(stages, _FIRST_ORDER * _change(pilot, refined), refined.last_sound)
+        accuracy = ResponseAccuracy(stages, _ERROR_OF_CHANGE * _change(pilot, refined), refined.last_sound)
         gained = refined.last_sound > pilot.last_sound
         sections, pilot = finer, refined
-        if accuracy.typical <= _FIRST_ORDER * tolerance and not gained:
+        if accuracy.typical <= _ERROR_OF_CHANGE * tolerance and not gained and sections.halved() is not None:
             return sections, accuracy
     return sections, ResponseAccuracy(stages, np.zeros(len(stages)), pilot.last_sound)
 

@@ -146,7 +146,9 @@ class TangentTelescope(Telescope):
         plan = self._plans(len(rows), len(rows), backward=True)
         size = items_per_block(plan.column_bytes, len(rows), self._most_bytes(plan))
         for first in range(0, len(rows), size):
-            weights[first : first + size] = self._carry_back(rows[first : first + size], plan.route)
+            weights[first : first + size] = self._carry_back(
+                rows[first : first + size], plan.route, self._sections_of(plan.route)
+            )
         return weights
 
     def prefers_backward(self, X: NDArray | None) -> bool:
@@ -266,7 +268,7 @@ class TangentTelescope(Telescope):
         dense = tangents + float(p) * n_columns * (at_ends + inside + (batch + 10) * self.n_stages)
         plans = [Plan(direction + "parameters", dense, itemsize * (7.0 * p + 3 * rows))]
         if getattr(self._make_rule(), "is_plain", False):
-            lengths = self._kernel_sections.lengths
+            lengths = self._sections_of("kernel").lengths
             pairs = nodes * batch * (rows * float(lengths.sum()) + batch * float((lengths * (lengths - 1) / 2).sum()))
             held = rows * 3 + batch * float(lengths.max())
             plans.append(Plan(direction + "kernel", tangents + pairs * (pair + n_columns), itemsize * held))
@@ -301,17 +303,17 @@ class TangentTelescope(Telescope):
 
     # -- how they are worked -----------------------------------------------------------------------------------------
 
-    @property
-    def _kernel_sections(self) -> Sections:
-        """Sections of the kernel's routes, where bringing batches forward costs the square of a section's length."""
+    def _sections_of(self, route: str) -> Sections:
+        """Sections of a route: kernels cut chosen ones at an epoch, since they cost the square of a length."""
+        if "kernel" not in route or not self.sections.chosen:
+            return self.sections
         return self.sections.at_most(self.path.trajectory.batches.per_epoch)
 
     def _carry(self, X: NDArray | None, labels: NDArray, offset: bool, wanted: NDArray) -> Iterator[Tensor]:
         """Carry label columns by the cheapest route; with ``offset`` the last one starts from the net."""
-        n_columns = labels.shape[1]
-        if self._plans(self.n_query(X), n_columns).route == "kernel":
-            return self._carry_by(KernelCarrier(self.path), self._kernel_sections, X, labels, offset, wanted)
-        return self._carry_by(self._parameter_carrier(n_columns, offset), self.sections, X, labels, offset, wanted)
+        route = self._plans(self.n_query(X), labels.shape[1]).route
+        carrier = KernelCarrier(self.path) if route == "kernel" else self._parameter_carrier(labels.shape[1], offset)
+        return self._carry_by(carrier, self._sections_of(route), X, labels, offset, wanted)
 
     def _parameter_carrier(self, n_columns: int, offset: bool) -> ParameterCarrier:
         carrier = ParameterCarrier(self.path, self._make_rule(), n_columns)
@@ -356,15 +358,14 @@ class TangentTelescope(Telescope):
                 carrier.bridge(inside, rows, first, stage, lasting=True)
                 yield inside
 
-    def _carry_back(self, rows: Tensor, route: str) -> NDArray:
+    def _carry_back(self, rows: Tensor, route: str, sections: Sections) -> NDArray:
         """Kernel weights of a block of queries, (n_query, n_train): the recursion of `_carry`, transposed."""
         path, n_query = self.path, len(rows)
         carrier: BackwardKernelCarrier | BackwardParameterCarrier
         if "kernel" in route:
-            carrier, sections = BackwardKernelCarrier(path), self._kernel_sections
+            carrier = BackwardKernelCarrier(path)
         else:
             carrier = BackwardParameterCarrier(path, cast(ReversibleRule, self._make_rule()), n_query)
-            sections = self.sections
         own = torch.eye(n_query, dtype=path.dtype, device=path.device)
         on_training = torch.zeros((self.n_samples, n_query), dtype=path.dtype, device=path.device)
         weights = torch.zeros_like(on_training)
