@@ -106,11 +106,13 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         Where on an update's segment the Jacobian is taken: "left" is the paper's Eq. 5, "midpoint" costs the same and
         is far closer, "gauss2" costs two evaluations and is closer still. May be set after fitting.
     section : "auto" or int, default="auto"
-        Updates bridged by one evaluation. "auto" chooses section ends in one pass over the recorded run, so that the
-        telescope stays within `section_tol` of the net on 256 training rows. May be set after fitting.
+        Updates bridged by one evaluation. "auto" chooses section ends so that the telescope stays within `section_tol`
+        of the net on 256 training rows, and effective parameters change by at most twice that when every section is
+        halved. May be set after fitting.
     section_tol : float, default=0.01
-        Mean gap that "auto" allows at any section's end, in units of the labels' standard deviation. Where single
-        updates leave more, `section_gap_` says what was reached. May be set after fitting.
+        Mean gap that "auto" allows at any section's end, in units of the labels' standard deviation; half of the
+        relative change that it allows of effective parameters. `section_gap_` and `section_bias_` say what was
+        reached. May be set after fitting.
     dtype : {"float32", "float64"}, default="float32"
         Precision of training.
     device : str, default="cpu"
