@@ -13,6 +13,7 @@ Arrays are ``(n_query, n_train)`` and staged results put the stage first. A quer
 """
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -310,6 +311,17 @@ class Telescope(ABC):
     def column_cost(self, n_query: int, n_columns: int) -> ColumnCost:
         """Cost of carrying one of ``n_columns`` label directions to the last stage for ``n_query`` query rows."""
 
+    # -- how far the response can be trusted; an exact one to the end ------------------------------------------------
+
+    @property
+    def last_sound_stage(self) -> int:
+        """Last stage at which the label response passes the model's own checks; answers end there."""
+        return self.n_stages
+
+    def response_error(self, stages: NDArray) -> NDArray:
+        """Relative error of effective parameters that an approximate response leaves at stages, (n_stages,)."""
+        return np.zeros(len(stages))
+
     # -- derived -----------------------------------------------------------------------------------------------------
 
     def n_query(self, X: NDArray | None) -> int:
@@ -329,6 +341,7 @@ class Telescope(ABC):
             f"kernel_weights of {shape[0]} queries by {shape[1]} training rows",
             "Ask for fewer query rows at a time; effective_params(X, n_probes=32) needs no such matrix.",
         )
+        self._refuse_unsound("kernel_weights")
         if self.prefers_backward(X):
             return self.backward_weights(X)
         weights = np.zeros(shape)
@@ -347,6 +360,7 @@ class Telescope(ABC):
 
     def offset(self, X: NDArray | None) -> NDArray:
         """c(x), (n_query,): what is left of the prediction when all labels are zero."""
+        self._refuse_unsound("offset")
         return self._response(X, np.empty((self.n_samples, 0)), offset=True)[:, 0]
 
     def top_examples(self, X: NDArray, k: int) -> tuple[NDArray[np.intp], NDArray]:
@@ -456,7 +470,10 @@ class Telescope(ABC):
             squared = response**2
             return self.n_trained * np.stack([squared[rows].mean(axis=0) for rows in sets])
 
-        estimate = self._column_statistic(X, energies, asked, n_probes, ("energies", joblib.hash(sets)))
+        question = ("energies", joblib.hash(sets))
+        estimate = self._while_sound(
+            asked, lambda sound: self._column_statistic(X, energies, sound, n_probes, question), "effective_params"
+        )
         return estimate if subsets is not None else Estimate(estimate.value[:, 0], estimate.standard_error[:, 0])
 
     def training_summary(self, n_probes: Any = "auto") -> tuple[Estimate, Estimate]:
@@ -472,7 +489,11 @@ class Telescope(ABC):
             return np.stack([(response[self.trained] ** 2).sum(axis=0), (V * response)[self.trained].sum(axis=0)])
 
         asked = resolve_stages(stages, self.n_stages)
-        values, errors = self._column_statistic(None, energy_and_trace, asked, n_probes, ("summary",))
+        values, errors = self._while_sound(
+            asked,
+            lambda sound: self._column_statistic(None, energy_and_trace, sound, n_probes, ("summary",)),
+            "effective_params",
+        )
         return Estimate(values[:, 0], errors[:, 0]), Estimate(values[:, 1], errors[:, 1])
 
     def kernel_norms(self, X: NDArray | None, stages: Any = "auto") -> NDArray:
@@ -547,6 +568,45 @@ class Telescope(ABC):
         cost = self.column_cost(n_query, self.n_trained)
         fits = self.n_trained * cost.bytes <= working_memory_bytes()
         return None if fits and self.n_trained * cost.operations <= AUTO_EXACT_OPERATIONS else AUTO_PROBES
+
+    def _refuse_unsound(self, question: str) -> None:
+        """Raise ValueError where the response fails its checks before the last stage."""
+        last = self.last_sound_stage
+        if last < self.n_stages:
+            raise ValueError(f"{question} does not exist after stage {self.n_stages}: {self._unsound_after(last)}")
+
+    def _unsound_after(self, last: int) -> str:
+        """Say where the response ends, and what to do."""
+        return (
+            f"the label response of this run passes its checks only up to stage {last} of {self.n_stages}. Beyond, the "
+            "recursion is unstable and its numbers mean nothing. Ask for earlier stages, as in "
+            f"staged_effective_params(X, stages=[{last}]), fit with max_iter or learning_rate_init lowered, or use "
+            "section=1 or rule='gauss2' where they are not in use."
+        )
+
+    def _while_sound(self, stages: NDArray, answer: Callable[[NDArray], Estimate], question: str) -> Estimate:
+        """Answer for the stages at which the response is sound; the others are nan, and a warning says so.
+
+        What an approximate response leaves joins the standard error.
+
+        Raises
+        ------
+        ValueError
+            If the response is sound at none of the stages.
+        """
+        last = self.last_sound_stage
+        sound = stages[stages <= last]
+        if not len(sound):
+            raise ValueError(f"{question} does not exist at stage {stages[0]}: {self._unsound_after(last)}")
+        value, error = answer(sound)
+        left = self.response_error(sound).reshape(-1, *[1] * (value.ndim - 1)) * np.abs(value)
+        error = np.hypot(error, left)
+        if len(sound) < len(stages):
+            message = f"{question} is nan at {len(stages) - len(sound)} of the stages asked for: "
+            warnings.warn(message + self._unsound_after(last), UserWarning, stacklevel=4)
+            beyond = np.full((len(stages) - len(sound), *value.shape[1:]), np.nan)
+            value, error = (np.concatenate([part, beyond]) for part in (value, error))
+        return Estimate(value, error)
 
     def _column_statistic(
         self,

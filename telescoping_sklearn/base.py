@@ -371,7 +371,8 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             scikit-learn's ``working_memory`` and costs at most 1e11 operations (trees: where it takes some seconds),
             and takes 32 probes elsewhere.
         return_se : bool, default=False
-            Whether to return the standard error too; it is 0 where the value is exact.
+            Whether to return the standard error too. It is 0 where the value is exact. For nets it holds what sections
+            of more than one update leave, `section_bias_`.
         subsets : sequence of array-like of int or bool, default=None
             Rows of X that make up each set, by position or as a mask, at least one. All sets are answered
             in one pass.
@@ -382,6 +383,11 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             p, on the set or on each subset.
         float or ndarray of shape (n_subsets,)
             Its standard error, only with ``return_se=True``.
+
+        Raises
+        ------
+        ValueError
+            If the response of a net is unstable before its last stage; see `last_sound_stage_`.
         """
         stages = [self.telescope_.n_stages]
         p, se = self.telescope_.staged_effective_params(
@@ -418,7 +424,8 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         Returns
         -------
         ndarray of shape (n_stages,) or (n_stages, n_subsets)
-            p after each stage, on the set or on each subset.
+            p after each stage, on the set or on each subset; nan, with a warning, after the `last_sound_stage_` of a
+            net.
         ndarray of shape (n_stages,) or (n_stages, n_subsets)
             Standard errors, only with ``return_se=True``.
         """

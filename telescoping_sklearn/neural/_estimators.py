@@ -19,8 +19,16 @@ from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_o
 from telescoping_sklearn.neural._modules import read_module
 from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule, Network
 from telescoping_sklearn.neural._path import RULES, Path, as_double
+from telescoping_sklearn.neural._pilot import ResponseAccuracy, refined_sections
 from telescoping_sklearn.neural._plan import TrainingPlan, TrainingRows, threads_for, trial_state
-from telescoping_sklearn.neural._sections import Sections, chosen_sections, equal_sections, watched_rows
+from telescoping_sklearn.neural._sections import (
+    LONGEST_EPOCHS,
+    Sections,
+    chosen_sections,
+    equal_sections,
+    largest_gap,
+    watched_rows,
+)
 from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._tangent_telescope import TangentTelescope
 from telescoping_sklearn.neural._training import train
@@ -98,11 +106,13 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         Where on an update's segment the Jacobian is taken: "left" is the paper's Eq. 5, "midpoint" costs the same and
         is far closer, "gauss2" costs two evaluations and is closer still. May be set after fitting.
     section : "auto" or int, default="auto"
-        Updates bridged by one evaluation. "auto" chooses section ends in one pass over the recorded run, so that the
-        telescope stays within `section_tol` of the net on 256 training rows. May be set after fitting.
+        Updates bridged by one evaluation. "auto" chooses section ends so that the telescope stays within `section_tol`
+        of the net on 256 training rows, and effective parameters change by at most twice that when every section is
+        halved. May be set after fitting.
     section_tol : float, default=0.01
-        Mean gap that "auto" allows at any section's end, in units of the labels' standard deviation. Where single
-        updates leave more, `section_gap_` says what was reached. May be set after fitting.
+        Mean gap that "auto" allows at any section's end, in units of the labels' standard deviation; half of the
+        relative change that it allows of effective parameters. `section_gap_` and `section_bias_` say what was
+        reached. May be set after fitting.
     dtype : {"float32", "float64"}, default="float32"
         Precision of training.
     device : str, default="cpu"
@@ -149,8 +159,13 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     section_ends_ : ndarray of int of shape (n_sections,)
         Last stage of every section; chosen ones are kept with the record.
     section_gap_ : float
-        Largest mean gap between the net and its telescope at any chosen section's end, in units of the labels'
-        standard deviation; nan where lengths were given.
+        Largest mean gap between the net and its telescope at any section's end on 256 training rows, in units of the
+        labels' standard deviation.
+    section_bias_ : float
+        Relative error of effective parameters that sections leave, as pilot columns measure it; 0 with sections of one
+        update. It is part of every standard error.
+    last_sound_stage_ : int
+        Last stage at which the label response passes its checks; `n_stages_` where all do. Answers end there.
     telescope_ : Telescope
         The telescope, made when first asked for.
     kernel_weights_ : ndarray of shape (n_train, n_train)
@@ -178,7 +193,13 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     True
     """
 
-    _costly = (*BaseTelescopingEstimator._costly, "section_ends_", "section_gap_")
+    _costly = (
+        *BaseTelescopingEstimator._costly,
+        "section_ends_",
+        "section_gap_",
+        "section_bias_",
+        "last_sound_stage_",
+    )
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
@@ -346,7 +367,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
                 self._trajectory.tolerance = ELSEWHERE
             self._make_rule = trained.make_rule
             self._rows = rows
-            self._chosen_sections: dict[tuple[str, float], Sections] = {}
+            self._chosen_sections: dict[tuple[str, float], tuple[Sections, ResponseAccuracy]] = {}
         return self
 
     @property
@@ -520,9 +541,22 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     def section_gap_(self) -> float:
         """Largest mean gap between net and telescope at any section's end, in units of the labels' standard deviation.
 
-        It is nan where `section` is a number: then nothing is watched.
+        It is taken on 256 training rows.
         """
-        return cast(TangentTelescope, self.telescope_).sections.gap
+        telescope = cast(TangentTelescope, self.telescope_)
+        watched = watched_rows(telescope.path, telescope.trained, self.seed_)
+        return largest_gap(telescope.path, watched, telescope.sections) / self._label_spread
+
+    @property
+    def section_bias_(self) -> float:
+        """Relative error of effective parameters that sections leave at the last sound stage."""
+        telescope = self.telescope_
+        return telescope.response_error(np.array([telescope.last_sound_stage])).item()
+
+    @property
+    def last_sound_stage_(self) -> int:
+        """Last stage at which the label response passes its checks."""
+        return self.telescope_.last_sound_stage
 
     def _make_telescope(self) -> TangentTelescope:
         if not hasattr(self, "_trajectory"):
@@ -537,24 +571,29 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             dtype=self.module_.theta.dtype,
             device=self.module_.theta.device,
         )
-        return TangentTelescope(
-            path, self._sections(path), self._make_rule, y=rows.y, trained=rows.weights > 0, seed=self.seed_
-        )
 
-    def _sections(self, path: Path) -> Sections:
-        """Sections as asked for; chosen ones are kept with the record, so that every later question shares them."""
+        def make(sections: Sections, accuracy: ResponseAccuracy | None = None) -> TangentTelescope:
+            return TangentTelescope(
+                path, sections, self._make_rule, accuracy, y=rows.y, trained=rows.weights > 0, seed=self.seed_
+            )
+
         if self.section != "auto":
-            return equal_sections(self.n_stages_, int(self.section))
+            return make(equal_sections(self.n_stages_, int(self.section)))
+        return make(*self._chosen(path, make))
+
+    def _chosen(self, path: Path, make: Callable[..., TangentTelescope]) -> tuple[Sections, ResponseAccuracy]:
+        """Choose sections; they are kept with the record, so that every later question shares them."""
         key = self.rule, self.section_tol
         if key not in self._chosen_sections:
-            trained = self._rows.weights > 0
-            rows = watched_rows(path, trained, self.seed_)
-            spread = float(np.std(self._rows.y[trained]))
-            # Where kernels are carried, bringing batches forward inside a section costs its length squared.
-            plain = getattr(self._make_rule(), "is_plain", False)
-            longest = self._trajectory.batches.per_epoch if plain else self.n_stages_
-            self._chosen_sections[key] = chosen_sections(path, rows, self.section_tol, spread, longest)
+            watched = watched_rows(path, self._rows.weights > 0, self.seed_)
+            longest = LONGEST_EPOCHS * self._trajectory.batches.per_epoch
+            first = chosen_sections(path, watched, self.section_tol, self._label_spread, longest)
+            self._chosen_sections[key] = refined_sections(make, first, 2 * self.section_tol)
         return self._chosen_sections[key]
+
+    @property
+    def _label_spread(self) -> float:
+        return float(np.std(self._rows.y[self._rows.weights > 0])) or 1.0
 
 
 def _predict(network: Network, theta: Tensor, X: NDArray) -> NDArray:
