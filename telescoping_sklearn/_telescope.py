@@ -435,7 +435,8 @@ class Telescope(ABC):
 
     def staged_reconstruction(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
         """Yield S_t y + c after each stage, (n_query,): one column, no matrix."""
-        for response in self.staged_response(X, self.y[:, None], offset=True, stages=stages):
+        labels = np.where(self.trained, self.y, 0.0)  # others weigh nothing, and would only take digits
+        for response in self.staged_response(X, labels[:, None], offset=True, stages=stages):
             yield response.sum(axis=1)
 
     def reconstruct(self, X: NDArray | None) -> NDArray:

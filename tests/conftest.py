@@ -66,6 +66,11 @@ def make_net(**settings):
     )
 
 
+def tree_tolerance(y):
+    """The largest gap between trees and what their weights rebuild; only float64's own digits grow with the mean."""
+    return 1e-5 * np.std(y) + 1e-6 * np.abs(y - np.mean(y)).max() + 16 * 2.0**-52 * np.abs(y).max()
+
+
 FAMILIES = {"trees": make_trees, "net": make_net}
 FITTED = {
     "trees": make_trees(),

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_trees, random_rows
+from conftest import tree_tolerance as tolerance
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -44,10 +45,6 @@ def library_of(model):
     seeds = [name for name in params if name.endswith("_seed") or name == "interaction_constraints"]
     params = {name: value for name, value in params.items() if not (name in seeds and value is None)}
     return lightgbm.LGBMRegressor(**params, verbosity=-1)
-
-
-def tolerance(y):
-    return 1e-5 * np.std(y) + 1e-6 * np.abs(y).max()
 
 
 def assert_matches_leaf_loops(model, X, y, query, sample_weight=None, given=None, arrays=None):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import FITTED, N_QUERY, N_TRAIN, make_net, make_trees, random_rows
+from conftest import FITTED, N_QUERY, N_TRAIN, make_net, make_trees, random_rows, tree_tolerance
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -40,7 +40,7 @@ def fresh(model):
 
 
 def rebuilding_tolerance(model, y):
-    return 1e-5 * np.std(y) + 1e-6 * np.abs(y).max() if is_trees(model) else 1e-4 * np.std(y)
+    return tree_tolerance(y) if is_trees(model) else 1e-4 * np.std(y)
 
 
 # The algebra

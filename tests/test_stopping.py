@@ -4,11 +4,15 @@ import matplotlib
 import numpy as np
 import pytest
 from conftest import make_net, make_trees, random_rows
+from oracles import leaf_loop_response
 from sklearn import config_context
+from sklearn.datasets import make_friedman1
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from telescoping_sklearn.displays import StoppingCurveDisplay
+
+INTERPOLATING = {"min_child_samples": 1, "num_leaves": 60, "min_child_weight": 0}
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +54,56 @@ def test_criteria_are_those_of_the_dense_smoothers(rows, settings, sample_weight
     assert curve.chosen == {name: curve.by_stage[name].to_numpy().argmin() + 1 for name in ("aicc", "gcv", "loo")}
 
 
-def test_the_leave_one_out_shortcut_is_refitting_without_the_row_while_structure_is_held(rows):
+def test_the_leave_one_out_shortcut_of_one_leaf_mean_is_its_error_without_the_row(rows):
     """One tree of rate 1 without a start of its own is a leaf mean, whose row is left out by hand."""
     X, y = rows
     model = make_trees(n_estimators=1, learning_rate=1.0).fit(X, y)
     leaf = model.booster_.predict(X, pred_leaf=True).ravel()
     errors = [y[i] - y[(leaf == leaf[i]) & (np.arange(60) != i)].mean() for i in range(60)]
     assert model.stopping_curve(criteria=["loo"]).by_stage["loo"].item() == pytest.approx(np.mean(np.square(errors)))
+
+
+def left_out_with_trees_held(model, X, y):
+    """Mean squared error of every row after every tree, its leaves worked again without that row."""
+    n, errors = len(y), []
+    leaves = model.booster_.predict(X, pred_leaf=True).reshape(n, -1)
+    kept = 1 - np.eye(n)  # one run of boosting a line, without the row of that number
+    predictions = np.tile((kept @ y / (n - 1))[:, None], n)
+    for tree in leaves.T:
+        members = np.equal.outer(tree, np.arange(tree.max() + 1)).astype(float)
+        sums, counts = (kept * (y - predictions)) @ members, kept @ members
+        predictions += model.learning_rate * (sums / counts)[:, tree]
+        errors.append(np.mean((y - np.diag(predictions)) ** 2))
+    return np.array(errors)
+
+
+def test_leaving_out_with_trees_held_is_boosting_the_same_trees_without_the_row(rows):
+    X, y = rows
+    model = make_trees().fit(X, y)
+    errors = []
+    for row in range(60):
+        kept = (np.arange(60) != row).astype(float)
+        errors.append(y[row] - leaf_loop_response(model, X, y[:, None], X[[row]], sample_weight=kept)[1].item())
+    assert left_out_with_trees_held(model, X, y)[-1] == pytest.approx(np.mean(np.square(errors)))
+
+
+@pytest.mark.parametrize(
+    ("learning_rate", "n_trees", "error"),
+    [
+        (0.1, 1, 0.02),
+        (0.1, 20, 0.20),
+        (0.1, 50, -0.35),
+        (0.1, 100, -0.92),
+        (0.3, 1, 0.05),
+        (0.3, 20, -0.67),
+        (0.3, 50, -1.0),
+    ],
+)
+def test_the_leave_one_out_shortcut_is_as_wrong_as_the_user_guide_says(learning_rate, n_trees, error):
+    X, y = make_friedman1(120, noise=1.0, random_state=0)
+    model = make_trees(n_estimators=n_trees, learning_rate=learning_rate, num_leaves=15).fit(X, y)
+    shortcut = model.stopping_curve(criteria=["loo"]).by_stage["loo"].iloc[-1]
+    assert shortcut / left_out_with_trees_held(model, X, y)[-1] - 1 == pytest.approx(error, abs=0.03)
 
 
 def test_no_criterion_knows_that_trees_adapt_to_noise():
@@ -124,12 +171,27 @@ def test_the_display_draws_what_the_curve_says(rows):
     plt.close("all")
 
 
-def test_criteria_that_are_infinite_everywhere_choose_nothing(rows):
-    settings = {"min_child_samples": 1, "num_leaves": 60, "min_child_weight": 0}
-    with pytest.raises(ValueError, match="'aicc' is infinite after every tree"):
-        make_trees(learning_rate=1.0, **settings).fit(*rows).stopping_curve()
+@pytest.mark.parametrize("criterion", ["aicc", "gcv", "loo"])
+def test_criteria_that_are_infinite_everywhere_choose_nothing_and_say_so(rows, criterion):
+    model = make_trees(learning_rate=1.0, **INTERPOLATING).fit(*rows)
+    with pytest.raises(
+        ValueError, match=f"'{criterion}' is infinite after every tree: .* Use smaller trees or a lower"
+    ):
+        model.stopping_curve(criteria=[criterion])
 
 
+@pytest.mark.parametrize("criterion", ["aicc", "gcv", "loo"])
+def test_criteria_that_are_infinite_after_some_trees_say_so_and_choose_among_the_others(rows, criterion):
+    """With a learning rate above 1 the weight of a row in its own prediction swings about 1."""
+    model = make_trees(learning_rate=1.4, **INTERPOLATING).fit(*rows)
+    with pytest.warns(UserWarning, match=rf"'{criterion}' is infinite after \d+ of 12 trees, first after tree \d+: "):
+        curve = model.stopping_curve(criteria=[criterion])
+    values = curve.by_stage[criterion].to_numpy()
+    assert not np.isfinite(values).all()
+    assert values[curve.chosen[criterion] - 1] == pytest.approx(values[np.isfinite(values)].min(), rel=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:The criterion 'loo' is infinite after 6 of 12 trees")
 def test_the_first_of_equals_is_chosen(rows):
     curve = (
         make_trees(learning_rate=1.4, min_child_samples=1, num_leaves=60).fit(*rows).stopping_curve(criteria=["loo"])

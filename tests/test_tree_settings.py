@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_trees, random_rows
+from conftest import tree_tolerance as tolerance
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from oracles import leaf_loop_response
 from sklearn import clone, config_context
 from sklearn.model_selection import GridSearchCV
-from test_boosting import assert_matches_leaf_loops, library_of, tolerance
+from test_boosting import assert_matches_leaf_loops, library_of
 
 from telescoping_sklearn.base import held_out_rows
 

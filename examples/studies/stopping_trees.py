@@ -1,5 +1,7 @@
 """Print the table of the user guide: how well criteria pick the number of trees, on every real set at hand.
 
+The criterion ``loo`` is the leave-one-out shortcut of linear smoothers, an approximation for boosted trees.
+
 Run ``python examples/studies/stopping_trees.py``; sets beside the embedded one are read from the folder that
 TELESCOPING_DATA names.
 """

@@ -31,6 +31,8 @@ class FitRecord(NamedTuple):
         Columns split by category.
     plans : tuple of (int, BaggingPlan)
         Number of trees before each stretch, and how its bags were drawn.
+    label_shift : float
+        What is taken off the labels that LightGBM is given; see `label_shift` in `_rows`.
     """
 
     params: Mapping[str, Any]
@@ -40,14 +42,16 @@ class FitRecord(NamedTuple):
     given: NDArray | None = None
     held_out: NDArray | None = None
     plans: tuple[tuple[int, BaggingPlan], ...] = ()
+    label_shift: float = 0.0
 
     def trained(self) -> Rows:
-        """Rows that LightGBM is given."""
-        return self.train if self.given is None else self.train.take(self.given)
+        """Rows that LightGBM is given, as it is given them."""
+        return (self.train if self.given is None else self.train.take(self.given)).shifted(self.label_shift)
 
     def watched(self) -> Rows | None:
-        """Rows that early stopping watches."""
-        return self.validation if self.held_out is None else self.train.take(self.held_out)
+        """Rows that early stopping watches, as LightGBM is given them."""
+        rows = self.validation if self.held_out is None else self.train.take(self.held_out)
+        return None if rows is None else rows.shifted(self.label_shift)
 
 
 def _arrays(given: FitRecord) -> dict[str, NDArray | None]:

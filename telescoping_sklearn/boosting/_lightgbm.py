@@ -1,7 +1,8 @@
 """How LightGBM is called, and how a fitted booster is read.
 
-LightGBM keeps labels and weights in float32; the weights that a telescope uses are rounded the same way, the labels are
-not, which is where the last digits of a reconstruction go.
+LightGBM keeps labels and weights in float32. The weights that a telescope uses are rounded the same way, and so are the
+labels at which it takes the derivatives of a curved loss; elsewhere labels are not rounded, which is where the last
+digits of a reconstruction go.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -129,18 +130,22 @@ class LightGBMTrees:
         Trees that predict.
     n_jobs : int or None
         Threads; None leaves the choice to LightGBM.
+    label_shift : float, default=0.0
+        What was taken off the labels that the booster was trained on; predictions get it back.
     """
 
-    def __init__(self, booster: lightgbm.Booster, n_stages: int, n_jobs: int | None):
+    def __init__(self, booster: lightgbm.Booster, n_stages: int, n_jobs: int | None, label_shift: float = 0.0):
         self.booster = booster
         self.n_stages = n_stages
+        self.label_shift = label_shift
         self._options: dict[str, Any] = {"validate_features": False}
         if n_jobs is not None and n_jobs > 0:
             self._options["num_threads"] = n_jobs
 
     def predict(self, X: NDArray, *, raw: bool = False) -> NDArray:
         """Predict with all stages, means or raw scores, (n_query,)."""
-        return np.asarray(self.booster.predict(X, num_iteration=self.n_stages, raw_score=raw, **self._options))
+        predicted = self.booster.predict(X, num_iteration=self.n_stages, raw_score=raw, **self._options)
+        return np.asarray(predicted) + self.label_shift
 
     def find_leaves(self, X: NDArray) -> NDArray:
         """Leaf of each row in each tree, (n_stages, n_query), compactly."""
@@ -157,7 +162,8 @@ class LightGBMTrees:
         """Yield what each tree adds to the raw score; LightGBM puts the start into the first."""
         one: dict[str, Any] = {"num_iteration": 1, "raw_score": True}
         for stage in range(self.n_stages):
-            yield np.asarray(self.booster.predict(X, start_iteration=stage, **one, **self._options))
+            output = np.asarray(self.booster.predict(X, start_iteration=stage, **one, **self._options))
+            yield output if stage else output + self.label_shift
 
     def ensemble(
         self,
@@ -175,7 +181,7 @@ class LightGBMTrees:
         X : ndarray of shape (n_train, n_features)
             Training rows.
         y : ndarray of shape (n_train,)
-            Their labels.
+            Their labels, as LightGBM was given them.
         row_weights : ndarray of shape (n_train,)
             Their weights, zero for rows not trained on.
         given : ndarray of int
@@ -203,6 +209,7 @@ class LightGBMTrees:
         ridges = [node_ridges(tree, many, params["reg_lambda"], params["cat_l2"]) for tree in trees]
         start, path = SquaredError().start(weights), None
         if (loss := curved_loss(params)) is not None:
+            y = y.astype(np.float32).astype(np.float64)
             raw, start = loss.start(weights, y)
             values = [tree.leaf_value for tree in trees]
             values[0] = values[0] - raw

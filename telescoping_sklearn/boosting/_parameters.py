@@ -93,6 +93,22 @@ def curved_loss(params: Mapping[str, Any]) -> CurvedLoss | None:
     return CURVED_LOSSES[objective](params) if objective in CURVED_LOSSES else None
 
 
+def follows_shifts(params: Mapping[str, Any]) -> bool:
+    """Whether the trees of an objective stay as they are, and predictions move along, where all labels are shifted.
+
+    Parameters
+    ----------
+    params : mapping
+        Parameters of the estimator.
+
+    Returns
+    -------
+    bool
+        True for losses of y - f only.
+    """
+    return params["objective"] in SQUARED_ERROR_NAMES
+
+
 class Refusal(NamedTuple):
     """A setting whose leaves are not weighted means of the labels that we can rebuild."""
 

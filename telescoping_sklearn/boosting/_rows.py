@@ -1,7 +1,8 @@
 """The rows that LightGBM is given, and what they must be for a fit on them to have label weights.
 
 LightGBM keeps labels, weights and gradients in float32, and adds 1e-15 to sums of hessians. What it would lose there,
-it loses in silence: it is refused here, before any training.
+it loses in silence. Labels far from zero are centred before LightGBM sees them, under losses that allow it; all else is
+refused here, before any training.
 """
 
 from collections.abc import Mapping
@@ -10,12 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from telescoping_sklearn.boosting._parameters import curved_loss
+from telescoping_sklearn.boosting._parameters import curved_loss, follows_shifts
 from telescoping_sklearn.losses import CurvedLoss
 
-_FLOAT32 = np.finfo(np.float32)
-#: Share of the largest label that may go in float32; the telescope is checked to as much.
-_LABEL_TOLERANCE = 1e-6
+_FLOAT32, _FLOAT64 = np.finfo(np.float32), np.finfo(np.float64)
+#: Labels are centred where float32 would take more than this share of the tolerance of the telescope's check: gaps were
+#: up to three times what float32 takes, at a learning rate of 1.9.
+_CENTRED_ABOVE = 0.25
+#: Share of the labels' standard deviation that float32 may take where they cannot be centred.
+_MOST_LOST = 1e-3
+#: What float32 may change in a raw score: rounding is relative to a label, and raw scores are logarithms of labels.
+RAW_ROUNDING = 4 * float(_FLOAT32.eps)
 #: LightGBM takes a mean label this close to zero for zero, and leaf values of 1e-35.
 _ZERO_MEAN, _SMALLEST_LABEL = 1e-15, 1e-30
 #: Below this weight of a leaf rounding errors of sums of hessians pass for rows, and LightGBM aborts, unless leaves
@@ -35,9 +41,34 @@ class Rows(NamedTuple):
         weights = self.sample_weight
         return Rows(self.X[rows], self.y[rows], None if weights is None else weights[rows])
 
+    def shifted(self, shift: float) -> "Rows":
+        """Take a constant off the labels."""
+        return self if shift == 0 else self._replace(y=self.y - shift)
 
-def refuse_trained(params: Mapping[str, Any], rows: Rows) -> None:
-    """Raise ValueError for rows that cannot be trained on, or not with the settings given.
+    def weighted_labels(self) -> NDArray:
+        """Labels of the rows that weigh something."""
+        return self.y if self.sample_weight is None else self.y[self.sample_weight > 0]
+
+
+def spread_tolerance(values: NDArray) -> float:
+    """Give the gap that rounding explains between two models of labels: small beside the spread of the labels.
+
+    Parameters
+    ----------
+    values : ndarray
+        Labels, or raw scores, of the rows trained on.
+
+    Returns
+    -------
+    float
+        1e-5 standard deviations, 1e-6 of the largest deviation from the mean, and the last digits of float64.
+    """
+    largest_deviation = np.abs(values - values.mean()).max()
+    return float(1e-5 * values.std() + 1e-6 * largest_deviation + 16 * _FLOAT64.eps * np.abs(values).max())
+
+
+def label_shift(params: Mapping[str, Any], rows: Rows) -> float:
+    """Choose the constant that is taken off the labels before LightGBM rounds them to float32.
 
     Parameters
     ----------
@@ -45,6 +76,39 @@ def refuse_trained(params: Mapping[str, Any], rows: Rows) -> None:
         Parameters of the estimator.
     rows : Rows
         The rows to train on.
+
+    Returns
+    -------
+    float
+        Their weighted mean label where rounding would cost more than a quarter of `spread_tolerance`; 0 where it would
+        not, and under losses whose trees do not follow a shift of the labels.
+    """
+    labels = rows.weighted_labels()
+    if not (follows_shifts(params) and len(labels) and _in_range(np.abs(labels).max())):  # refused later, or as it is
+        return 0.0
+    if _lost_in_float32(labels) <= _CENTRED_ABOVE * spread_tolerance(labels):
+        return 0.0
+    weights = rows.sample_weight
+    mean = np.average(labels, weights=None if weights is None else weights[weights > 0])
+    return float(np.clip(mean, labels.min(), labels.max()))  # the mean of equal labels is that label, to the last digit
+
+
+def _lost_in_float32(labels: NDArray) -> float:
+    """Largest change of a label where it is rounded to float32."""
+    return float(np.abs(labels - labels.astype(np.float32)).max())
+
+
+def refuse_trained(params: Mapping[str, Any], rows: Rows, shift: float) -> None:
+    """Raise ValueError for rows that cannot be trained on, or not with the settings given.
+
+    Parameters
+    ----------
+    params : mapping
+        Parameters of the estimator.
+    rows : Rows
+        The rows to train on, as LightGBM is given them.
+    shift : float
+        What was taken off their labels.
 
     Raises
     ------
@@ -59,14 +123,16 @@ def refuse_trained(params: Mapping[str, Any], rows: Rows) -> None:
             "2 or more."
         )
     _refuse_zero_weights(weights, f"leaves to train on with validation_fraction={params['validation_fraction']}")
-    _refuse_lost_digits(y, weights, ("y", "sample_weight"))
+    _refuse_lost_digits(y, weights, ("y", "sample_weight"), shift)
+    if not follows_shifts(params):
+        _refuse_lost_spread(params["objective"], rows.weighted_labels())
     loss = curved_loss(params)
     if loss is not None and not (_covers(loss, y) and loss.accepts(y[weights > 0])):
         raise ValueError(
             f"objective={params['objective']!r} takes {loss.takes}; y runs from {y.min()} to {y.max()} on the rows "
             "trained on."
         )
-    if loss is None:
+    if loss is None and not shift:  # the mean left by a shift is a rounding error
         _refuse_lost_start(y, weights)
     other = None
     if loss is not None:
@@ -93,7 +159,7 @@ def _refuse_empty_leaves(params: Mapping[str, Any], other: str | None) -> None:
         )
 
 
-def refuse_watched(params: Mapping[str, Any], rows: Rows, suffix: str) -> None:
+def refuse_watched(params: Mapping[str, Any], rows: Rows, suffix: str, shift: float) -> None:
     """Raise ValueError for rows that early stopping cannot watch.
 
     Parameters
@@ -101,9 +167,11 @@ def refuse_watched(params: Mapping[str, Any], rows: Rows, suffix: str) -> None:
     params : mapping
         Parameters of the estimator.
     rows : Rows
-        The rows.
+        The rows, as LightGBM is given them.
     suffix : str
         What the names of their labels and weights in `fit` end in: "_val", or "" for a share of the training rows.
+    shift : float
+        What was taken off their labels.
 
     Raises
     ------
@@ -113,7 +181,7 @@ def refuse_watched(params: Mapping[str, Any], rows: Rows, suffix: str) -> None:
     y, weights = rows.y, np.ones(len(rows.y)) if rows.sample_weight is None else rows.sample_weight
     if not suffix:  # what is given to `fit` for this is validated there
         _refuse_zero_weights(weights, f"holds out with validation_fraction={params['validation_fraction']}")
-    _refuse_lost_digits(y, weights, (f"y{suffix}", f"sample_weight{suffix}"))
+    _refuse_lost_digits(y, weights, (f"y{suffix}", f"sample_weight{suffix}"), shift)
     loss = curved_loss(params)
     if loss is not None and not _covers(loss, y):
         raise ValueError(
@@ -136,11 +204,27 @@ def _refuse_zero_weights(weights: NDArray, share: str) -> None:
         )
 
 
-def _refuse_lost_digits(y: NDArray, weights: NDArray, names: tuple[str, str]) -> None:
+def _refuse_lost_spread(objective: str, y: NDArray) -> None:
+    """Raise ValueError where float32 takes much of the spread of labels that cannot be centred."""
+    lost, spread = _lost_in_float32(y), y.std()
+    if lost > _MOST_LOST * spread and spread > 16 * _FLOAT64.eps * np.abs(y).max():
+        raise ValueError(
+            f"objective={objective!r} needs y as it is, and LightGBM keeps y in float32: that changes labels by up to "
+            f"{lost:.3g}, where their standard deviation is {spread:.3g}. Use objective='regression', which takes the "
+            "mean off y first, or labels that spread more beside their size."
+        )
+
+
+def _in_range(largest: float) -> bool:
+    """Whether float32 holds labels up to this size, and differences of them."""
+    return bool(largest == 0 or _SMALLEST_LABEL <= largest <= _FLOAT32.max / 2)
+
+
+def _refuse_lost_digits(y: NDArray, weights: NDArray, names: tuple[str, str], shift: float) -> None:
     """Raise ValueError where labels or weights leave the range of float32."""
     largest, heaviest = np.abs(y).max(), weights.max()
-    if 2 * largest > _FLOAT32.max or 0 < largest < _SMALLEST_LABEL:
-        raise _out_of_range(names[0], y)
+    if not _in_range(largest):
+        raise _out_of_range(names[0], y, shift)
     if 2 * max(largest, 1.0) * heaviest > _FLOAT32.max or ((weights > 0) & (weights.astype(np.float32) == 0)).any():
         raise _out_of_range(names[1], weights)
 
@@ -148,13 +232,14 @@ def _refuse_lost_digits(y: NDArray, weights: NDArray, names: tuple[str, str]) ->
 def _refuse_lost_start(y: NDArray, weights: NDArray) -> None:
     """Raise ValueError where LightGBM would start from zero instead of a mean label that is not."""
     mean = abs(weights @ y) / weights.sum()
-    if _LABEL_TOLERANCE * np.abs(y).max() < mean <= _ZERO_MEAN:
+    if spread_tolerance(y[weights > 0]) < mean <= _ZERO_MEAN:
         raise _out_of_range("y", y)
 
 
-def _out_of_range(name: str, values: NDArray) -> ValueError:
+def _out_of_range(name: str, values: NDArray, shift: float = 0.0) -> ValueError:
     sizes = np.abs(values[values != 0])
+    less = f" once {shift:.6g} is taken off" if shift else ""
     return ValueError(
-        f"{name} has absolute values from {sizes.min():.3g} to {sizes.max():.3g}. LightGBM keeps float32 and would "
-        f"lose them: rescale {name}, for example to a mean size of 1."
+        f"{name} has absolute values from {sizes.min():.3g} to {sizes.max():.3g}{less}. LightGBM keeps float32 and "
+        f"would lose them: rescale {name}, for example to a mean size of 1."
     )

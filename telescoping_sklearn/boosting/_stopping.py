@@ -5,6 +5,7 @@ labels, which no criterion here knows: S_t is taken as if it had been fixed, so 
 freedom, and the criteria tend to ask for more trees than are best.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,14 @@ from telescoping_sklearn._telescope import Estimate
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
 
 CRITERIA = ("aicc", "gcv", "loo")
+#: What is left of a denominator of 1 by which no error is divided: rounding errors would be what is seen.
+_NOTHING_LEFT = 1e-9
+#: When a criterion is infinite.
+_INFINITE = {
+    "aicc": "the trace of S comes within 2 of the number of rows",
+    "gcv": "the trace of S reaches the number of rows",
+    "loo": "a row weighs 1 or more in its own prediction (S_ii >= 1), and the shortcut says nothing",
+}
 
 
 @dataclass(frozen=True)
@@ -27,9 +36,10 @@ class StoppingCurve:
     ----------
     by_stage : pandas.DataFrame
         One line a stage, the start left out. Columns: ``training_mse``; ``degrees_of_freedom``, the trace of S, and
-        ``degrees_of_freedom_se``, its standard error (0 where it is exact); and a column for every criterion.
+        ``degrees_of_freedom_se``, its standard error (0 where it is exact); and a column for every criterion, infinite
+        where the criterion is not defined.
     chosen : dict of str to int
-        The stage at which each criterion is least.
+        The stage at which each criterion is least, among those where it is finite.
     """
 
     by_stage: pd.DataFrame
@@ -63,16 +73,21 @@ def stopping_curve(telescope: LeafTelescope, criteria: Sequence[str], n_probes: 
     formulas = {"aicc": corrected_aic, "gcv": generalised_cross_validation}
     for name in criteria:
         table[name] = left_out if name == "loo" else formulas[name](np.array(errors), trace.value, len(y))
-    return StoppingCurve(table, {name: _least(name, table[name].to_numpy()) for name in criteria})
+    chosen = dict(zip(criteria, map(_least, criteria, [table[name].to_numpy() for name in criteria]), strict=True))
+    return StoppingCurve(table, chosen)
 
 
 def _least(name: str, values: NDArray) -> int:
     """Stage at which a criterion is least, the first of equals to rounding."""
     finite = np.isfinite(values)
+    remedy = "Use smaller trees or a lower learning_rate, or leave the criterion out."
     if not finite.any():
-        raise ValueError(
-            f"The criterion {name!r} is infinite after every tree: the trees reproduce their labels. Use smaller trees "
-            "or a lower learning_rate, or leave the criterion out."
+        raise ValueError(f"The criterion {name!r} is infinite after every tree: {_INFINITE[name]}. {remedy}")
+    if not finite.all():
+        warnings.warn(
+            f"The criterion {name!r} is infinite after {np.sum(~finite)} of {len(values)} trees, first after tree "
+            f"{np.argmin(finite) + 1}: {_INFINITE[name]}. Its choice is among the other trees only. {remedy}",
+            stacklevel=4,  # where the user asked
         )
     values = np.where(finite, values, np.inf)
     least = values.min()
@@ -86,7 +101,9 @@ def corrected_aic(mse: NDArray, degrees_of_freedom: NDArray, n: int) -> NDArray:
     information criterion", JRSS B 60 (1998).
     """
     left = n - degrees_of_freedom - 2.0
-    penalty = np.divide(2 * (degrees_of_freedom + 1), left, out=np.full_like(left, np.inf), where=left > 0)
+    penalty = np.divide(
+        2 * (degrees_of_freedom + 1), left, out=np.full_like(left, np.inf), where=left > n * _NOTHING_LEFT
+    )
     with np.errstate(divide="ignore"):  # a perfect fit
         return np.where(np.isfinite(penalty), np.log(mse) + 1.0, 0.0) + penalty
 
@@ -94,12 +111,17 @@ def corrected_aic(mse: NDArray, degrees_of_freedom: NDArray, n: int) -> NDArray:
 def generalised_cross_validation(mse: NDArray, degrees_of_freedom: NDArray, n: int) -> NDArray:
     """Mean squared error over (1 - df / n)^2, infinite where df reaches n; Craven and Wahba (1978)."""
     share = 1.0 - degrees_of_freedom / n
-    return np.divide(mse, share**2, out=np.full_like(mse, np.inf), where=share > 0)
+    return np.divide(mse, share**2, out=np.full_like(mse, np.inf), where=share > _NOTHING_LEFT)
 
 
 def _left_out(residual: NDArray, own: NDArray) -> NDArray:
-    """(y - f) / (1 - S_ii): the residual had the row not been there, the trees held fixed."""
-    return np.divide(residual, 1.0 - own, out=np.full_like(residual, np.inf), where=own < 1)
+    """(y - f) / (1 - S_ii), infinite where S_ii >= 1.
+
+    It is the residual without the row for a smoother whose other weights only grow in proportion when a row goes, such
+    as one leaf. In boosting the residuals and counts of later trees change too, so it is not the error of the same
+    trees without the row.
+    """
+    return np.divide(residual, 1.0 - own, out=np.full_like(residual, np.inf), where=own < 1 - _NOTHING_LEFT)
 
 
 def _own_weights(telescope: LeafTelescope, asked: bool) -> Iterator[NDArray | None]:

@@ -15,7 +15,8 @@ _LABELS = {"aicc": "corrected AIC", "gcv": "generalised cross-validation", "loo"
 class StoppingCurveDisplay:
     """Criteria for the number of trees against the stage, each with the stage that it chooses.
 
-    Criteria have units of their own, so each is drawn less its least value, as a share of its range.
+    Criteria have units of their own, so each is drawn less its least value, as a share of its range. Stages where a
+    criterion is infinite are left out.
 
     Parameters
     ----------

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from telescoping_sklearn import _memory
 from telescoping_sklearn._refit import all_at_once
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
+from telescoping_sklearn.neural._float_range import refuse_overflow
 from telescoping_sklearn.neural._modules import read_module
 from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule, Network
 from telescoping_sklearn.neural._path import RULES, Path, as_double
@@ -114,7 +115,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         relative change that it allows of effective parameters. `section_gap_` and `section_bias_` say what was
         reached. May be set after fitting.
     dtype : {"float32", "float64"}, default="float32"
-        Precision of training.
+        Precision of training, responses and kernels. Values of X beyond 1e16 (float64: 1e75) are refused: powers of
+        kernels would overflow.
     device : str, default="cpu"
         torch device to train and answer on.
     random_state : None, int, RandomState or Generator, default=None
@@ -335,6 +337,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             If not even the checkpoints of the run would fit `record_budget`.
         """
         X, y, weights = self._training_data(X, y, sample_weight)
+        refuse_overflow(X, _DTYPES[self.dtype], getattr(self, "feature_names_in_", None))
         self.seed_ = draw_seed(self.random_state)
         kept, held_out = np.arange(len(y)), None
         if self.early_stopping:
@@ -527,7 +530,9 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
 
     def _query(self, X: Any) -> NDArray:
         check_is_fitted(self)
-        return validate_data(self, X, dtype=np.float64, reset=False)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        refuse_overflow(X, self.module_.theta.dtype, getattr(self, "feature_names_in_", None))
+        return X
 
     def _answer_settings(self) -> tuple:
         return self.rule, self.section, self.section_tol

@@ -118,12 +118,12 @@ class Path:
             for weight, theta in outer:
                 yield block, weight, self.tangent(theta, rows[block])
 
-    def outputs(self, rows: Tensor, stage: int) -> Tensor:
-        """Predictions of the net itself after a stage, in float64."""
-        theta = self.theta(stage)
-        outputs = torch.empty(len(rows), dtype=torch.float64, device=self.device)
+    def outputs(self, rows: Tensor, stage: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Predictions of the net itself after a stage."""
+        theta = self.theta(stage).to(dtype)
+        outputs = torch.empty(len(rows), dtype=dtype, device=self.device)
         for block in row_blocks(self.network, len(rows), n_columns=1):
-            outputs[block] = self.network.forward(theta, rows[block])
+            outputs[block] = self.network.forward(theta, rows[block].to(dtype))
         return outputs
 
     def change(self, rows: Tensor, first: int, last: int, directions: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from telescoping_sklearn.neural._carriers import (
     KernelCarrier,
     ParameterCarrier,
 )
+from telescoping_sklearn.neural._float_range import refuse_infinite_outputs
 from telescoping_sklearn.neural._path import Path, as_double
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, measured_accuracy
 from telescoping_sklearn.neural._sections import Sections
@@ -412,4 +413,6 @@ class TangentTelescope(Telescope):
         if X is None:
             return self.path.rows
         refuse_other_columns(X, self.path.rows.shape[1])
-        return as_double(X, self.path.device)
+        rows = as_double(X, self.path.device)
+        refuse_infinite_outputs(self.path.outputs(rows, self.n_stages, self.path.dtype), self.path.dtype)
+        return rows
