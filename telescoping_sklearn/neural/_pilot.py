@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from telescoping_sklearn._telescope import read_only
 from telescoping_sklearn.neural._path import Path
 from telescoping_sklearn.neural._sections import Sections
 
@@ -113,6 +114,11 @@ class ResponseAccuracy:
     stages: NDArray[np.intp]
     errors: NDArray
     last_sound: int
+
+    def __post_init__(self) -> None:
+        """Hand out read-only arrays: every later standard error depends on them."""
+        object.__setattr__(self, "stages", read_only(self.stages))
+        object.__setattr__(self, "errors", read_only(self.errors))
 
     @property
     def typical(self) -> float:
