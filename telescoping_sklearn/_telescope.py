@@ -44,6 +44,10 @@ Subsets = Sequence[ArrayLike] | None
 Item = TypeVar("Item")
 
 
+class NotASmootherError(ValueError):
+    """Raised where a question presumes that weights times labels rebuild the prediction, and they do not."""
+
+
 class Start(NamedTuple):
     """Where a model starts, f_0 = A y + b.
 
