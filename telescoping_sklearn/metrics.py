@@ -128,7 +128,7 @@ def kernel_norm_ratio_scorer(estimator: Any, X: Any, y: Any = None) -> float:
     -------
     float
         Above 1, the largest kernel norm, averaged over stages, is larger at these rows than at the rows trained on.
-        See `TelescopingGBTRegressor.kernel_norm_ratio` for what it cannot tell.
+        For boosted trees it is at most 1 whatever the rows are.
 
     Raises
     ------

@@ -157,7 +157,7 @@ def test_a_score_that_does_not_exist_stops_searches_that_raise(model, settings, 
 def test_other_errors_of_a_question_keep_their_own_words(rows):
     model = clone(TREES).fit(*rows)
     for scorer in BOTH.values():
-        with pytest.raises(ValueError, match="^X has 3 features"):
+        with pytest.raises(ValueError, match=r"^X has 3 features"):
             scorer(model, rows[0][:, :3])
 
 

@@ -194,6 +194,13 @@ def test_kernel_norm_ratio_compares_stage_means_of_the_largest_norms(telescope):
     )
 
 
+def test_kernel_norm_ratio_above_1_allows_smaller_kernels_at_single_stages(telescope):
+    telescope.parts = np.zeros((2, N, N))
+    telescope.parts[0, :, 0], telescope.parts[1, :, 0] = [3, 0, 0, 0, 0, 2], [0.5, 0, 0, 0, 0, 2]
+    telescope.parts = np.concatenate([telescope.parts, telescope.parts[:1]])
+    assert telescope.kernel_norm_ratio(np.array([[5.0]]), stages=[1, 2]) == pytest.approx(4 / 3.5)
+
+
 def test_kernel_norm_ratio_of_subsets(telescope):
     alone = [telescope.kernel_norm_ratio(QUERY[rows]) for rows in ([0, 1], [2])]
     np.testing.assert_allclose(telescope.kernel_norm_ratio(QUERY, subsets=[[0, 1], [2]]), alone)

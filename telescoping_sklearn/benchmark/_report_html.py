@@ -43,9 +43,9 @@ _ENOUGH_DATA_SETS = 6
 _HOW_TO_READ = (
     "Errors are in units of the training labels' variance: 1 is what predicting their mean would score. The relative "
     "gap is the difference between two models' errors on a test set, over the same difference on regular rows. The "
-    "kernel norm ratio compares the largest kernel norm on a test set with that on the training rows: above 1 a "
-    "model's kernels do there what they never did in training. Effective parameters are those of a linear smoother "
-    "with the same weights."
+    "kernel norm ratio is the largest kernel norm on a test set, averaged over training stages, over the same on the "
+    "training rows: above 1 it is larger on the test set. For boosted trees the ratio is at most 1 whatever the rows "
+    "are. Effective parameters are those of a linear smoother with the same weights."
 )
 
 

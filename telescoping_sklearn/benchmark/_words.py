@@ -198,8 +198,8 @@ def say_kernels(summary: pd.DataFrame, kind: str) -> str:
             what = f"stays near 1 or below (largest {largest})"
         elif values[-1] > max(values[0] + _noise(part), 1 + _ABOVE_ONE):
             what = (
-                f"rises from {number(values[0])} to {number(values[-1])}: {places.far} its kernels do what they never "
-                "did in training"
+                f"rises from {number(values[0])} to {number(values[-1])}: {places.far} its largest kernel norm, "
+                "averaged over stages, is larger than on the rows trained on"
             )
         else:
             what = f"exceeds 1 (largest {largest}), with no rise beyond noise from the first test set to the last"
