@@ -51,7 +51,7 @@ _HOW_TO_READ = (
 
 @dataclass
 class Report:
-    """What a report is made of.
+    """Contents of a report.
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ def write_report(
     metadata: Mapping[str, Any] | None = None,
     title: str = "Models on irregular rows",
 ) -> Path:
-    """Write a study's results as one HTML file that needs no network.
+    """Write a study's results as a self-contained HTML file.
 
     It holds a summary in words, curves with error bands for every data set, tables that can be sorted, settings and
     versions, and how to run the study again. It is readable without scripts, on a phone, in dark mode and by a screen
@@ -190,7 +190,7 @@ def _compare(results: pd.DataFrame) -> ModelComparison | None:
 
 
 def _gaps(table: pd.DataFrame, labelled: pd.DataFrame, store: ResultStore, reference: str) -> dict[str, pd.DataFrame]:
-    """Ask for the gaps of every other model, and give data sets the labels of the report."""
+    """Compute the gaps of every other model, with the data sets' labels of the report."""
     labels = dict(zip(zip(table["data"], table["score"], strict=True), labelled["data"], strict=True))
     gaps = {}
     for model in dict.fromkeys(table["model"]):
@@ -251,7 +251,7 @@ def _text(environment: Environment, name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """Name a script or style as the page's security policy does: nothing else may run."""
+    """Hash of a script or style for the page's content security policy, which allows nothing else."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -314,7 +314,7 @@ def _data_set(report: Report, name: str) -> dict[str, Any]:
 
 
 def _say_of_sets(report: Report, name: str, results: pd.DataFrame, kind: str) -> list[str]:
-    """Say what gaps and kernels do along the test sets of a kind."""
+    """Describe gaps and kernel norm ratios along the test sets of a kind."""
     found = {model: report.gaps_of(name, model, kind) for model in report.gaps}
     words = [_words.say_gap(part, model, report.reference) for model, part in found.items() if len(part)]
     if "kernel_norm_ratio" in results:
@@ -356,14 +356,14 @@ def _facts(results: pd.DataFrame) -> str:
 
 
 def _sizes(results: pd.DataFrame) -> list[str]:
-    """Say how large the test sets of each kind are."""
+    """Describe the sizes of the test sets of each kind."""
     names = {"mixture": "mixtures", "decile": "deciles", "shift": "sets along the shift"}
     groups: Any = results.groupby("set_kind", sort=False)
     return [f"{names[kind]} of {_span(part, 'n_test')}" for kind, part in groups if kind in names]
 
 
 def _unfinished(report: Report) -> str:
-    """Say how much of the study is missing; nothing where nothing is."""
+    """Describe how many tasks are missing; empty if none are."""
     n_tasks, n_failed = report.metadata.get("n_tasks"), len(report.failures)
     n_open = n_tasks - n_failed - report.metadata["n_done"] if isinstance(n_tasks, int) else 0
     parts = [f"{n_open} are still to do"] if n_open else []
@@ -379,7 +379,7 @@ def _failures(failures: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def _as_json(results: pd.DataFrame) -> dict[str, Any]:
-    """Columns and rows as JSON types: what is missing or infinite is null."""
+    """Columns and rows as JSON types; missing and infinite values are null."""
     plain = results.astype(object).where(results.notna() & ~results.isin([np.inf, -np.inf]), None)
     return {"columns": list(results.columns), "rows": [[_plain(cell) for cell in row] for row in plain.to_numpy()]}
 
