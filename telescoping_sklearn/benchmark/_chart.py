@@ -20,7 +20,7 @@ _CHARACTER = 8.0
 _LOG_ABOVE = 40.0
 #: A standard error below this share of its value is rounding.
 _ROUNDING = 1e-9
-#: Outlines of the markers, around the origin; with the dashes they tell curves apart without colour.
+#: Outlines of the markers, around the origin; markers and dashes distinguish curves without colour.
 MARKERS = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
     "M-3.6-3.6h7.2v7.2h-7.2z",
@@ -97,7 +97,7 @@ class Axis:
         return round(self.start + (at - low) / (high - low) * (self.end - self.start), 2)
 
     def clip(self, value: float) -> float:
-        """Keep a value within the axis."""
+        """Clip a value to the axis."""
         return min(max(value, self.low), self.high)
 
 
@@ -201,7 +201,7 @@ def set_name(kind: str, value: float) -> str:
 
 
 def short_set_name(kind: str, value: float) -> str:
-    """Name a test set at a tick."""
+    """Tick label of a test set."""
     return f"{value:.0f}" if kind == "decile" else f"{value:.0%}"
 
 
@@ -338,5 +338,5 @@ def _describe(title: str, kind: str, parts: Sequence[tuple[str, pd.DataFrame]]) 
 
 
 def legend(models: Sequence[str]) -> list[dict[str, Any]]:
-    """Give the report's models with their styles."""
+    """Models of the report with their styles."""
     return [{"label": model, "style": style} for style, model in enumerate(models)]

@@ -32,7 +32,7 @@ _PANELS = {
     "kernel_norm_ratio": "Kernel norm ratio",
     "effective_params": "Effective parameters",
 }
-#: Title of the panels of each kind of test set, and what their axis is.
+#: Title of the panels and label of the axis, by kind of test set.
 _GROUPS = {
     "mixture": ("Mixtures of regular and irregular rows", "irregular rows"),
     "decile": ("By decile of irregularity", "decile, 10 the most irregular"),
@@ -82,7 +82,7 @@ class Report:
 
     @property
     def reference(self) -> str:
-        """The model that gaps are taken to: the one with the lowest mean rank on regular rows; empty without ranks."""
+        """The reference model of the gaps: that of the lowest mean rank on regular rows; empty without ranks."""
         return "" if self.comparison is None else str(self.comparison.ranks["model"].iloc[0])
 
     @property
@@ -110,8 +110,8 @@ def write_report(
 ) -> Path:
     """Write a study's results as a self-contained HTML file.
 
-    It holds a summary in words, curves with error bands for every data set, tables that can be sorted, settings and
-    versions, and how to run the study again. It is readable without scripts, on a phone, in dark mode and by a screen
+    It contains a summary in words, curves with error bands for every data set, sortable tables, settings and versions,
+    and code to run the study again. It is readable without scripts, on a phone, in dark mode and by a screen
     reader. All names are escaped.
 
     Parameters
@@ -120,9 +120,9 @@ def write_report(
         Results as `run_benchmark` returns them, or a file that it wrote. Relative gaps need the file, which has squared
         errors row by row.
     output : str or Path
-        File to write; what was there is written over.
+        File to write; an existing file is overwritten.
     metadata : mapping or None, default=None
-        The study, versions and machine, where ``results`` is a DataFrame; a file has its own.
+        The study, versions and machine, if ``results`` is a DataFrame; a results file has its own.
     title : str, default="Models on irregular rows"
         Heading of the page.
 
@@ -136,7 +136,7 @@ def write_report(
     ValueError
         If there are no results yet, or columns are missing.
     StoreError
-        If the file is foreign or damaged.
+        If the file is not a results file or is damaged.
 
     Examples
     --------
@@ -179,7 +179,7 @@ def _gather(source: Any, metadata: Mapping[str, Any] | None) -> Report:
 
 
 def _compare(results: pd.DataFrame) -> ModelComparison | None:
-    """Compare all models on regular rows, or on those that have not shifted; None where no two share any."""
+    """Compare all models on regular or unshifted rows; None if no two models share any."""
     over = "data" if results["data"].nunique() >= _ENOUGH_DATA_SETS else "data and seed"
     for kind in ("mixture", "shift"):
         try:
@@ -204,7 +204,7 @@ def _gaps(table: pd.DataFrame, labelled: pd.DataFrame, store: ResultStore, refer
 
 
 def render(report: Report, title: str) -> str:
-    """Write a report as a page."""
+    """Render a report as HTML."""
     loader = PackageLoader("telescoping_sklearn.benchmark")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -279,9 +279,9 @@ def _about_numbers(n_seeds: int, with_gaps: bool, reference: str) -> str:
     if with_gaps:
         return (
             f"{said} Relative gaps are to {reference}, in brackets the 95% interval of a bootstrap of seeds and test "
-            "rows; where there is none the gap is not defined, and the cell says why."
+            "rows; an undefined gap has the reason in its cell."
         )
-    return f"{said} Relative gaps need squared errors row by row, of two models or more; without these none are given."
+    return f"{said} Relative gaps need squared errors by row, of two models or more, and are missing without them."
 
 
 def _summary(report: Report) -> list[str]:
@@ -366,7 +366,7 @@ def _unfinished(report: Report) -> str:
     """Describe how many tasks are missing; empty if none are."""
     n_tasks, n_failed = report.metadata.get("n_tasks"), len(report.failures)
     n_open = n_tasks - n_failed - report.metadata["n_done"] if isinstance(n_tasks, int) else 0
-    parts = [f"{n_open} are still to do"] if n_open else []
+    parts = [f"{n_open} are not run yet"] if n_open else []
     parts += [f"{n_failed} failed, and are listed under Settings"] if n_failed else []
     return f"Of {n_tasks} tasks {' and '.join(parts)}; they are missing here." if parts else ""
 

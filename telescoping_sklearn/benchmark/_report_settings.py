@@ -19,7 +19,7 @@ from telescoping_sklearn.benchmark._tuning import PAPER_SPACES, read_space
 
 #: Longer values are collapsed.
 _SHORT = 110
-#: What of a study's description is a parameter as it stands.
+#: Entries of a study's description that equal its parameters.
 _AS_THEY_STAND = (
     "n_seeds",
     "proportions",
@@ -207,7 +207,7 @@ def again(metadata: Mapping[str, Any], file: str = "results.sqlite") -> list[dic
     parameters, unknown = study_parameters(study)
     words = _FROM_PYTHON
     if unknown:
-        words += f" The parts marked ... only the program that made the study has: {', '.join(unknown)}."
+        words += f" The parts marked ... must be filled in from the program that made the study: {', '.join(unknown)}."
     return [{"words": words, "code": _code(parameters, file)}, from_file]
 
 
@@ -228,19 +228,19 @@ def _as_call(parameters: Mapping[str, Any]) -> str:
 
 
 def study_parameters(study: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Find the parameters of a study in its description.
+    """Recover the parameters of a study from its description.
 
     Parameters
     ----------
     study : mapping
-        What `BenchmarkStudy.describe` gives.
+        Result of `BenchmarkStudy.describe`.
 
     Returns
     -------
     parameters : dict
         Parameters of `BenchmarkStudy` with that description.
     unknown : list of str
-        Parts that a description cannot hold: tables in memory and estimators made of others.
+        Parts that a description does not contain: tables in memory and estimators made of others.
     """
     unknown: list[str] = []
     data = [_data_parameter(source, unknown) for source in study["data"]]
@@ -277,9 +277,9 @@ def _model_parameter(name: str, model: Mapping[str, Any], study: Mapping[str, An
 
 
 def _as_given(path: str, params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Write an estimator by its public path, with the parameters that are not its defaults; as it is where unknown."""
+    """Public path of an estimator and its non-default parameters; both unchanged if it cannot be imported."""
     module, _, name = path.rpartition(".")
-    if module.partition(".")[0] not in sys.modules:  # a file of results must not choose what is imported
+    if module.partition(".")[0] not in sys.modules:  # a results file must not decide what is imported
         return path, dict(params)
     try:
         klass = getattr(import_module(module), name)
@@ -307,7 +307,7 @@ def _made_by_name(name: str, model: Mapping[str, Any], study: Mapping[str, Any])
 
 
 def _choice(described: Any) -> Any:
-    """Write what a parameter is drawn from as a study takes it, where that is the same to the last digit."""
+    """Convert a described distribution to the form of a study, if that reproduces it exactly."""
     written = described
     if isinstance(described, Mapping):
         numbers = [*described.get("args", ()), *described.get("kwds", {}).values()]
@@ -331,12 +331,12 @@ _ENDS = {
     "randint": _Ends("randint", lambda low, beyond: (low, beyond - 1)),
     "lognorm": _Ends("lognormal", lambda sigma, scale: (math.log(scale), sigma)),
 }
-#: What the description of a table given in Python says of where it is.
+#: Source in the description of a table given in Python.
 _IN_MEMORY = "memory"
 _UNKNOWN = "\N{HORIZONTAL ELLIPSIS}"
 _FROM_PYTHON = (
-    "Tasks that the file of results holds are not run again; without it, all are. With the versions listed above, "
-    "in Python:"
+    "Finished tasks in the results file are not run again; without the file, all tasks run. With the versions listed "
+    "above, in Python:"
 )
 _FROM_FILE = "From the command line, with the study as a TOML file:"
 _CODE = """\

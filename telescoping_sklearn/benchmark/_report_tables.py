@@ -92,7 +92,7 @@ def _without_empty(table: Table) -> Table:
 
 
 def set_tables(results: pd.DataFrame, gaps: Mapping[str, pd.DataFrame], models: Sequence[str]) -> list[Table]:
-    """Make the tables of every data set, model and test set: mixtures, then the other kinds, as far as there are any.
+    """Make the tables of every data set, model and test set: mixtures first, then the other kinds.
 
     Parameters
     ----------
