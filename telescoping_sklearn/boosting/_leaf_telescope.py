@@ -105,6 +105,11 @@ class LeafTelescope(Telescope):
         """Number of trees."""
         return self.ensemble.n_stages
 
+    @property
+    def row_weights(self) -> NDArray:
+        """Sample weights of the training rows, bags left aside; 0 where a row is not trained on."""
+        return self.ensemble.row_weights
+
     def start(self, X: NDArray | None) -> Start:
         """Boosting starts from the mean label: A = w / sum(w), b = 0."""
         return Start(self.ensemble.start_weights, np.zeros(len(self._rows(X))))

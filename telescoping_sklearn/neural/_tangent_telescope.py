@@ -96,6 +96,11 @@ class TangentTelescope(Telescope):
         """Number of parameter updates."""
         return self.path.trajectory.n_stages
 
+    @property
+    def row_weights(self) -> NDArray:
+        """Sample weights of the training rows, of mean 1 over those trained on; 0 where a row is not."""
+        return self.path.row_weights.cpu().numpy()
+
     # -- the hooks ---------------------------------------------------------------------------------------------------
 
     def start(self, X: NDArray | None) -> Start:
