@@ -30,6 +30,13 @@ EXIT_USAGE = 2
 EXIT_SIGINT = 130
 EXIT_SIGPIPE = 141
 _DEFAULTS = BenchmarkStudy()
+
+
+def _section(text: str) -> int | str:
+    """Read a section length, or "auto"."""
+    return text if text == "auto" else int(text)
+
+
 _FOLDER = Path("benchmark_results")
 #: Options that define a study without a study file: default, settings of the argument, and help text.
 _STUDY_OPTIONS: dict[str, tuple[Any, dict[str, Any], str]] = {
@@ -44,7 +51,7 @@ _STUDY_OPTIONS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "test_size": (_DEFAULTS.test_size, {"type": int}, "rows of a test set; at most the number of irregular rows"),
     "score": (_DEFAULTS.score, {}, "irregularity score"),
     "probes": (_DEFAULTS.n_probes, {"type": int}, "random columns that estimate effective parameters"),
-    "section": (_DEFAULTS.section, {"type": int}, "updates of the net per Jacobian evaluation"),
+    "section": (_DEFAULTS.section, {"type": _section}, "updates of the net per Jacobian evaluation, or auto"),
     "kernel_stages": (
         _DEFAULTS.kernel_stages,
         {"type": int},

@@ -49,6 +49,10 @@ class NotASmootherError(ValueError):
     """Raised where a question presumes that weights times labels rebuild the prediction, and they do not."""
 
 
+class UnstableResponseError(ValueError):
+    """Raised where a question needs the label response at a stage beyond which it is not sound."""
+
+
 class Start(NamedTuple):
     """Where a model starts, f_0 = A y + b.
 
@@ -616,10 +620,12 @@ class Telescope(ABC):
         return None if fits and self.n_trained * cost.operations <= AUTO_EXACT_OPERATIONS else AUTO_PROBES
 
     def _refuse_unsound(self, question: str) -> None:
-        """Raise ValueError where the response fails its checks before the last stage."""
+        """Raise `UnstableResponseError` where the response fails its checks before the last stage."""
         last = self.last_sound_stage
         if last < self.n_stages:
-            raise ValueError(f"{question} does not exist after stage {self.n_stages}: {self._unsound_after(last)}")
+            raise UnstableResponseError(
+                f"{question} does not exist after stage {self.n_stages}: {self._unsound_after(last)}"
+            )
 
     def _unsound_after(self, last: int) -> str:
         """Say where the response ends, and what to do."""
@@ -637,13 +643,13 @@ class Telescope(ABC):
 
         Raises
         ------
-        ValueError
+        UnstableResponseError
             If the response is sound at none of the stages.
         """
         last = self.last_sound_stage
         sound = stages[stages <= last]
         if not len(sound):
-            raise ValueError(f"{question} does not exist at stage {stages[0]}: {self._unsound_after(last)}")
+            raise UnstableResponseError(f"{question} does not exist at stage {stages[0]}: {self._unsound_after(last)}")
         value, error = answer(sound)
         left = self.response_error(sound).reshape(-1, *[1] * (value.ndim - 1)) * np.abs(value)
         error = np.hypot(error, left)

@@ -16,7 +16,7 @@ from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from telescoping_sklearn._telescope import NotASmootherError
+from telescoping_sklearn._telescope import NotASmootherError, UnstableResponseError
 from telescoping_sklearn.base import BaseTelescopingEstimator, RecordDroppedError
 
 __all__ = [
@@ -143,6 +143,8 @@ def _score(name: str, estimator: Any, X: Any, ask: Callable[[Any, Any], float]) 
     found, seen = find_telescoping_estimator(estimator, X)
     try:
         return ask(found, seen)
+    except UnstableResponseError as error:
+        raise ValueError(f"{name} has no score for this {type(found).__name__}: {error}") from error
     except (RecordDroppedError, NotASmootherError) as error:
         if isinstance(error, RecordDroppedError):
             reason, way_out = "it was fitted with record=False, which keeps only what predict needs", "Set record=True"

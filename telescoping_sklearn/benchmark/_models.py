@@ -107,7 +107,7 @@ def _seeded(estimator: Any, seed: int) -> Any:
     return estimator.set_params(**seeds, **threads)
 
 
-def read_models(models: Any, section: int) -> Iterator[ModelSpec | str]:
+def read_models(models: Any, section: int | str) -> Iterator[ModelSpec | str]:
     """Parse a study's `models`: yields models, and an error line for every mistake."""
     if isinstance(models, str):
         models = (models,)
@@ -137,7 +137,7 @@ def _collect_errors(mistakes: list[str]) -> Iterator[None]:
         mistakes.append(" ".join(str(error).split()))
 
 
-def _read_model(name: str, given: Any, section: int, mistakes: list[str]) -> ModelSpec:
+def _read_model(name: str, given: Any, section: int | str, mistakes: list[str]) -> ModelSpec:
     """Parse a model. Recoverable errors are collected in ``mistakes``; fatal ones are raised."""
     if isinstance(given, str) or hasattr(given, "get_params"):
         given = {"estimator": given}
@@ -193,7 +193,7 @@ def _setting_mistakes(estimator: Any) -> Iterator[str]:
             yield from part.unsupported_params().values()
 
 
-def _make_estimator(which: Any, settings: dict[str, Any], section: int, mistakes: list[str]) -> Any:
+def _make_estimator(which: Any, settings: dict[str, Any], section: int | str, mistakes: list[str]) -> Any:
     """Build an unfitted estimator with its settings; unknown ones are collected as errors."""
     if isinstance(which, str):
         klass = _OURS.get(which) or _import_regressor(which)
@@ -211,7 +211,7 @@ def _make_estimator(which: Any, settings: dict[str, Any], section: int, mistakes
     return estimator.set_params(**{name: value for name, value in (defaults | settings).items() if name in known})
 
 
-def _our_defaults(which: str, settings: dict[str, Any], section: int) -> dict[str, Any]:
+def _our_defaults(which: str, settings: dict[str, Any], section: int | str) -> dict[str, Any]:
     """Return the benchmark's defaults for our own models."""
     if which == "trees":
         return {"n_estimators": 300, "n_jobs": 1}

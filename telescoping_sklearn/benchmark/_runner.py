@@ -117,7 +117,8 @@ def run_benchmark(
             absolute in units of their standard deviation; 1 - squared error / variance of the set's own labels.
         kernel_norm_ratio, effective_params, effective_params_se, effective_params_train, effective_params_train_se, \
 n_stages
-            Diagnostics of telescoping estimators; NaN for other models.
+            Diagnostics of telescoping estimators; NaN for other models. Effective parameters are NaN too where
+            a net's response is unstable before its last stage.
         fit_seconds, predict_seconds, explain_seconds
             Seconds of the fit (without tuning), of predicting the test rows, and of the explanations.
         tuned, settings

@@ -117,7 +117,7 @@ def _legend(study: BenchmarkStudy) -> str:
         f"MSE in units of the training labels' variance; {gap}"
         "kernel = largest kernel norm on the test rows, averaged over stages, over the same on the training rows; "
         "p = effective parameters.",
-        f"Means over {seeds}; {tuned}; {study.n_probes} probes; a net's updates in sections of {study.section}, its "
+        f"Means over {seeds}; {tuned}; {study.n_probes} probes; a net's section: {study.section}, its "
         f"kernels at {study.kernel_stages} stages.",
         *(_settings(spec, tuned=study.tuner is not None) for spec in study.specs),
         "Versions: " + ", ".join(f"{name} {version(name)}" for name in LIBRARIES) + ".",

@@ -241,7 +241,7 @@ def _judge(residuals: NDArray, labels: NDArray, variance: float, metrics: tuple[
 
 
 def _explained(work: Work, model: Any) -> dict[str, Any]:
-    """Kernel norm ratios and effective parameters; NaN for models without a telescope."""
+    """Kernel norm ratios and effective parameters; NaN for models without a telescope, or whose response is unstable."""
     missing = np.full(len(work.sets), np.nan)
     by_set = {"kernel_norm_ratio": missing, "effective_params": missing, "effective_params_se": missing}
     explained = {
@@ -258,7 +258,7 @@ def _explained(work: Work, model: Any) -> dict[str, Any]:
         return explained
     explained["n_stages"] = estimator.n_stages_
     n_train, members = len(work.X_train), list(work.sets.values())
-    if "effective_params" in work.metrics:
+    if "effective_params" in work.metrics and estimator.telescope_.last_sound_stage == estimator.n_stages_:
         sets = [np.arange(n_train), *(n_train + rows for rows in members)]
         p, p_se = estimator.effective_params(seen, n_probes=work.n_probes, return_se=True, subsets=sets)
         explained |= {"effective_params_train": p[0], "effective_params_train_se": p_se[0]}
