@@ -241,7 +241,7 @@ def _judge(residuals: NDArray, labels: NDArray, variance: float, metrics: tuple[
 
 
 def _explained(work: Work, model: Any) -> dict[str, Any]:
-    """Kernel norm ratios and effective parameters; NaN for models without a telescope, or whose response is unstable."""
+    """Kernel norm ratios and effective parameters; NaN without a telescope or where its response is unstable."""
     missing = np.full(len(work.sets), np.nan)
     by_set = {"kernel_norm_ratio": missing, "effective_params": missing, "effective_params_se": missing}
     explained = {
