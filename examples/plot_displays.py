@@ -81,9 +81,10 @@ side_by_side(
 side_by_side(lambda model, ax: StagedPredictionsDisplay.from_estimator(model, X_test, kind="gap", ax=ax))
 
 # %%
-# Can I trust it here?
-# --------------------
-# Kernel norms by stage. The ratio of the largest norms, averaged over stages, is the paper's statistic: above 1 the
-# kernels do at these rows what they never did in training.
+# Are its kernels larger here than in training?
+# ---------------------------------------------
+# Kernel norms by stage. The ratio of the largest norms, averaged over stages, is the paper's statistic. Above 1, the
+# largest norm is larger on average at these rows than at the rows trained on. For trees it is at most 1 whatever the
+# rows are.
 
 side_by_side(lambda model, ax: KernelNormsDisplay.from_estimator(model, X_test, ax=ax))

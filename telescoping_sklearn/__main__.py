@@ -1,4 +1,4 @@
-"""The command line: ``python -m telescoping_sklearn benchmark`` and what is done with its results."""
+"""The command line: ``python -m telescoping_sklearn benchmark``, ``results``, ``compare`` and ``report``."""
 
 import argparse
 import os
@@ -24,14 +24,21 @@ from telescoping_sklearn.benchmark import (
     write_results,
 )
 
-_SOME_FAILED = 1
-_NOTHING_SHARED = 1
-_NOBODY_READS = 141
-_USAGE_ERROR = 2
-_INTERRUPTED = 130
+EXIT_FAILED_TASKS = 1
+EXIT_NOTHING_SHARED = 1
+EXIT_USAGE = 2
+EXIT_SIGINT = 130
+EXIT_SIGPIPE = 141
 _DEFAULTS = BenchmarkStudy()
+
+
+def _section(text: str) -> int | str:
+    """Read a section length, or "auto"."""
+    return text if text == "auto" else int(text)
+
+
 _FOLDER = Path("benchmark_results")
-#: Options that make a study of their own, with the parameter each sets. A study file says all of that itself.
+#: Options that define a study without a study file: default, settings of the argument, and help text.
 _STUDY_OPTIONS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "data": (["lucas_county"], {"nargs": "+", "metavar": "NAME"}, "data sets by name"),
     "seeds": (_DEFAULTS.n_seeds, {"type": int}, "number of seeds"),
@@ -40,19 +47,23 @@ _STUDY_OPTIONS: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"nargs": "+", "type": float, "metavar": "Q"},
         "shares of irregular rows",
     ),
-    "max_train": (_DEFAULTS.max_train, {"type": int}, "most training rows; 0 for all"),
-    "test_size": (_DEFAULTS.test_size, {"type": int}, "rows of a test set; at most those irregular"),
-    "score": (_DEFAULTS.score, {}, "what irregular means"),
+    "max_train": (_DEFAULTS.max_train, {"type": int}, "largest number of training rows; 0 for all"),
+    "test_size": (_DEFAULTS.test_size, {"type": int}, "rows of a test set; at most the number of irregular rows"),
+    "score": (_DEFAULTS.score, {}, "irregularity score"),
     "probes": (_DEFAULTS.n_probes, {"type": int}, "random columns that estimate effective parameters"),
-    "section": (_DEFAULTS.section, {"type": int}, "updates of the net bridged by one evaluation"),
-    "kernel_stages": (_DEFAULTS.kernel_stages, {"type": int}, "updates at which the net's kernels are taken"),
+    "section": (_DEFAULTS.section, {"type": _section}, "updates of the net per Jacobian evaluation, or auto"),
+    "kernel_stages": (
+        _DEFAULTS.kernel_stages,
+        {"type": int},
+        "number of updates at which the net's kernel norms are computed",
+    ),
     "net_hidden": ([64, 64, 64], {"nargs": "+", "type": int, "metavar": "WIDTH"}, "hidden widths"),
     "net_lr": (1e-3, {"type": float}, "the net's learning rate (Adam)"),
     "net_epochs": (20, {"type": int}, "the net's epochs"),
     "net_batch_size": (128, {"type": int}, "the net's batch size"),
     "trees": (300, {"type": int}, "number of trees"),
     "tree_lr": (0.1, {"type": float}, "the trees' learning rate"),
-    "tree_leaves": (31, {"type": int}, "most leaves of a tree"),
+    "tree_leaves": (31, {"type": int}, "largest number of leaves of a tree"),
 }
 
 
@@ -60,38 +71,44 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m telescoping_sklearn", description="Telescoping models.")
     parser.add_argument("--version", action="version", version=f"telescoping_sklearn {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_benchmark(commands.add_parser("benchmark", help="compare regressors on ever more irregular test rows"))
-    results = commands.add_parser("results", help="write a file's results as a table")
-    results.add_argument("file", type=Path, help="results of a benchmark")
+    _add_benchmark(commands.add_parser("benchmark", help="benchmark regressors under increasing covariate shift"))
+    results = commands.add_parser("results", help="export a results file as CSV or Parquet")
+    results.add_argument("file", type=Path, help="results file of a benchmark")
     results.add_argument("--to", choices=["csv", "parquet"], default="csv", help="kind of table (default: csv)")
-    results.add_argument("--output", type=Path, help="where to; CSV goes to the standard output without it")
+    results.add_argument("--output", type=Path, help="output file; CSV goes to the standard output by default")
     results.set_defaults(run=_results)
-    compare = commands.add_parser("compare", help="put two files of results side by side")
-    compare.add_argument("first", type=Path, help="results of a benchmark")
-    compare.add_argument("second", type=Path, help="results of another")
+    compare = commands.add_parser("compare", help="compare two results files")
+    compare.add_argument("first", type=Path, help="results file of a benchmark")
+    compare.add_argument("second", type=Path, help="results file of another benchmark")
     compare.add_argument("--metric", default="mse", help="column to compare (default: mse)")
     compare.set_defaults(run=_compare)
-    report = commands.add_parser("report", help="write a file's results as a page to look at")
-    report.add_argument("file", type=Path, help="results of a benchmark")
-    report.add_argument("--output", type=Path, help="the page (default: the file's name with .html)")
+    report = commands.add_parser("report", help="generate an HTML report from a results file")
+    report.add_argument("file", type=Path, help="results file of a benchmark")
+    report.add_argument("--output", type=Path, help="HTML file (default: the results file's name with .html)")
     report.set_defaults(run=_report)
     return parser
 
 
 def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("study", nargs="?", type=Path, metavar="STUDY.toml", help="a study; without it, the options below make one")
+    add(
+        "study",
+        nargs="?",
+        type=Path,
+        metavar="STUDY.toml",
+        help="study file; without it, the options below define the study",
+    )
     add(
         "--output",
         type=Path,
         help="file for the results if it ends in .sqlite, else a folder that also gets results.csv, settings.json and "
-        f"results.png (default: {_FOLDER}, or the study's name with .sqlite); what is in it is not done again",
+        f"results.png (default: {_FOLDER}, or the study's name with .sqlite); finished tasks in it are not run again",
     )
-    add("--jobs", type=int, default=2, help="tasks that run side by side, one thread each (default: 2)")
-    add("--backend", choices=["loky", "dask"], default="loky", help="processes here, or a Dask cluster (default: loky)")
+    add("--jobs", type=int, default=2, help="number of tasks run in parallel, one thread each (default: 2)")
+    add("--backend", choices=["loky", "dask"], default="loky", help="local processes or a Dask cluster (default: loky)")
     add("--scheduler", metavar="ADDRESS", help="address of the Dask cluster's scheduler")
-    add("--dry-run", action="store_true", help="check everything, print the plan and its size, and end")
-    group = parser.add_argument_group("a study of nets and trees", "not together with STUDY.toml")
+    add("--dry-run", action="store_true", help="check the study, print the plan and exit")
+    group = parser.add_argument_group("study options", "not allowed together with STUDY.toml")
     for name, (default, settings, about) in _STUDY_OPTIONS.items():
         said = " ".join(map(str, default)) if isinstance(default, list) else default
         group.add_argument(
@@ -101,12 +118,12 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
 
 
 def _study(options: argparse.Namespace) -> BenchmarkStudy:
-    """Make the study, from its file or from options."""
+    """Build the study from its file or from the options."""
     given = {name: value for name, value in vars(options).items() if name in _STUDY_OPTIONS}
     if options.study is not None:
         if given:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise StudyError([f"a study file says all of a study: leave out {names}"])
+            raise StudyError([f"options are not allowed together with a study file: leave out {names}"])
         return BenchmarkStudy.from_toml(options.study)
     chosen = argparse.Namespace(**{name: item[0] for name, item in _STUDY_OPTIONS.items()} | given)
     mistakes = {}
@@ -118,7 +135,7 @@ def _study(options: argparse.Namespace) -> BenchmarkStudy:
             mistakes[name] = f"{name} must be above 0, got {getattr(chosen, name)}"
     if min(chosen.net_hidden) < 1:
         mistakes["net_hidden"] = f"net_hidden must be positive, got {chosen.net_hidden}"
-    for name in mistakes:  # the study need not say them again
+    for name in mistakes:  # so that the study does not report them again
         setattr(chosen, name, _STUDY_OPTIONS[name][0])
     said = list(mistakes.values())
     try:
@@ -152,15 +169,15 @@ def _study_of_options(chosen: argparse.Namespace) -> BenchmarkStudy:
     )
 
 
-def _places(options: argparse.Namespace) -> tuple[Path, Path | None]:
-    """Where the results go: the file, and the folder for what is drawn of them."""
+def _output_paths(options: argparse.Namespace) -> tuple[Path, Path | None]:
+    """Paths of the results file and of the folder for table, settings and figure, if any."""
     output = options.output
     if output is None:
         output = _FOLDER if options.study is None else Path(f"{options.study.stem}.sqlite")
     return (output, None) if output.suffix == ".sqlite" else (output / "results.sqlite", output)
 
 
-def _check_places(file: Path, folder: Path | None) -> None:
+def _check_output_paths(file: Path, folder: Path | None) -> None:
     if folder is not None and find_spec("matplotlib") is None:
         raise ValueError("the figure needs matplotlib: pip install 'telescoping_sklearn[plot]'")
     if folder is not None:
@@ -170,21 +187,21 @@ def _check_places(file: Path, folder: Path | None) -> None:
 
 
 def _benchmark(options: argparse.Namespace) -> int:
-    """Run a study; every mistake is found before any work."""
+    """Run a study; all settings are checked before any task runs."""
     if options.jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {options.jobs}")
     study = _study(options)
-    file, folder = _places(options)
+    file, folder = _output_paths(options)
     if options.dry_run:
         print(describe_plan(study, study.load_tables(), file))
         return 0
     study.load_tables()
-    _check_places(file, folder)
+    _check_output_paths(file, folder)
     store = ResultStore.create(file)
     clock = time.perf_counter()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FailedTasksWarning)  # told below, in full
+            warnings.simplefilter("ignore", FailedTasksWarning)  # reported below with details
             results = run_benchmark(
                 study,
                 store,
@@ -194,7 +211,7 @@ def _benchmark(options: argparse.Namespace) -> int:
                 progress=True,
             )
     except KeyboardInterrupt:
-        return _end("interrupted; what is done is kept, and the same command does the rest", _INTERRUPTED)
+        return _end("interrupted; finished tasks are kept, and the same command runs the rest", EXIT_SIGINT)
     written = [file, *(write_results(store, folder) if folder is not None and len(results) else [])]
     if len(results):
         print(tabulate_results(results, study, store))
@@ -208,8 +225,8 @@ def _say_failures(store: ResultStore, study: BenchmarkStudy) -> int:
         last = str(failure.traceback).strip().splitlines()[-1]
         print(f"failed: {failure.data}, {failure.model}, seed {failure.seed}, {failure.score}: {last}", file=sys.stderr)
     if len(failures):
-        told = "tracebacks are in the file, and running again tries them again"
-        return _end(f"{len(failures)} of {study.n_tasks} tasks failed; {told}", _SOME_FAILED)
+        hint = "tracebacks are in the results file, and the same command runs them again"
+        return _end(f"{len(failures)} of {study.n_tasks} tasks failed; {hint}", EXIT_FAILED_TASKS)
     return 0
 
 
@@ -230,7 +247,7 @@ def _compare(options: argparse.Namespace) -> int:
     print(list_versions(first.metadata(), second.metadata()))
     names = ["data", "model", "score", "seed", "set_kind", "set_value"]
     sets = [set(store.results()[names].itertuples(index=False, name=None)) for store in (first, second)]
-    return 0 if sets[0] & sets[1] else _NOTHING_SHARED
+    return 0 if sets[0] & sets[1] else EXIT_NOTHING_SHARED
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -251,8 +268,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0; 1 when tasks failed, or files to compare have none in common; 2 for what makes no sense; 130 when
-        interrupted; 141 when whoever read the output, such as ``head``, has stopped.
+        Exit code: 0 on success; 1 if tasks failed or the compared files share no task; 2 for a usage error; 130 after
+        an interrupt; 141 if the reader of the output, such as ``head``, closed the pipe.
     """
     options = _parser().parse_args(argv)
     try:
@@ -260,15 +277,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Python would try again when it ends, and complain.
+        # Python flushes the standard output again at exit, and would report the broken pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _NOBODY_READS
+        return EXIT_SIGPIPE
     except StudyError as error:
-        return _end("\n".join(f"error: {line}" for line in error.mistakes), _USAGE_ERROR)
+        return _end("\n".join(f"error: {line}" for line in error.mistakes), EXIT_USAGE)
     except (ValueError, OSError) as error:
-        return _end(f"error: {' '.join(str(error).split())}", _USAGE_ERROR)
+        return _end(f"error: {' '.join(str(error).split())}", EXIT_USAGE)
     except KeyboardInterrupt:
-        return _end("interrupted", _INTERRUPTED)
+        return _end("interrupted", EXIT_SIGINT)
 
 
 def _end(message: str, code: int) -> int:

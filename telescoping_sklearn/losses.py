@@ -1,7 +1,7 @@
-"""Losses that a telescope can be made for: derivatives and start.
+"""Losses of the estimators: their derivatives and the constant that training starts from.
 
-Squared error is shared by both families; its arithmetic is that of whatever is handed in, NumPy arrays or torch
-tensors. A curved loss works on raw predictions, in NumPy.
+Squared error is used by trees and nets and takes NumPy arrays or torch tensors. The non-quadratic losses take raw
+predictions as NumPy arrays.
 """
 
 from abc import ABC, abstractmethod
@@ -15,9 +15,9 @@ Array = TypeVar("Array", bound=Any)
 
 
 class SquaredError:
-    """Half the squared error, 1/2 (y - f)^2, as everywhere in this library.
+    """Half the squared error, 1/2 (y - f)^2, the convention of this library.
 
-    ``torch.nn.MSELoss`` is twice that: with it every learning rate means something else.
+    ``torch.nn.MSELoss`` is twice as large: gradients, and so the steps at a given learning rate, are twice as long.
 
     Examples
     --------
@@ -44,19 +44,19 @@ class SquaredError:
         return prediction - y
 
     def weighted_mean(self, gradient: Array, weighted_gradient: Array) -> Array:
-        """Weighted mean of the loss, from derivatives that training has worked out already.
+        """Weighted mean of the loss, from derivatives that training has already computed.
 
         Parameters
         ----------
         gradient : array of shape (n,)
             First derivatives, from `gradient`.
         weighted_gradient : array of shape (n,)
-            The same, each times its row's share in the mean.
+            The same, each times the normalised weight of its row.
 
         Returns
         -------
         scalar
-            The sum of shares times 1/2 (y - f)^2.
+            The sum of normalised weights times 1/2 (y - f)^2.
         """
         return 0.5 * (gradient @ weighted_gradient)
 
@@ -77,50 +77,50 @@ class SquaredError:
 
 
 class CurvedLoss(ABC):
-    """A loss on the raw prediction f whose derivatives change with it.
+    """A non-quadratic loss of the raw prediction f.
 
-    Subclasses give the derivatives and the two directions of the link between f and the mean label; all take and give
-    arrays of shape (n,). As LightGBM has them (its hessian H need not be h).
+    Subclasses define its derivatives and the link between f and the mean label; all take and return arrays of shape
+    (n,). Definitions follow LightGBM, whose hessian H may differ from h.
     """
 
-    #: Labels that the loss takes, in words.
+    #: Labels that the loss accepts, in words.
     takes: ClassVar[str]
 
     @abstractmethod
     def gradient(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give g, the first derivative in f."""
+        """Return g, the first derivative in f."""
 
     @abstractmethod
     def label_rate(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give q = -dg/dy."""
+        """Return q = -dg/dy."""
 
     @abstractmethod
     def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give h = dg/df."""
+        """Return h = dg/df."""
 
     def hessian(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give H, which stands in the leaf denominators: h, unless a loss says otherwise."""
+        """Return H of the leaf denominators: h, unless a subclass overrides it."""
         return self.curvature(y, raw)
 
     def mean(self, raw: NDArray) -> NDArray:
-        """Turn raw predictions into means of the label."""
+        """Convert raw predictions to mean labels."""
         return np.exp(raw)
 
     def raw(self, mean: float) -> float:
-        """Turn a mean of the label into a raw prediction."""
+        """Convert a mean label to a raw prediction."""
         return float(np.log(mean))
 
     @abstractmethod
     def covers(self, y: NDArray) -> bool:
-        """Whether every label is one that the loss takes."""
+        """Whether the loss accepts every label."""
 
     def accepts(self, y: NDArray) -> bool:
-        """Whether the loss takes the labels, and their mean is one that it can start from."""
+        """Whether the loss accepts the labels and has a finite start at their mean."""
         with np.errstate(divide="ignore"):  # the logarithm of a mean of zero
             return self.covers(y) and bool(np.isfinite(self.raw(y.mean())))
 
     def start(self, row_weights: NDArray, y: NDArray) -> tuple[float, NDArray]:
-        """Give the constant f_0 that minimises the loss, and A = w q_0 / sum(w h_0), its derivative in the labels.
+        """Return the constant f_0 that minimises the loss, and A = w q_0 / sum(w h_0), its derivative in the labels.
 
         Parameters
         ----------
@@ -132,7 +132,7 @@ class CurvedLoss(ABC):
         Returns
         -------
         raw : float
-            f_0, that of the weighted mean label.
+            f_0, the raw prediction of the weighted mean label.
         label_weights : ndarray of shape (n,)
             A.
         """
@@ -162,19 +162,19 @@ class Poisson(CurvedLoss):
         self.max_delta_step = max_delta_step
 
     def gradient(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give e^f - y."""
+        """Return e^f - y."""
         return np.exp(raw) - y
 
     def label_rate(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give 1."""
+        """Return 1."""
         return np.ones_like(raw)
 
     def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give e^f."""
+        """Return e^f."""
         return np.exp(raw)
 
     def hessian(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give e^(f + max_delta_step)."""
+        """Return e^(f + max_delta_step)."""
         return np.exp(raw + self.max_delta_step)
 
     def covers(self, y: NDArray) -> bool:
@@ -195,15 +195,15 @@ class Gamma(CurvedLoss):
     takes = "positive labels"
 
     def gradient(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give 1 - y e^-f."""
+        """Return 1 - y e^-f."""
         return 1 - y * np.exp(-raw)
 
     def label_rate(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give e^-f."""
+        """Return e^-f."""
         return np.exp(-raw)
 
     def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give y e^-f."""
+        """Return y e^-f."""
         return y * np.exp(-raw)
 
     def covers(self, y: NDArray) -> bool:
@@ -232,15 +232,15 @@ class Tweedie(CurvedLoss):
         self.power = power
 
     def gradient(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give e^((2 - rho) f) - y e^((1 - rho) f)."""
+        """Return e^((2 - rho) f) - y e^((1 - rho) f)."""
         return np.exp((2 - self.power) * raw) - y * np.exp((1 - self.power) * raw)
 
     def label_rate(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give e^((1 - rho) f)."""
+        """Return e^((1 - rho) f)."""
         return np.exp((1 - self.power) * raw)
 
     def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give (2 - rho) e^((2 - rho) f) - (1 - rho) y e^((1 - rho) f)."""
+        """Return (2 - rho) e^((2 - rho) f) - (1 - rho) y e^((1 - rho) f)."""
         far, near = 2 - self.power, 1 - self.power
         return far * np.exp(far * raw) - near * y * np.exp(near * raw)
 
@@ -269,31 +269,31 @@ class Logistic(CurvedLoss):
 
     @property
     def takes(self) -> str:  # type: ignore[override]
-        """Labels that the loss takes, in words."""
+        """Labels that the loss accepts, in words."""
         return "labels 0 and 1, both of them" if self.binary else "labels in [0, 1] that are not all 0 or all 1"
 
     def gradient(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give sigma(f) - y."""
+        """Return sigma(f) - y."""
         return expit(raw) - y
 
     def label_rate(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give 1."""
+        """Return 1."""
         return np.ones_like(raw)
 
     def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give sigma(f) (1 - sigma(f))."""
+        """Return sigma(f) (1 - sigma(f))."""
         return expit(raw) * expit(-raw)
 
     def mean(self, raw: NDArray) -> NDArray:
-        """Give sigma(f)."""
+        """Return sigma(f)."""
         return expit(raw)
 
     def raw(self, mean: float) -> float:
-        """Give the logit of a mean."""
+        """Return the logit of a mean."""
         return float(logit(mean))
 
     def covers(self, y: NDArray) -> bool:
-        """Whether labels are in range."""
+        """Whether all labels are in range."""
         return bool(np.isin(y, (0, 1)).all() if self.binary else y.min() >= 0 and y.max() <= 1)
 
 

@@ -1,9 +1,13 @@
-"""Scorers that reach a telescoping estimator wherever it sits, and the relative gap between two models.
+"""Scorers for telescoping estimators, bare or nested, and the relative gap between two models.
 
-The scorers have scikit-learn's signature ``scorer(estimator, X, y)`` and go into ``scoring=`` of `cross_validate` and
-of searches. They describe a model rather than judge it: larger is not better.
+The scorers have scikit-learn's signature ``scorer(estimator, X, y)`` and can be passed to ``scoring=`` of
+`cross_validate` and of searches. They describe a model and do not judge it: larger is not better.
+
+A scorer raises an error where its score does not exist for a model. `cross_validate` and searches then enter
+``error_score``, NaN unless set, and show the error in a warning; with ``error_score="raise"`` they stop.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +16,8 @@ from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from telescoping_sklearn.base import BaseTelescopingEstimator
+from telescoping_sklearn._telescope import NotASmootherError, UnstableResponseError
+from telescoping_sklearn.base import BaseTelescopingEstimator, RecordDroppedError
 
 __all__ = [
     "RelativeGap",
@@ -26,7 +31,7 @@ __all__ = [
 def find_telescoping_estimator(estimator: Any, X: Any) -> tuple[BaseTelescopingEstimator, Any]:
     """Find the telescoping estimator inside fitted pipelines, target transformers and searches.
 
-    Only types are looked at: no fitted attribute of the estimator itself is touched.
+    The search checks types only and reads no fitted attribute of the estimator itself.
 
     Parameters
     ----------
@@ -34,7 +39,7 @@ def find_telescoping_estimator(estimator: Any, X: Any) -> tuple[BaseTelescopingE
         A fitted telescoping estimator, or a `Pipeline`, `TransformedTargetRegressor` or search that holds one, nested
         in any way.
     X : array-like of shape (n_query, n_features) or None
-        Query rows as the outermost estimator takes them; None where only the estimator is looked for.
+        Query rows as the outermost estimator takes them; None to find only the estimator.
 
     Returns
     -------
@@ -48,7 +53,7 @@ def find_telescoping_estimator(estimator: Any, X: Any) -> tuple[BaseTelescopingE
     TypeError
         If there is no telescoping estimator.
     sklearn.exceptions.NotFittedError
-        If what is there is not fitted.
+        If an estimator on the way is not fitted.
 
     Examples
     --------
@@ -76,7 +81,7 @@ def find_telescoping_estimator(estimator: Any, X: Any) -> tuple[BaseTelescopingE
         check_is_fitted(estimator)
         return find_telescoping_estimator(estimator.best_estimator_, X)
     raise TypeError(
-        f"No telescoping estimator in {type(estimator).__name__}: it takes a TelescopingMLPRegressor or "
+        f"No telescoping estimator in {type(estimator).__name__}: pass a TelescopingMLPRegressor or "
         "TelescopingGBTRegressor, bare or inside a Pipeline, a TransformedTargetRegressor or a search."
     )
 
@@ -97,9 +102,14 @@ def effective_params_scorer(estimator: Any, X: Any, y: Any = None) -> float:
     -------
     float
         p, exact where that is cheap and estimated elsewhere.
+
+    Raises
+    ------
+    ValueError
+        If the model has no effective parameters: its loss is not the squared error, or it was fitted with
+        ``record=False``.
     """
-    found, seen = find_telescoping_estimator(estimator, X)
-    return found.effective_params(seen)
+    return _score("effective_params_scorer", estimator, X, lambda found, seen: found.effective_params(seen))
 
 
 def kernel_norm_ratio_scorer(estimator: Any, X: Any, y: Any = None) -> float:
@@ -117,10 +127,34 @@ def kernel_norm_ratio_scorer(estimator: Any, X: Any, y: Any = None) -> float:
     Returns
     -------
     float
-        Above 1 the kernel does at these rows what it never did in training.
+        Above 1, the largest kernel norm, averaged over stages, is larger at these rows than at the rows trained on.
+        For boosted trees it is at most 1 whatever the rows are.
+
+    Raises
+    ------
+    ValueError
+        If the model was fitted with ``record=False``.
     """
+    return _score("kernel_norm_ratio_scorer", estimator, X, lambda found, seen: found.kernel_norm_ratio(seen))
+
+
+def _score(name: str, estimator: Any, X: Any, ask: Callable[[Any, Any], float]) -> float:
+    """Ask the telescoping estimator; where no answer exists, name the scorer, the model and what to do instead."""
     found, seen = find_telescoping_estimator(estimator, X)
-    return found.kernel_norm_ratio(seen)
+    try:
+        return ask(found, seen)
+    except UnstableResponseError as error:
+        raise ValueError(f"{name} has no score for this {type(found).__name__}: {error}") from error
+    except (RecordDroppedError, NotASmootherError) as error:
+        if isinstance(error, RecordDroppedError):
+            reason, way_out = "it was fitted with record=False, which keeps only what predict needs", "Set record=True"
+        else:
+            reason = "effective parameters exist for squared error only"
+            way_out = "Fit squared error, score with kernel_norm_ratio_scorer, which takes every loss"
+        model = f"this {type(found).__name__}"
+        raise ValueError(
+            f"{name} has no score for {model}: {reason}. {way_out}, or remove {name} from scoring=."
+        ) from error
 
 
 class RelativeGap(NamedTuple):

@@ -18,15 +18,16 @@ PACKAGE = "telescoping_sklearn"
 # A module is named by its first part below the package; "" is the package itself.
 ALLOWED = {
     "_memory": set(),
+    "_refit": set(),
     "_telescope": {"_memory"},
     "losses": {"_memory"},
     "irregularity": {"_memory"},
     "datasets": {"_memory"},
-    "base": {"_telescope"},
+    "base": {"_refit", "_telescope"},
     "metrics": {"base", "_telescope"},
     "displays": {"metrics", "_telescope", "displays"},
-    "boosting": {"base", "_telescope", "losses", "_memory", "boosting"},
-    "neural": {"base", "_telescope", "losses", "_memory", "neural"},
+    "boosting": {"_refit", "base", "_telescope", "losses", "_memory", "boosting"},
+    "neural": {"_refit", "base", "_telescope", "losses", "_memory", "neural"},
     "benchmark": {"", "benchmark", "metrics", "datasets", "displays"},  # public names only
     "__main__": {"", "benchmark"},
 }

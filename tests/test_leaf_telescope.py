@@ -53,6 +53,18 @@ def backward_weights(telescope, X, size):
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_kernel_norms_lie_within_what_the_training_rows_have(rows, settings):
+    model = make_trees(**settings).fit(*rows)
+    telescope = model.telescope_
+    largest = model.kernel_norms(rows[0])[:, telescope.trained].max(axis=1)
+    far = 10.0 ** np.arange(8)[:, None] * np.random.default_rng(5).normal(size=(8, rows[0].shape[1]))
+    norms = model.kernel_norms(far)
+    assert (norms <= largest[:, None] + 1e-12).all()
+    assert (norms >= 1 / np.sqrt(telescope.n_trained) - 1e-12).all()
+    assert model.kernel_norm_ratio(far) <= 1 + 1e-12
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_both_routes_give_the_same_weights_whatever_the_group(rows, others, settings, weighted):
     if weighted and settings.get("path_smooth"):

@@ -1,7 +1,10 @@
 """Scorers find the telescoping estimator wherever it sits; the relative gap is a number only where it means one."""
 
+import warnings
+
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import make_friedman1
 from sklearn.exceptions import NotFittedError
@@ -103,6 +106,59 @@ def test_scorers_work_in_a_grid_search(rows):
     ).fit(*rows)
     small, large = search.cv_results_["mean_test_p"]
     assert small < large
+
+
+BOTH = {"p": effective_params_scorer, "ratio": kernel_norm_ratio_scorer}
+LOSSES = ("poisson", "gamma", "tweedie", "cross_entropy")
+NO_SCORE = [(TREES, {"objective": loss}, {"p"}, "kernel_norm_ratio_scorer, which takes every loss") for loss in LOSSES]
+NO_SCORE += [(model, {"record": False}, {"p", "ratio"}, "Set record=True") for model in (TREES, NET)]
+
+
+def without_score(model, settings, wanted, rows):
+    """The model in a pipeline, its rows, and the message that every scorer without a score has."""
+    X, y = rows
+    y = y / 30 if settings.get("objective") == "cross_entropy" else y
+    messages = [f"{BOTH[name].__name__} has no score for this {type(model).__name__}: " for name in sorted(wanted)]
+    return make_pipeline(StandardScaler(), clone(model).set_params(**settings)), X, y, messages
+
+
+@pytest.mark.parametrize(("model", "settings", "missing", "way_out"), NO_SCORE)
+def test_a_score_that_does_not_exist_says_so_in_every_search(model, settings, missing, way_out, rows):
+    pipeline, X, y, messages = without_score(model, settings, missing, rows)
+    scoring = BOTH | {"r2": "r2"}
+    searches = {
+        "cross_validate": lambda: cross_validate(pipeline, X, y, scoring=scoring, cv=2),
+        "search": lambda: GridSearchCV(pipeline, {}, scoring=scoring, refit=False, cv=2).fit(X, y).cv_results_,
+    }
+    for name, run in searches.items():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            scores = run()
+        said = [str(warning.message) for warning in caught if "Scoring failed" in str(warning.message)]
+        assert len(said) == 2 * len(missing)
+        for message in messages:
+            assert sum(message in text for text in said) == 2
+        assert all(way_out in text and "from scoring=" in text for text in said)
+        prefix = "test_" if name == "cross_validate" else "mean_test_"
+        for score in scoring:
+            assert np.isnan(scores[prefix + score]).all() == (score in missing)
+
+
+@pytest.mark.parametrize(("model", "settings", "missing", "way_out"), NO_SCORE)
+def test_a_score_that_does_not_exist_stops_searches_that_raise(model, settings, missing, way_out, rows):
+    pipeline, X, y, messages = without_score(model, settings, missing, rows)
+    for name, message in zip(sorted(missing), messages, strict=True):
+        with pytest.raises(ValueError, match=f"^{message}.*{way_out}"):
+            cross_validate(pipeline, X, y, scoring=BOTH[name], cv=2, error_score="raise")
+        with pytest.raises(ValueError, match=f"^{message}.*{way_out}"):
+            GridSearchCV(pipeline, {}, scoring=BOTH[name], cv=2, error_score="raise").fit(X, y)
+
+
+def test_other_errors_of_a_question_keep_their_own_words(rows):
+    model = clone(TREES).fit(*rows)
+    for scorer in BOTH.values():
+        with pytest.raises(ValueError, match=r"^X has 3 features"):
+            scorer(model, rows[0][:, :3])
 
 
 def test_relative_gap_is_the_ratio_of_the_gaps():

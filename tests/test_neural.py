@@ -20,6 +20,7 @@ from oracles import (
 )
 from sklearn.metrics import r2_score
 
+from telescoping_sklearn import _memory
 from telescoping_sklearn.neural import _training
 from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture
 from telescoping_sklearn.neural._tangent import tangent
@@ -494,7 +495,7 @@ def test_senseless_parameters_are_named(rows, settings, message):
 
 
 def test_a_record_that_may_outgrow_memory_is_refused_before_training(rows, monkeypatch):
-    monkeypatch.setattr("telescoping_sklearn._memory.machine_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(_memory, "available_memory", lambda: _memory.Memory(1000, "a test's"))
     with pytest.raises(MemoryError, match=r"(?s)GiB.*record=False"):
         make_net().fit(*rows)
     assert make_net(record=False).fit(*rows).n_stages_ == 36

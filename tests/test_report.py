@@ -133,7 +133,7 @@ def test_failed_tasks_are_named_with_their_tracebacks(written):
 def test_a_study_under_way_says_how_much_is_missing(small_results, tmp_path):
     known = ResultStore(small_results).metadata() | {"n_done": 10}
     page = Page(write_report(ResultStore(small_results), tmp_path / "report.html", metadata=known).read_text())
-    assert "Of 16 tasks 2 are still to do and 4 failed" in page.text
+    assert "Of 16 tasks 2 are not run yet and 4 failed" in page.text
 
 
 def test_results_need_only_what_is_drawn(small_results, tmp_path):
@@ -425,7 +425,7 @@ def test_the_summary_follows_gaps_along_shifts_too(written):
     assert "From regular to irregular rows, the gap between" in Page(written).text
     assert "Along the shift, the gap between" in Page(written).text
     said = say_trends({f"d{number}": "undefined" for number in range(9)}, "a", "b", kind="shift", several="pairs")
-    assert said.endswith("beyond noise on rows that have not shifted, on 9 pairs.")
+    assert said.endswith("is within noise on rows that have not shifted and has no trend on 9 pairs.")
 
 
 # -- charts and numbers ------------------------------------------------------------------------------------------------

@@ -9,7 +9,14 @@ from scipy import sparse
 from sklearn import config_context
 
 from telescoping_sklearn import _memory
-from telescoping_sklearn._telescope import AUTO_PROBES, ColumnCost, Start, Telescope, resolve_stages
+from telescoping_sklearn._telescope import (
+    AUTO_PROBES,
+    ColumnCost,
+    Start,
+    Telescope,
+    _mean_and_error,
+    resolve_stages,
+)
 
 N = 6
 
@@ -89,13 +96,77 @@ def test_training_summary_averages_over_the_rows_trained_on(telescope):
     assert trace.value == pytest.approx(np.trace(S))
 
 
-def test_estimates_are_the_mean_of_probes_and_its_standard_error(telescope):
+def leading_and_probes(telescope, n_probes, first=0):
+    """Columns that an estimate carries, the leading directions apart."""
+    columns = np.hstack(list(telescope._probe_blocks(None, n_probes, first)))
+    return np.split(columns, [columns.shape[1] - (n_probes - first)], axis=1)
+
+
+def test_estimates_are_the_leading_directions_and_the_mean_of_probes(telescope):
     (p,), (se,) = telescope.staged_effective_params(QUERY, stages=[3], n_probes=8)
-    probes = np.hstack(list(telescope._probe_blocks(QUERY, 8)))
-    assert set(np.unique(probes)) == {-1.0, 1.0}
-    energies = 5 / 3 * ((telescope.weights(3)[[2, 5, 0]] @ probes) ** 2).sum(axis=0)
-    assert p == pytest.approx(energies.mean())
-    assert se == pytest.approx(energies.std(ddof=1) / np.sqrt(8))
+    leading, probes = leading_and_probes(telescope, 8)
+    energy = [5 / 3 * ((telescope.weights(3)[[2, 5, 0]] @ part) ** 2).sum(axis=0) for part in (leading, probes)]
+    assert p == pytest.approx(energy[0].sum() + energy[1].mean())
+    plain = energy[1].std(ddof=1) / np.sqrt(8)
+    assert plain <= se <= 4 * plain
+    p, trace = telescope.training_summary(n_probes=8)
+    S = telescope.weights(3)[:5]
+    forms = [np.einsum("ij,ij->j", part[:5], S @ part) for part in (leading, probes)]
+    assert trace.value == pytest.approx(forms[0].sum() + forms[1].mean())
+
+
+@pytest.mark.parametrize("weights", [None, [1, 1, 2, 0.5, 3, 0], [0, 0, 0, 1, 0, 0]])
+def test_probes_complete_the_leading_directions(telescope, weights, monkeypatch):
+    if weights is not None:
+        monkeypatch.setattr(HandMade, "row_weights", np.array(weights, dtype=float))
+        telescope.trained = np.array(weights) > 0
+    trained = telescope.trained
+    leading, probes = leading_and_probes(telescope, 20000)
+    assert not leading[~trained].any()
+    assert not probes[~trained].any()
+    r, n = leading.shape[1], trained.sum()
+    np.testing.assert_allclose(leading.T @ leading, np.eye(r), atol=1e-12)
+    np.testing.assert_allclose(leading @ (leading.T @ telescope.row_weights), telescope.row_weights, atol=1e-12)
+    np.testing.assert_allclose(leading.T @ probes, 0, atol=1e-10)
+    np.testing.assert_allclose((probes**2).sum(axis=0), n - r)  # so that the identity has its trace without error
+    whole = leading @ leading.T + probes @ probes.T / 20000
+    np.testing.assert_allclose(whole, np.diag(trained.astype(float)), atol=0.04)
+
+
+def test_what_the_leading_directions_carry_is_known_without_error(telescope, monkeypatch):
+    monkeypatch.setattr(HandMade, "row_weights", np.array([1, 1, 2, 0.5, 3, 0.0]))
+    left = np.arange(1.0, N + 1)
+    telescope.parts = 0.1 * np.outer(left, telescope.row_weights)[None].repeat(3, axis=0)
+    for exact, found in zip(telescope.training_summary(n_probes=None), telescope.training_summary(2), strict=True):
+        assert found.value == pytest.approx(exact.value, rel=1e-12)
+        assert found.standard_error < 1e-12 * found.value
+
+
+def test_one_row_has_no_random_directions(telescope):
+    telescope.trained = np.arange(N) == 2
+    telescope.parts = telescope.parts * telescope.trained
+    exact, found = (telescope.training_summary(n_probes=count) for count in (None, 5))
+    np.testing.assert_allclose(found, exact, rtol=1e-12, atol=1e-12)
+
+
+def errors_in_standard_errors(directions, count):
+    """Errors of means of chi-squared variables, in their standard errors: what few directions come to."""
+    values, errors = _mean_and_error(np.random.default_rng(0).chisquare(directions, size=(20000, count)))
+    return (values - directions) / errors
+
+
+@pytest.mark.parametrize("directions", [1, 2, 5, 100])
+@pytest.mark.parametrize(("count", "most"), [(2, 0.14), (4, 0.03), (8, 0.005), (16, 0.002), (32, 0.0012), (64, 0.001)])
+def test_estimates_are_four_standard_errors_off_as_rarely_as_is_said(directions, count, most):
+    assert (np.abs(errors_in_standard_errors(directions, count)) > 4).mean() <= most
+
+
+def test_standard_errors_of_many_directions_are_hardly_widened():
+    assert 0.95 <= errors_in_standard_errors(200, 32).std() <= 1.05
+
+
+def test_equal_probes_have_no_standard_error():
+    np.testing.assert_array_equal(_mean_and_error(np.full((3, 8), 2.5)), [[2.5] * 3, [0.0] * 3])
 
 
 def test_many_probes_find_the_exact_values(telescope):
@@ -121,6 +192,13 @@ def test_kernel_norm_ratio_compares_stage_means_of_the_largest_norms(telescope):
     assert telescope.kernel_norm_ratio(QUERY, stages=[2]) == pytest.approx(
         norms[1, [2, 5, 0]].max() / norms[1, :5].max()
     )
+
+
+def test_kernel_norm_ratio_above_1_allows_smaller_kernels_at_single_stages(telescope):
+    telescope.parts = np.zeros((2, N, N))
+    telescope.parts[0, :, 0], telescope.parts[1, :, 0] = [3, 0, 0, 0, 0, 2], [0.5, 0, 0, 0, 0, 2]
+    telescope.parts = np.concatenate([telescope.parts, telescope.parts[:1]])
+    assert telescope.kernel_norm_ratio(np.array([[5.0]]), stages=[1, 2]) == pytest.approx(4 / 3.5)
 
 
 def test_kernel_norm_ratio_of_subsets(telescope):
@@ -190,16 +268,3 @@ def test_blocks_fit_the_working_memory():
         assert _memory.items_per_block(2**18, 100) == 4
         assert _memory.items_per_block(2**18, 3) == 3
         assert _memory.items_per_block(2**30, 3) == 1
-
-
-def test_refusals_name_sizes_and_the_way_out(monkeypatch):
-    monkeypatch.setattr(_memory, "machine_memory_bytes", lambda: 2**31)
-    _memory.refuse_if_too_large(2**31, "This", "Do that.")
-    with pytest.raises(MemoryError, match=r"^This would take 3\.0 GiB and this machine has 2\.0 GiB\. Do that\.$"):
-        _memory.refuse_if_too_large(3 * 2**30, "This", "Do that.")
-
-
-def test_machine_memory_is_that_of_the_machine():
-    with open("/proc/meminfo") as lines:
-        kib = int(next(line for line in lines if line.startswith("MemTotal")).split()[1])
-    assert _memory.machine_memory_bytes() == kib * 1024

@@ -212,7 +212,8 @@ def test_bags_with_early_stopping_equal_the_leaf_loops(frame, other_frame, weigh
 def test_bags_that_do_not_fit_the_leaves_are_an_error(frame):
     X = coded(frame[0])
     model = make_trees(subsample=0.5, subsample_freq=1).fit(X, frame[1])
-    X[:] = X[::-1].copy()
+    kept = model._fit_record.train.X
+    kept[:] = kept[::-1].copy()
     with pytest.raises(ValueError, match="bag drawn again for tree 1 does not fit"):
         _ = model.telescope_
 

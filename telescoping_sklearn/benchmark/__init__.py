@@ -1,4 +1,4 @@
-"""Regressors compared on ever more irregular test rows: a study, its runner, its results and what they say."""
+"""Benchmark regressors under increasing covariate shift: studies, runner, results and reports."""
 
 from telescoping_sklearn.benchmark._report import write_results
 from telescoping_sklearn.benchmark._report_html import write_report

@@ -1,4 +1,4 @@
-"""Where everything in a chart of the report stands: from a curve's numbers to positions in an SVG.
+"""Layout of the report's charts: from a curve's numbers to positions in an SVG.
 
 The template writes the SVG; here are numbers and words only, so that escaping has one home.
 """
@@ -14,13 +14,13 @@ import pandas as pd
 
 WIDTH, HEIGHT = 380, 270
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 40
-#: Width of a character of a tick's label, about.
+#: Approximate width of a character of a tick label.
 _CHARACTER = 8.0
 #: Positive values that span more than this factor are drawn on a logarithmic axis.
 _LOG_ABOVE = 40.0
 #: A standard error below this share of its value is rounding.
 _ROUNDING = 1e-9
-#: Outlines of the markers, around the origin; with the dashes they tell curves apart without colour.
+#: Outlines of the markers, around the origin; markers and dashes distinguish curves without colour.
 MARKERS = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
     "M-3.6-3.6h7.2v7.2h-7.2z",
@@ -33,7 +33,7 @@ MARKERS = (
 
 
 def number(value: float) -> str:
-    """Write a number with three significant digits, and thousands apart.
+    """Format a number with three significant digits and thousands separators.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def number(value: float) -> str:
 
 
 def with_error(value: float, error: float) -> str:
-    """Write a number with its standard error, where it has one."""
+    """Format a number with its standard error, if it has one."""
     known = np.isfinite(error) and error > _ROUNDING * abs(value)
     return f"{number(value)} ± {_two_digits(error)}" if known else number(value)
 
@@ -61,7 +61,7 @@ def _two_digits(error: float) -> str:
 
 
 def mean_and_error(part: pd.DataFrame, quantity: str) -> tuple[float, float]:
-    """Mean over seeds with its standard error; of one seed the error that the results have, if any."""
+    """Mean over seeds with its standard error; for one seed, the standard error in the results, if any."""
     values = part[quantity].dropna().to_numpy(dtype=float) if quantity in part else np.empty(0)
     if len(values) == 0:
         return np.nan, np.nan
@@ -73,7 +73,7 @@ def mean_and_error(part: pd.DataFrame, quantity: str) -> tuple[float, float]:
 
 @dataclass
 class Axis:
-    """One axis: what it spans, and where its values stand.
+    """One axis: its range, and the positions of its values.
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ class Axis:
         return round(self.start + (at - low) / (high - low) * (self.end - self.start), 2)
 
     def clip(self, value: float) -> float:
-        """Keep a value within the axis."""
+        """Clip a value to the axis."""
         return min(max(value, self.low), self.high)
 
 
@@ -126,7 +126,7 @@ class Curve:
 
 @dataclass
 class Stop:
-    """A place along the horizontal axis that can be pointed at or focused, and what is said there.
+    """A position along the horizontal axis that can be hovered or focused, and its tooltip.
 
     Attributes
     ----------
@@ -146,13 +146,13 @@ class Stop:
 
     @property
     def spoken(self) -> str:
-        """All of it as one sentence."""
+        """The tooltip as one sentence."""
         return f"{self.head}: " + "; ".join(f"{model} {value}" for _, model, value in self.lines)
 
 
 @dataclass
 class Chart:
-    """A chart, ready to be written.
+    """A chart, ready for the template.
 
     Attributes
     ----------
@@ -192,7 +192,7 @@ class Chart:
 
 
 def set_name(kind: str, value: float) -> str:
-    """Name a test set as a reader would."""
+    """Readable name of a test set."""
     if kind == "mixture":
         return f"{value:.0%} irregular".replace("%", " %")
     if kind == "decile":
@@ -201,14 +201,14 @@ def set_name(kind: str, value: float) -> str:
 
 
 def short_set_name(kind: str, value: float) -> str:
-    """Name a test set at a tick."""
+    """Tick label of a test set."""
     return f"{value:.0f}" if kind == "decile" else f"{value:.0%}"
 
 
 def make_chart(
     summary: pd.DataFrame, models: Sequence[str], *, title: str, x_label: str, kind: str, reference: float | None = None
 ) -> Chart:
-    """Place one data set's curves.
+    """Lay out the curves of one data set.
 
     Parameters
     ----------
@@ -287,7 +287,7 @@ def _ticks(axis: Axis) -> list[tuple[float, str]]:
 
 
 def _apart(ticks: list[tuple[float, str]]) -> list[tuple[float, str]]:
-    """Leave out labels that would run into others; the first and the last stay."""
+    """Drop labels that would overlap; the first and the last are kept."""
     kept = ticks[:1]
     for place, label in ticks[1:-1]:
         room = _CHARACTER * (len(label) + 1)
@@ -338,5 +338,5 @@ def _describe(title: str, kind: str, parts: Sequence[tuple[str, pd.DataFrame]]) 
 
 
 def legend(models: Sequence[str]) -> list[dict[str, Any]]:
-    """Give the report's models with their styles."""
+    """Models of the report with their styles."""
     return [{"label": model, "style": style} for style, model in enumerate(models)]

@@ -1,4 +1,4 @@
-"""Joblib's Dask backend, told when the cluster gives a task up. Imported only where a cluster is asked for."""
+"""Joblib's Dask backend, extended to report tasks that the cluster abandons. Imported only for a Dask cluster."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -9,10 +9,10 @@ from joblib.externals.loky.process_executor import _ExceptionWithTraceback
 
 
 class ClusterBackend(DaskDistributedBackend):
-    """Hands on the error of a task that the cluster has given up, which joblib would wait for without end.
+    """Pass on the error of a task that the cluster has abandoned.
 
-    Dask gives a task up after a few of its workers have died. Joblib 1.6 calls back for tasks that end, in an error of
-    their own or not, and not for those that never did.
+    Dask abandons a task after several of its workers have died. Joblib 1.6 receives no callback for such a task and
+    would wait for it forever.
     """
 
     def effective_n_jobs(self, n_jobs: int) -> int:
@@ -47,10 +47,10 @@ class ClusterBackend(DaskDistributedBackend):
         """
         future = super().submit(func, callback)
 
-        def hand_on(ended: Future) -> None:
+        def pass_on(ended: Future) -> None:
             error = ended.exception()
             if error is not None and callback is not None:
                 callback(_ExceptionWithTraceback(error))
 
-        future.add_done_callback(hand_on)
+        future.add_done_callback(pass_on)
         return future

@@ -1,6 +1,6 @@
-"""What the columns of a table are, and the form that every model's preparation takes: numbers and categories.
+"""Detect the kinds of a table's columns and convert them to numbers and categories.
 
-Only the features are looked at, never the target, so that nothing of the test rows' labels reaches a model.
+Only the features are used, never the target, so that no label of a test row reaches a model.
 """
 
 from typing import Any, NamedTuple
@@ -9,32 +9,32 @@ import numpy as np
 import pandas as pd
 from pandas.api import types
 
-#: How an ISO date looks; anything else that pandas might guess to be a date stays text.
+#: Pattern of an ISO date; other text that pandas might parse as a date stays text.
 _ISO_DATE = r"\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?"
-#: How other dates look, such as 31/12/2020, 31.12.20 or 2020/12/31; what they mean is not guessed.
+#: Pattern of other dates, such as 31/12/2020, 31.12.20 or 2020/12/31, which are ambiguous and not parsed.
 _OTHER_DATE = r"\d{1,4}([./ -])\d{1,2}\1\d{1,4}([ T]\d{1,2}:\d{2}(:\d{2})?)?"
-#: Share of different values from which whole numbers may name the rows.
+#: Share of distinct values from which integers may be identifiers.
 _NEARLY_ALL = 0.95
-#: Categories with more levels are remarked upon.
+#: Categories with more levels than this get a remark.
 _MANY_LEVELS = 50
-#: Below this many rows a column of distinct values says nothing about what it is.
+#: Fewest rows from which a column of distinct values counts as an identifier.
 _FEWEST_IDENTIFIED = 20
 
 
 class ColumnProfile(NamedTuple):
-    """What was found in a table's columns.
+    """Kinds of a table's columns, and remarks on them.
 
     Attributes
     ----------
     kinds : dict of str to {"number", "date", "category"}
-        Every column that is kept. A date has become days since the earliest.
+        Columns kept, with their kinds. Dates are converted to days since the earliest.
     dropped : dict of str to {"constant", "identifier"}
-        Every column that is not, and why.
+        Columns dropped, and why.
     missing : dict of str to float
-        Share of missing values of the columns kept that have any.
+        Share of missing values of the kept columns that have any.
     remarks : dict of str to str
-        What a reader should look at: text that may be meant as dates, numbers that may name the rows, and categories
-        of very many levels.
+        Columns to check: text that may be dates, numbers that may be identifiers, and categories with very many
+        levels.
     """
 
     kinds: dict[str, str]
@@ -44,7 +44,7 @@ class ColumnProfile(NamedTuple):
 
 
 def handle_columns(X: pd.DataFrame) -> tuple[pd.DataFrame, ColumnProfile]:
-    """Write a raw table as numbers and categories, without the columns that can teach nothing.
+    """Convert a raw table to numbers and categories, and drop uninformative columns.
 
     Dropped are constant columns (a single value, or nothing but missing ones) and identifiers: text whose values are
     all different, and whole numbers that are all different and leave no gap between the smallest and the largest, as
@@ -61,7 +61,7 @@ def handle_columns(X: pd.DataFrame) -> tuple[pd.DataFrame, ColumnProfile]:
     X : DataFrame of shape (n_samples, n_kept)
         Columns of floats, integers and categories; names are strings.
     profile : ColumnProfile
-        What became of every column.
+        Kinds, dropped columns and remarks.
 
     Raises
     ------
@@ -97,11 +97,11 @@ def handle_columns(X: pd.DataFrame) -> tuple[pd.DataFrame, ColumnProfile]:
 
 
 def _as_handled(column: pd.Series) -> tuple[pd.Series, str]:
-    """Return a column as numbers or categories, and what it is."""
+    """Return a column as numbers or categories, and its kind."""
     if types.is_bool_dtype(column.dtype) and not isinstance(column.dtype, pd.CategoricalDtype):
         return column.astype("Float64").astype(float) if column.isna().any() else column.astype(np.int64), "number"
     if types.is_numeric_dtype(column.dtype):
-        # Nullable and Arrow numbers become numpy's, whose missing value every model knows.
+        # Nullable and Arrow numbers become numpy's, whose NaN every model understands.
         plain = column if isinstance(column.dtype, np.dtype) else column.astype(float)
         return plain.replace([np.inf, -np.inf], np.nan) if plain.dtype.kind == "f" else plain, "number"
     if types.is_datetime64_any_dtype(column.dtype) or isinstance(column.dtype, pd.PeriodDtype):
@@ -116,7 +116,7 @@ def _as_handled(column: pd.Series) -> tuple[pd.Series, str]:
         dates = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
         if dates.notna().sum() == len(present):
             return _days(dates), "date"
-    # Text in one fixed order, so that codes do not depend on the order of the rows.
+    # Sorted, so that codes do not depend on the order of the rows.
     return pd.Series(pd.Categorical(present.reindex(text.index), categories=sorted(set(present))), text.index), (
         "category"
     )
@@ -129,7 +129,7 @@ def _days(dates: pd.Series) -> pd.Series:
 
 
 def _remark(values: pd.Series, kind: str) -> str:
-    """Say what about a column a reader should look at; empty where nothing is remarkable."""
+    """Return a remark on a column; empty if there is none."""
     present = values.dropna()
     if len(present) < _FEWEST_IDENTIFIED:
         return ""
@@ -147,10 +147,10 @@ def _remark(values: pd.Series, kind: str) -> str:
 
 
 def _why_useless(values: pd.Series, kind: str) -> str:
-    """Say why a column can teach nothing; empty where it may."""
+    """Return why a column is uninformative; empty if it is not."""
     present = values.dropna()
     n_distinct = present.nunique()
-    # A value that is there or not is something to learn from.
+    # Whether a value is missing may itself be informative.
     if n_distinct == 0 or (n_distinct == 1 and len(present) == len(values)):
         return "constant"
     if len(values) < _FEWEST_IDENTIFIED or n_distinct < len(values):

@@ -1,4 +1,4 @@
-"""Where a study's tables come from, and what a table is once it is loaded."""
+"""Data sources of a study, and loaded tables."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ _SOURCE_KEYS = {"source", "drop", "log_target", "name"}
 
 
 class Table(NamedTuple):
-    """A data set, ready for any model's preparation.
+    """A loaded data set.
 
     Attributes
     ----------
@@ -38,9 +38,9 @@ class Table(NamedTuple):
     y : Series of shape (n_samples,)
         The target, finite floats.
     profile : ColumnProfile
-        What became of the columns.
+        Kinds of the columns, dropped ones and remarks.
     notes : list of str
-        What was done to the rows and to the target.
+        How rows and target were prepared.
     fingerprint : str
         Hash of X and y.
     """
@@ -59,15 +59,15 @@ class DataSource:
     Attributes
     ----------
     name : str
-        What it is called in the results.
+        Name in the results.
     read : callable
-        Returns features and target as they come.
+        Returns raw features and target.
     origin : dict
-        What the study says of it, as JSON types.
+        Settings of the source, as JSON types.
     drop : tuple of str
         Columns to leave out.
     log_target : bool
-        Whether the logarithm of the target is what is predicted.
+        Whether to predict the logarithm of the target.
     """
 
     name: str
@@ -77,12 +77,12 @@ class DataSource:
     log_target: bool = False
 
     def load(self, along: Iterable[str] = ()) -> Table:
-        """Load the table and handle its columns and its target.
+        """Load the table and prepare its columns and target.
 
         Parameters
         ----------
         along : iterable of str, default=()
-            Columns along which rows are divided; rows that lack a value in one are left out.
+            Columns along which rows are divided; rows with a missing value in one are dropped.
 
         Returns
         -------
@@ -92,7 +92,7 @@ class DataSource:
         Raises
         ------
         ValueError or OSError
-            If that cannot be done, in words that do not name the data set.
+            If loading fails; the message does not name the data set.
         """
         X, y = self.read()
         X = X if isinstance(X, pd.DataFrame) else _as_frame(X)
@@ -112,7 +112,7 @@ class DataSource:
 
 
 def _there(X: pd.DataFrame, name: str, kept: NDArray, notes: list[str]) -> NDArray:
-    """Rows that have a value in a column, with a note on those that have none; all where there is no such column."""
+    """Rows with a value in a column, with a note on the others; all rows if there is no such column."""
     columns = [column for column in X.columns if str(column) == name]
     if len(columns) != 1:
         return np.ones(len(X), dtype=bool)
@@ -134,7 +134,7 @@ def _as_frame(X: Any) -> pd.DataFrame:
 
 
 def _target(y: pd.Series, *, log: bool) -> tuple[pd.Series, list[str]]:
-    """Return the target as floats, missing where it cannot be used, and what was done to it."""
+    """Return the target as floats, NaN where it is not finite, and notes on its preparation."""
     if not types.is_numeric_dtype(y.dtype):
         raise ValueError(f"the target {str(y.name)!r} holds {y.dtype}, not numbers")
     values = y.astype(float).replace([np.inf, -np.inf], np.nan)
@@ -154,12 +154,12 @@ def _target(y: pd.Series, *, log: bool) -> tuple[pd.Series, list[str]]:
 
 
 def needs_folder(source: DataSource) -> bool:
-    """Whether a set lies in a folder that must be named and is not."""
+    """Whether the source needs TELESCOPING_DATA and it is unset."""
     return source.origin.get("source") in TABULAR_NAMES and not tabular_folder()
 
 
 def unset_folder(sources: Iterable[DataSource]) -> Iterator[str]:
-    """Say once of all sets in a folder that must be named that it is not."""
+    """List the data sets that need TELESCOPING_DATA while it is unset, in one line."""
     names = [source.name for source in sources if needs_folder(source)]
     if names:
         yield (
@@ -169,7 +169,7 @@ def unset_folder(sources: Iterable[DataSource]) -> Iterator[str]:
 
 
 def read_sources(data: Any) -> Iterator[DataSource | str]:
-    """Read a study's `data`: yields data sets, and a line for every mistake."""
+    """Parse a study's `data`: yields data sources, and an error line for every mistake."""
     if isinstance(data, str | Mapping):
         data = (data,)
     try:
@@ -229,7 +229,7 @@ def _in_memory(name: str, X: Any, y: Any) -> DataSource:
 
 
 def _option_mistakes(item: Mapping[str, Any], known: set[str]) -> Iterator[str]:
-    """Yield a line for every option that makes no sense, of those that sources share."""
+    """Yield an error line for every invalid option that all sources share."""
     where = f"data: {item.get('name') or item.get('path') or item.get('source')!r}:"
     unknown = sorted(set(item) - known)
     if unknown:
@@ -248,7 +248,7 @@ def _is_names(drop: Any) -> bool:
 
 
 def _file(item: Mapping[str, Any]) -> Iterator[DataSource | str]:
-    """Read a file's options and its header: yields the source, or a line for every mistake."""
+    """Check a file's options and header: yields the source, or an error line for every mistake."""
     mistakes = list(_option_mistakes(item, _FILE_KEYS))
     target, drop = item.get("target"), item.get("drop", [])
     if not isinstance(item["path"], str | Path):
@@ -272,7 +272,7 @@ def _file(item: Mapping[str, Any]) -> Iterator[DataSource | str]:
 
 
 def _renamed(item: Mapping[str, Any]) -> Iterator[DataSource | str]:
-    """Read the options of a set that is given by name: yields the sources, or a line for every mistake."""
+    """Check the options of a named source: yields the sources, or an error line for every mistake."""
     mistakes = list(_option_mistakes(item, _SOURCE_KEYS))
     try:
         sources = _named(str(item["source"]))

@@ -1,4 +1,4 @@
-"""Settings as plain JSON: what is hashed to know a task again, stored beside its results, and shown to the reader."""
+"""Canonical JSON of the settings: hashed as the key of a task, stored beside its results, and shown in reports."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ import pandas as pd
 
 
 def describe(value: Any) -> Any:
-    """Write a setting as JSON types, the same in every process.
+    """Convert a setting to JSON types, the same in every process.
 
     Parameters
     ----------
@@ -20,12 +20,12 @@ def describe(value: Any) -> Any:
     Returns
     -------
     object
-        Of dict, list, str, int, float, bool and None; a float that JSON has no word for is text.
+        Made of dict, list, str, int, float, bool and None; a float that is not finite becomes text.
 
     Raises
     ------
     TypeError
-        If the value cannot be told from another of its kind in another process.
+        If the value has no representation that is the same in every process.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """The models of a study: ours by name, any scikit-learn regressor by import path or as an instance.
 
-A model is always asked for as a pipeline on the raw table with a standardised target, so that every one gets the
-columns in a form that suits it: standardised and one-hot for nets and linear models, ordinal codes for trees.
+Every model is a pipeline on the raw table with a standardised target. The pipeline prepares the columns for the model:
+standardised and one-hot for nets and linear models, ordinal codes for trees.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ from telescoping_sklearn.benchmark._tuning import PAPER_SPACES, read_space
 PREPARATIONS = ("standard", "ordinal", "none")
 _KEYS = {"estimator", "settings", "preparation", "space"}
 _OURS = {"net": TelescopingMLPRegressor, "trees": TelescopingGBTRegressor}
-#: Modules and names of regressors that split on a column's order and need no scaling.
+#: Modules and name parts of tree-based regressors, which need no scaling.
 _TREE_MODULES = ("sklearn.ensemble", "sklearn.tree", "lightgbm", "xgboost", "catboost")
 _TREE_WORDS = ("Tree", "Forest", "Boost", "GBT", "GBM", "GBR", "XGB", "LGBM")
 
@@ -37,15 +37,15 @@ class ModelSpec:
     Attributes
     ----------
     name : str
-        What it is called in the results.
+        Name in the results.
     estimator : estimator
-        Unfitted, with its settings; a seed is given when it is made.
+        Unfitted, with its settings; `make` sets the seed.
     preparation : {"standard", "ordinal", "none"}
-        How the columns are written for it.
+        How the columns are prepared for it.
     space : dict
-        Parameters that tuning draws, with what it draws from; empty where the model is not tuned.
+        Search space of the tuning; empty if the model is not tuned.
     settings : dict
-        The settings as the study gives them.
+        The settings given by the study.
     """
 
     name: str
@@ -55,7 +55,7 @@ class ModelSpec:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def make(self, seed: int) -> TransformedTargetRegressor:
-        """Make the model, unfitted, as a pipeline on raw rows."""
+        """Build the unfitted model as a pipeline on raw rows."""
         estimator = clone(self.estimator)
         if isinstance(estimator, TransformedTargetRegressor):
             return _seeded(estimator, seed)
@@ -67,7 +67,7 @@ class ModelSpec:
         )
 
     def prefix(self) -> str:
-        """Return what stands before a parameter of the estimator among those of the pipeline that `make` makes."""
+        """Return the prefix of the estimator's parameters in the pipeline that `make` builds."""
         if isinstance(self.estimator, TransformedTargetRegressor):
             return ""
         if self.preparation == "none":
@@ -75,7 +75,7 @@ class ModelSpec:
         return f"regressor__{type(self.estimator).__name__.lower()}__"
 
     def describe(self) -> dict[str, Any]:
-        """Write the model down as JSON types."""
+        """Describe the model as JSON types."""
         return {
             "estimator": describe(self.estimator),
             "library": _library_version(self.estimator),
@@ -85,12 +85,12 @@ class ModelSpec:
 
 
 def _library_version(estimator: Any) -> str | None:
-    """Version of the library that an estimator comes from, where it says one."""
+    """Version of the library that an estimator comes from, if it has one."""
     return getattr(import_module(type(estimator).__module__.partition(".")[0]), "__version__", None)
 
 
 def _codes(estimator: Any) -> Any:
-    """Ordinal codes of the categories; missing values filled in and marked where the estimator cannot take them."""
+    """Encode categories as integers; impute and mark missing values if the estimator does not accept them."""
     codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     columns = make_column_transformer((codes, make_column_selector(dtype_exclude="number")), remainder="passthrough")
     if get_tags(estimator).input_tags.allow_nan:
@@ -99,7 +99,7 @@ def _codes(estimator: Any) -> Any:
 
 
 def _seeded(estimator: Any, seed: int) -> Any:
-    """Give every `random_state` left open the seed, and every `n_jobs` left open one thread."""
+    """Set every `random_state` that is None to the seed, and every `n_jobs` that is None to 1."""
     params = estimator.get_params(deep=True)
     last = {name: name.split("__")[-1] for name, value in params.items() if value is None}
     seeds = {name: seed for name, end in last.items() if end == "random_state"}
@@ -107,8 +107,8 @@ def _seeded(estimator: Any, seed: int) -> Any:
     return estimator.set_params(**seeds, **threads)
 
 
-def read_models(models: Any, section: int) -> Iterator[ModelSpec | str]:
-    """Read a study's `models`: yields models, and a line for every mistake."""
+def read_models(models: Any, section: int | str) -> Iterator[ModelSpec | str]:
+    """Parse a study's `models`: yields models, and an error line for every mistake."""
     if isinstance(models, str):
         models = (models,)
     if not isinstance(models, Mapping):
@@ -121,7 +121,7 @@ def read_models(models: Any, section: int) -> Iterator[ModelSpec | str]:
         yield "models must hold at least one model"
     for name, given in models.items():
         mistakes: list[str] = []
-        with _noted(mistakes):
+        with _collect_errors(mistakes):
             spec = _read_model(str(name), given, section, mistakes)
         yield from (f"models.{name}: {line}" for line in mistakes)
         if not mistakes:
@@ -129,16 +129,16 @@ def read_models(models: Any, section: int) -> Iterator[ModelSpec | str]:
 
 
 @contextmanager
-def _noted(mistakes: list[str]) -> Iterator[None]:
-    """Note a mistake as a line, and go on to the next."""
+def _collect_errors(mistakes: list[str]) -> Iterator[None]:
+    """Collect an error as a line instead of raising it."""
     try:
         yield
     except (ValueError, TypeError) as error:
         mistakes.append(" ".join(str(error).split()))
 
 
-def _read_model(name: str, given: Any, section: int, mistakes: list[str]) -> ModelSpec:
-    """Read a model; what keeps nothing else from being read is noted, and the rest raised."""
+def _read_model(name: str, given: Any, section: int | str, mistakes: list[str]) -> ModelSpec:
+    """Parse a model. Recoverable errors are collected in ``mistakes``; fatal ones are raised."""
     if isinstance(given, str) or hasattr(given, "get_params"):
         given = {"estimator": given}
     if not isinstance(given, Mapping):
@@ -156,7 +156,7 @@ def _read_model(name: str, given: Any, section: int, mistakes: list[str]) -> Mod
         preparation = None
     space = _read_space(given.get("space", PAPER_SPACES.get(str(given.get("estimator", name)), {})), mistakes)
     estimator = _make_estimator(given.get("estimator", name), dict(settings), section, mistakes)
-    with _noted(mistakes):
+    with _collect_errors(mistakes):
         _refuse_unknown(space, estimator, "space")
     mistakes += _setting_mistakes(estimator)
     spec = ModelSpec(name, estimator, preparation or _preparation_of(estimator), space, dict(settings))
@@ -167,17 +167,17 @@ def _read_model(name: str, given: Any, section: int, mistakes: list[str]) -> Mod
 
 
 def _read_space(given: Any, mistakes: list[str]) -> dict[str, Any]:
-    """Read a space parameter by parameter, so that every mistake in it is noted."""
+    """Parse a search space parameter by parameter, so that all errors are collected."""
     parts = [{name: choice} for name, choice in given.items()] if isinstance(given, Mapping) else [given]
     space: dict[str, Any] = {}
     for part in parts:
-        with _noted(mistakes):
+        with _collect_errors(mistakes):
             space |= read_space(part)
     return space
 
 
 def _setting_mistakes(estimator: Any) -> Iterator[str]:
-    """Yield what `fit` would say of the values of an estimator's parameters, and of those of its parts."""
+    """Yield the errors that `fit` would raise for parameter values of an estimator and its parts."""
     parts = [estimator, *(value for value in estimator.get_params(deep=True).values() if not isinstance(value, type))]
     for part in parts:
         constraints = getattr(part, "_parameter_constraints", None)
@@ -193,8 +193,8 @@ def _setting_mistakes(estimator: Any) -> Iterator[str]:
             yield from part.unsupported_params().values()
 
 
-def _make_estimator(which: Any, settings: dict[str, Any], section: int, mistakes: list[str]) -> Any:
-    """Make an unfitted estimator with those of its settings that it has; others are noted."""
+def _make_estimator(which: Any, settings: dict[str, Any], section: int | str, mistakes: list[str]) -> Any:
+    """Build an unfitted estimator with its settings; unknown ones are collected as errors."""
     if isinstance(which, str):
         klass = _OURS.get(which) or _import_regressor(which)
         estimator = klass()
@@ -205,14 +205,14 @@ def _make_estimator(which: Any, settings: dict[str, Any], section: int, mistakes
         estimator, defaults = clone(which), {}
     else:
         raise TypeError(f"estimator must be an import path or an estimator, got {which!r}")
-    with _noted(mistakes):
+    with _collect_errors(mistakes):
         _refuse_unknown(settings, estimator, "settings")
     known = estimator.get_params(deep=True)
     return estimator.set_params(**{name: value for name, value in (defaults | settings).items() if name in known})
 
 
-def _our_defaults(which: str, settings: dict[str, Any], section: int) -> dict[str, Any]:
-    """Return settings of our own models where the study says nothing."""
+def _our_defaults(which: str, settings: dict[str, Any], section: int | str) -> dict[str, Any]:
+    """Return the benchmark's defaults for our own models."""
     if which == "trees":
         return {"n_estimators": 300, "n_jobs": 1}
     if which != "net":
@@ -220,7 +220,7 @@ def _our_defaults(which: str, settings: dict[str, Any], section: int) -> dict[st
     net = {"hidden_layer_sizes": (64, 64, 64), "batch_size": 128, "max_iter": 20, "tol": 0.0, "section": section}
     if isinstance(settings.get("hidden_layer_sizes"), list):
         settings["hidden_layer_sizes"] = tuple(settings["hidden_layer_sizes"])
-    return net | {"n_iter_no_change": settings.get("max_iter", net["max_iter"])}  # every epoch is run
+    return net | {"n_iter_no_change": settings.get("max_iter", net["max_iter"])}  # no early stopping
 
 
 def _refuse_unknown(names: Mapping[str, Any], estimator: Any, what: str) -> None:
@@ -256,7 +256,7 @@ def _import_regressor(path: str) -> type:
 
 
 def _preparation_of(estimator: Any) -> str:
-    """Choose the preparation that suits an estimator; a pipeline brings its own."""
+    """Choose the preparation for an estimator; a pipeline has its own."""
     if isinstance(estimator, Pipeline | TransformedTargetRegressor):
         return "none"
     if isinstance(estimator, TelescopingGBTRegressor) or any(word in type(estimator).__name__ for word in _TREE_WORDS):

@@ -1,4 +1,4 @@
-"""How far a study is: a bar on a terminal, plain lines elsewhere."""
+"""Progress reporting: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -10,18 +10,18 @@ from telescoping_sklearn.benchmark._tasks import Task
 
 
 class Progress:
-    """Says what is done, failed and to go, and how long that will take.
+    """Report the numbers of finished, failed and remaining tasks, and the time left.
 
     Parameters
     ----------
     total : int
-        Tasks of the study.
+        Number of tasks of the study.
     done : int
-        Those already done.
+        Number of tasks finished before.
     show : bool
-        Whether to say anything.
+        Whether to report anything.
     file : text stream or None, default=None
-        Where to say it; None is the standard error stream.
+        Output stream; None is the standard error stream.
     """
 
     def __init__(self, total: int, done: int, *, show: bool, file: TextIO | None = None) -> None:
@@ -36,7 +36,7 @@ class Progress:
             self._line(f"{done} of {total} tasks are done already")
 
     def update(self, task: Task, *, failed: bool) -> None:
-        """Count a task."""
+        """Count a finished or failed task and report it."""
         self.done += not failed
         self.failed += failed
         what = f"{task.data}, {task.model}, seed {task.seed}, {task.score}"
@@ -64,6 +64,6 @@ class Progress:
             print(text, file=self.file, flush=True)
 
     def close(self) -> None:
-        """End the bar."""
+        """Close the bar."""
         if self.bar is not None:
             self.bar.close()

@@ -1,4 +1,4 @@
-"""Say what a study found in files: a table, its settings, and a figure in the paper's layout."""
+"""Write the results of a study to files: a table, its settings, and a figure in the paper's layout."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def write_results(store: ResultStore, folder: Path) -> list[Path]:
 
 
 def _draw(results: pd.DataFrame, kind: str) -> Any:
-    """Draw errors above and kernels below on a figure that pyplot does not know."""
+    """Draw errors above and kernel norm ratios below, on a figure outside pyplot."""
     from matplotlib.figure import Figure
 
     summaries = {name: summarize_curves(results, name, set_kind=kind) for name in ("mse", "kernel_norm_ratio")}

@@ -32,7 +32,7 @@ _PANELS = {
     "kernel_norm_ratio": "Kernel norm ratio",
     "effective_params": "Effective parameters",
 }
-#: Title of the panels of each kind of test set, and what their axis is.
+#: Title of the panels and label of the axis, by kind of test set.
 _GROUPS = {
     "mixture": ("Mixtures of regular and irregular rows", "irregular rows"),
     "decile": ("By decile of irregularity", "decile, 10 the most irregular"),
@@ -43,15 +43,15 @@ _ENOUGH_DATA_SETS = 6
 _HOW_TO_READ = (
     "Errors are in units of the training labels' variance: 1 is what predicting their mean would score. The relative "
     "gap is the difference between two models' errors on a test set, over the same difference on regular rows. The "
-    "kernel norm ratio compares the largest kernel norm on a test set with that on the training rows: above 1 a "
-    "model's kernels do there what they never did in training. Effective parameters are those of a linear smoother "
-    "with the same weights."
+    "kernel norm ratio is the largest kernel norm on a test set, averaged over training stages, over the same on the "
+    "training rows: above 1 it is larger on the test set. For boosted trees the ratio is at most 1 whatever the rows "
+    "are. Effective parameters are those of a linear smoother with the same weights."
 )
 
 
 @dataclass
 class Report:
-    """What a report is made of.
+    """Contents of a report.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class Report:
 
     @property
     def reference(self) -> str:
-        """The model that gaps are taken to: the one with the lowest mean rank on regular rows; empty without ranks."""
+        """The reference model of the gaps: that of the lowest mean rank on regular rows; empty without ranks."""
         return "" if self.comparison is None else str(self.comparison.ranks["model"].iloc[0])
 
     @property
@@ -108,10 +108,10 @@ def write_report(
     metadata: Mapping[str, Any] | None = None,
     title: str = "Models on irregular rows",
 ) -> Path:
-    """Write a study's results as one HTML file that needs no network.
+    """Write a study's results as a self-contained HTML file.
 
-    It holds a summary in words, curves with error bands for every data set, tables that can be sorted, settings and
-    versions, and how to run the study again. It is readable without scripts, on a phone, in dark mode and by a screen
+    It contains a summary in words, curves with error bands for every data set, sortable tables, settings and versions,
+    and code to run the study again. It is readable without scripts, on a phone, in dark mode and by a screen
     reader. All names are escaped.
 
     Parameters
@@ -120,9 +120,9 @@ def write_report(
         Results as `run_benchmark` returns them, or a file that it wrote. Relative gaps need the file, which has squared
         errors row by row.
     output : str or Path
-        File to write; what was there is written over.
+        File to write; an existing file is overwritten.
     metadata : mapping or None, default=None
-        The study, versions and machine, where ``results`` is a DataFrame; a file has its own.
+        The study, versions and machine, if ``results`` is a DataFrame; a results file has its own.
     title : str, default="Models on irregular rows"
         Heading of the page.
 
@@ -136,7 +136,7 @@ def write_report(
     ValueError
         If there are no results yet, or columns are missing.
     StoreError
-        If the file is foreign or damaged.
+        If the file is not a results file or is damaged.
 
     Examples
     --------
@@ -179,7 +179,7 @@ def _gather(source: Any, metadata: Mapping[str, Any] | None) -> Report:
 
 
 def _compare(results: pd.DataFrame) -> ModelComparison | None:
-    """Compare all models on regular rows, or on those that have not shifted; None where no two share any."""
+    """Compare all models on regular or unshifted rows; None if no two models share any."""
     over = "data" if results["data"].nunique() >= _ENOUGH_DATA_SETS else "data and seed"
     for kind in ("mixture", "shift"):
         try:
@@ -190,7 +190,7 @@ def _compare(results: pd.DataFrame) -> ModelComparison | None:
 
 
 def _gaps(table: pd.DataFrame, labelled: pd.DataFrame, store: ResultStore, reference: str) -> dict[str, pd.DataFrame]:
-    """Ask for the gaps of every other model, and give data sets the labels of the report."""
+    """Compute the gaps of every other model, with the data sets' labels of the report."""
     labels = dict(zip(zip(table["data"], table["score"], strict=True), labelled["data"], strict=True))
     gaps = {}
     for model in dict.fromkeys(table["model"]):
@@ -204,7 +204,7 @@ def _gaps(table: pd.DataFrame, labelled: pd.DataFrame, store: ResultStore, refer
 
 
 def render(report: Report, title: str) -> str:
-    """Write a report as a page."""
+    """Render a report as HTML."""
     loader = PackageLoader("telescoping_sklearn.benchmark")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -251,7 +251,7 @@ def _text(environment: Environment, name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """Name a script or style as the page's security policy does: nothing else may run."""
+    """Hash of a script or style for the page's content security policy, which allows nothing else."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -279,9 +279,9 @@ def _about_numbers(n_seeds: int, with_gaps: bool, reference: str) -> str:
     if with_gaps:
         return (
             f"{said} Relative gaps are to {reference}, in brackets the 95% interval of a bootstrap of seeds and test "
-            "rows; where there is none the gap is not defined, and the cell says why."
+            "rows; an undefined gap has the reason in its cell."
         )
-    return f"{said} Relative gaps need squared errors row by row, of two models or more; without these none are given."
+    return f"{said} Relative gaps need squared errors by row, of two models or more, and are missing without them."
 
 
 def _summary(report: Report) -> list[str]:
@@ -314,7 +314,7 @@ def _data_set(report: Report, name: str) -> dict[str, Any]:
 
 
 def _say_of_sets(report: Report, name: str, results: pd.DataFrame, kind: str) -> list[str]:
-    """Say what gaps and kernels do along the test sets of a kind."""
+    """Describe gaps and kernel norm ratios along the test sets of a kind."""
     found = {model: report.gaps_of(name, model, kind) for model in report.gaps}
     words = [_words.say_gap(part, model, report.reference) for model, part in found.items() if len(part)]
     if "kernel_norm_ratio" in results:
@@ -356,17 +356,17 @@ def _facts(results: pd.DataFrame) -> str:
 
 
 def _sizes(results: pd.DataFrame) -> list[str]:
-    """Say how large the test sets of each kind are."""
+    """Describe the sizes of the test sets of each kind."""
     names = {"mixture": "mixtures", "decile": "deciles", "shift": "sets along the shift"}
     groups: Any = results.groupby("set_kind", sort=False)
     return [f"{names[kind]} of {_span(part, 'n_test')}" for kind, part in groups if kind in names]
 
 
 def _unfinished(report: Report) -> str:
-    """Say how much of the study is missing; nothing where nothing is."""
+    """Describe how many tasks are missing; empty if none are."""
     n_tasks, n_failed = report.metadata.get("n_tasks"), len(report.failures)
     n_open = n_tasks - n_failed - report.metadata["n_done"] if isinstance(n_tasks, int) else 0
-    parts = [f"{n_open} are still to do"] if n_open else []
+    parts = [f"{n_open} are not run yet"] if n_open else []
     parts += [f"{n_failed} failed, and are listed under Settings"] if n_failed else []
     return f"Of {n_tasks} tasks {' and '.join(parts)}; they are missing here." if parts else ""
 
@@ -379,7 +379,7 @@ def _failures(failures: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def _as_json(results: pd.DataFrame) -> dict[str, Any]:
-    """Columns and rows as JSON types: what is missing or infinite is null."""
+    """Columns and rows as JSON types; missing and infinite values are null."""
     plain = results.astype(object).where(results.notna() & ~results.isin([np.inf, -np.inf]), None)
     return {"columns": list(results.columns), "rows": [[_plain(cell) for cell in row] for row in plain.to_numpy()]}
 

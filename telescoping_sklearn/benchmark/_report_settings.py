@@ -1,4 +1,4 @@
-"""What a report says of settings, and how its study is run again, as plain values that the template writes."""
+"""Settings of a report and code that reproduces its study, as plain values for the template."""
 
 import json
 import math
@@ -17,9 +17,9 @@ from telescoping_sklearn.benchmark._models import ModelSpec, read_models
 from telescoping_sklearn.benchmark._report_tables import Cell, Column, Table
 from telescoping_sklearn.benchmark._tuning import PAPER_SPACES, read_space
 
-#: Longer values are folded away.
+#: Longer values are collapsed.
 _SHORT = 110
-#: What of a study's description is a parameter as it stands.
+#: Entries of a study's description that equal its parameters.
 _AS_THEY_STAND = (
     "n_seeds",
     "proportions",
@@ -46,7 +46,7 @@ class Entry(NamedTuple):
     value : str
         What it is.
     long : str
-        What is shown of it while it is folded away; empty where it is short.
+        Summary shown while it is collapsed; empty for a short value.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Entry(NamedTuple):
 
 
 def settings(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """List what is known of the study, its tables, the libraries and the machine.
+    """List the settings of the study, its tables, the libraries and the machine.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def settings(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _without_tuned(study: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out of a study's models the values of parameters that tuning chose, and say which it chose."""
+    """Replace parameter values of a study's models that are tuned by a note."""
     models = study.get("models")
     if not study.get("tuning") or not isinstance(models, Mapping):
         return dict(study)
@@ -95,7 +95,7 @@ def _model_without_tuned(model: Any) -> Any:
 
 
 def _entries(name: str, value: Any) -> list[Entry]:
-    """Write a setting; a mapping of mappings, such as the models, has an entry for each."""
+    """Format a setting; a mapping of mappings, such as the models, has an entry for each."""
     if isinstance(value, Mapping) and value and all(isinstance(part, Mapping) for part in value.values()):
         return [_entry(f"{name}: {part_name}", part) for part_name, part in value.items()]
     return [_entry(name, value)]
@@ -110,7 +110,7 @@ def _entry(name: str, value: Any) -> Entry:
 
 
 def _as_text(value: Any) -> str:
-    """Write a setting as it is read: lists with commas, the rest as JSON."""
+    """Format a value: lists with commas, the rest as JSON."""
     if value is None:
         return "–"
     if isinstance(value, str):
@@ -121,7 +121,7 @@ def _as_text(value: Any) -> str:
 
 
 def _hint(value: Any) -> str:
-    """Say of a long setting what it is."""
+    """Summarise a long setting."""
     if isinstance(value, Mapping):
         estimator = value.get("estimator")
         if isinstance(estimator, Mapping) and "estimator" in estimator:
@@ -152,7 +152,7 @@ def chosen_settings(results: pd.DataFrame, models: Sequence[str]) -> Table:
     Returns
     -------
     Table
-        Fits without settings of their own are left out; of results that say nothing of settings there is no row.
+        Fits without settings are left out; results without the column give no rows.
     """
     rows = []
     said = results[~results["settings"].isin(["", "{}"])] if "settings" in results else results.iloc[:0]
@@ -168,7 +168,7 @@ def chosen_settings(results: pd.DataFrame, models: Sequence[str]) -> Table:
 
 
 def _assignments(text: Any) -> str:
-    """Write settings as ``name=value``; what is no JSON object stays as it is."""
+    """Format settings as ``name=value``; text that is no JSON object is returned unchanged."""
     try:
         known = json.loads(text)
     except (TypeError, ValueError):
@@ -186,7 +186,7 @@ def _rounded(value: Any) -> str:
 
 
 def again(metadata: Mapping[str, Any], file: str = "results.sqlite") -> list[dict[str, str]]:
-    """Say how the study is run again.
+    """Return code that runs the study again.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ def again(metadata: Mapping[str, Any], file: str = "results.sqlite") -> list[dic
     parameters, unknown = study_parameters(study)
     words = _FROM_PYTHON
     if unknown:
-        words += f" The parts marked ... only the program that made the study has: {', '.join(unknown)}."
+        words += f" The parts marked ... must be filled in from the program that made the study: {', '.join(unknown)}."
     return [{"words": words, "code": _code(parameters, file)}, from_file]
 
 
@@ -217,7 +217,7 @@ def _code(parameters: Mapping[str, Any], file: str) -> str:
 
 
 def _as_call(parameters: Mapping[str, Any]) -> str:
-    """Write parameters as the lines of a call."""
+    """Format parameters as the lines of a call."""
     lines = []
     for name, value in parameters.items():
         written = pprint.pformat(value, sort_dicts=False, width=88).replace(repr(_UNKNOWN), "...")
@@ -228,19 +228,19 @@ def _as_call(parameters: Mapping[str, Any]) -> str:
 
 
 def study_parameters(study: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Find the parameters of a study in its description.
+    """Recover the parameters of a study from its description.
 
     Parameters
     ----------
     study : mapping
-        What `BenchmarkStudy.describe` gives.
+        Result of `BenchmarkStudy.describe`.
 
     Returns
     -------
     parameters : dict
         Parameters of `BenchmarkStudy` with that description.
     unknown : list of str
-        Parts that a description cannot hold: tables in memory and estimators made of others.
+        Parts that a description does not contain: tables in memory and estimators made of others.
     """
     unknown: list[str] = []
     data = [_data_parameter(source, unknown) for source in study["data"]]
@@ -277,9 +277,9 @@ def _model_parameter(name: str, model: Mapping[str, Any], study: Mapping[str, An
 
 
 def _as_given(path: str, params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Write an estimator by its public path, with the parameters that are not its defaults; as it is where unknown."""
+    """Public path of an estimator and its non-default parameters; both unchanged if it cannot be imported."""
     module, _, name = path.rpartition(".")
-    if module.partition(".")[0] not in sys.modules:  # a file of results must not choose what is imported
+    if module.partition(".")[0] not in sys.modules:  # a results file must not decide what is imported
         return path, dict(params)
     try:
         klass = getattr(import_module(module), name)
@@ -299,7 +299,7 @@ def _as_given(path: str, params: Mapping[str, Any]) -> tuple[str, dict[str, Any]
 
 
 def _made_by_name(name: str, model: Mapping[str, Any], study: Mapping[str, Any]) -> ModelSpec | None:
-    """Make one of our own models from the settings given, if that gives the estimator that was run."""
+    """Rebuild one of our own models from its settings, if that gives the estimator that was run."""
     if name not in PAPER_SPACES:
         return None
     made = next(read_models({name: {"settings": model["settings"]}}, study["section"]))
@@ -307,7 +307,7 @@ def _made_by_name(name: str, model: Mapping[str, Any], study: Mapping[str, Any])
 
 
 def _choice(described: Any) -> Any:
-    """Write what a parameter is drawn from as a study takes it, where that is the same to the last digit."""
+    """Convert a described distribution to the form of a study, if that reproduces it exactly."""
     written = described
     if isinstance(described, Mapping):
         numbers = [*described.get("args", ()), *described.get("kwds", {}).values()]
@@ -319,7 +319,7 @@ def _choice(described: Any) -> Any:
 
 
 class _Ends(NamedTuple):
-    """A distribution by the name that studies give it, and its two numbers from scipy's."""
+    """Name of a distribution in a study, and its two numbers, from scipy's distribution."""
 
     name: str
     of: Callable[[Any, Any], tuple[Any, Any]]
@@ -331,12 +331,12 @@ _ENDS = {
     "randint": _Ends("randint", lambda low, beyond: (low, beyond - 1)),
     "lognorm": _Ends("lognormal", lambda sigma, scale: (math.log(scale), sigma)),
 }
-#: What the description of a table given in Python says of where it is.
+#: Source in the description of a table given in Python.
 _IN_MEMORY = "memory"
 _UNKNOWN = "\N{HORIZONTAL ELLIPSIS}"
 _FROM_PYTHON = (
-    "Tasks that the file of results holds are not run again; without it, all are. With the versions listed above, "
-    "in Python:"
+    "Finished tasks in the results file are not run again; without the file, all tasks run. With the versions listed "
+    "above, in Python:"
 )
 _FROM_FILE = "From the command line, with the study as a TOML file:"
 _CODE = """\

@@ -1,4 +1,4 @@
-"""Tables of the report, as plain values that the template writes."""
+"""Tables of the report, as plain values for the template."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,7 +83,7 @@ def measured(value: float, error: float = np.nan) -> Cell:
 
 
 def _without_empty(table: Table) -> Table:
-    """Leave out columns in which no row has anything."""
+    """Drop columns that are empty in every row."""
     kept = [place for place in range(len(table.columns)) if any(row[place].value != "" for row in table.rows)]
     kept = kept if table.rows else list(range(len(table.columns)))
     table.columns = [table.columns[place] for place in kept]
@@ -92,7 +92,7 @@ def _without_empty(table: Table) -> Table:
 
 
 def set_tables(results: pd.DataFrame, gaps: Mapping[str, pd.DataFrame], models: Sequence[str]) -> list[Table]:
-    """Make the tables of every data set, model and test set: mixtures, then the other kinds, as far as there are any.
+    """Make the tables of every data set, model and test set: mixtures first, then the other kinds.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def _set_table(
         Column("MAE", help="absolute error over the standard deviation of the training labels"),
         Column("R²", help="1 - squared error over the variance of the test set's own labels"),
         Column("Relative gap", help="gap to the reference model, over the same on regular rows"),
-        Column("Kernel ratio", help="largest kernel norm, test over training"),
+        Column("Kernel ratio", help="largest kernel norm, averaged over stages, test over training"),
         Column("Eff. params", help="effective parameters on the test set"),
     ]
     return _without_empty(Table(title, caption, columns, rows))
@@ -197,7 +197,7 @@ def rank_table(comparison: ModelComparison, models: Sequence[str]) -> Table:
 
 
 def task_table(results: pd.DataFrame, models: Sequence[str]) -> Table:
-    """Make the table of what fitting and explaining took, for every data set and model.
+    """Make the table of fitting and explanation times, for every data set and model.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Run a study: independent tasks on this machine's processes or on a Dask cluster, by way of joblib.
+"""Run a study: independent tasks in local processes or on a Dask cluster, through joblib.
 
-Work that is done is not done again; the store knows it by its key. This process draws the rows, hands out tasks with
-the rows they need and is the only one that writes.
+Finished tasks are found in the store by their keys and are not run again. The main process draws the rows, sends each
+task with the rows it needs, and is the only one that writes to the store.
 """
 
 import os
@@ -50,7 +50,7 @@ class FailedTasksWarning(UserWarning):
 
 
 class Planned(NamedTuple):
-    """A task of a study, with what determines it."""
+    """A task of a study with its settings."""
 
     task: Task
     key: str
@@ -60,7 +60,7 @@ class Planned(NamedTuple):
 
 
 def plan_tasks(study: BenchmarkStudy, tables: dict[str, Table]) -> list[Planned]:
-    """List a study's tasks in the order in which they are run."""
+    """List a study's tasks in the order of running."""
     planned = []
     for name, table in tables.items():
         for division in study.divisions:
@@ -81,24 +81,24 @@ def run_benchmark(
     scheduler: str | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Run a study, or what of it is not done yet.
+    """Run the tasks of a study that are not finished yet.
 
     Parameters
     ----------
     study : BenchmarkStudy
         The study.
     store : str, Path, ResultStore or None, default=None
-        File that results are written to as they come, made where there is none. Tasks whose results it holds are not
-        run again; those that failed are. None keeps nothing.
+        File that results are written to as tasks finish; created if it does not exist. Finished tasks in it are not
+        run again, failed ones are. None keeps no file.
     n_jobs : int, default=1
-        Tasks that run side by side, each on one thread; results do not depend on it. 1 runs them in this process.
+        Number of tasks run in parallel, each on one thread; results do not depend on it. 1 runs them in this process.
         A cluster runs as many as it has threads.
     backend : {"loky", "dask"}, default="loky"
-        Processes of this machine, or a Dask cluster.
+        Local processes or a Dask cluster.
     scheduler : str or None, default=None
         Address of the Dask cluster's scheduler. Its workers need this library, and one thread each.
     progress : bool, default=False
-        Whether to say on the standard error stream how far the study is.
+        Whether to report progress on the standard error stream.
 
     Returns
     -------
@@ -117,7 +117,8 @@ def run_benchmark(
             absolute in units of their standard deviation; 1 - squared error / variance of the set's own labels.
         kernel_norm_ratio, effective_params, effective_params_se, effective_params_train, effective_params_train_se, \
 n_stages
-            What telescoping estimators say of themselves; NaN for other models.
+            Diagnostics of telescoping estimators; NaN for other models. Effective parameters are NaN too where
+            a net's response is unstable before its last stage.
         fit_seconds, predict_seconds, explain_seconds
             Seconds of the fit (without tuning), of predicting the test rows, and of the explanations.
         tuned, settings
@@ -128,14 +129,14 @@ n_stages
     StudyError
         If a data set cannot be loaded or divided.
     StoreError
-        If the file is foreign or damaged.
+        If the file is not a results file or is damaged.
     ValueError
-        If another parameter makes no sense.
+        If another parameter is invalid.
 
     Warns
     -----
     FailedTasksWarning
-        If tasks failed; they do not stop the others.
+        If tasks failed; the other tasks are run all the same.
     """
     _check_running(n_jobs, backend, scheduler)
     if store is None:
@@ -189,7 +190,7 @@ def _check_running(n_jobs: Any, backend: Any, scheduler: Any) -> None:
 def _outcomes(
     to_do: Sequence[Planned], study: BenchmarkStudy, tables: dict[str, Table], store: ResultStore, **where: Any
 ) -> Iterator[Outcome]:
-    """Run tasks; yields what comes of each. Rows are scored first, and drawn when a task's turn comes."""
+    """Run tasks and yield their outcomes. Rows are scored first and drawn just before a task is sent."""
     scores: dict[tuple[str, str], NDArray] = {}
     runnable = []
     for item in to_do:
@@ -207,35 +208,35 @@ def _outcomes(
         return make_work(study, item.task, item.key, item.spec, tables[item.task.data], rows)
 
     if runnable:
-        yield from _run_all(runnable, work, store, **where)
+        yield from _run_with_recovery(runnable, work, store, **where)
 
 
-def _run_all(
+def _run_with_recovery(
     items: list[Planned], work: Any, store: ResultStore, *, n_jobs: int, backend: str, scheduler: str | None
 ) -> Iterator[Outcome]:
-    """Run tasks side by side, and go on where a worker dies.
+    """Run tasks in parallel and continue after a worker dies.
 
-    The tasks in flight are then run again, one at a time; one that kills its worker even so has failed.
+    The tasks in flight are then run again one at a time; a task that kills its worker again counts as failed.
     """
     left = {item.key: item for item in items}
     with _workers(n_jobs, backend, scheduler) as deaths:
         while left:
             in_flight: list[str] = []
             try:
-                for outcome in _run_some(list(left.values()), work, store, in_flight):
+                for outcome in _run_parallel(list(left.values()), work, store, in_flight):
                     del left[outcome.key]
                     yield outcome
             except deaths:
                 for key in [key for key in in_flight if key in left]:
                     item = left.pop(key)
                     try:
-                        yield from _run_some([item], work, store, [])
+                        yield from _run_parallel([item], work, store, [])
                     except deaths:
                         yield Outcome(item.task, key, [], None, traceback.format_exc())
 
 
-def _run_some(items: list[Planned], work: Any, store: ResultStore, in_flight: list[str]) -> Iterator[Outcome]:
-    """Run tasks side by side; what another run has done by the time its turn comes is left out."""
+def _run_parallel(items: list[Planned], work: Any, store: ResultStore, in_flight: list[str]) -> Iterator[Outcome]:
+    """Run tasks in parallel; skip those that another run has finished in the meantime."""
     elsewhere: list[Outcome] = []
 
     def calls() -> Iterator[Any]:
@@ -256,12 +257,12 @@ def _run_some(items: list[Planned], work: Any, store: ResultStore, in_flight: li
 
 @contextmanager
 def _workers(n_jobs: int, backend: str, scheduler: str | None) -> Iterator[tuple[type[BaseException], ...]]:
-    """Set up where tasks run; gives the errors that mean a worker has died."""
+    """Set up the workers; yields the exceptions raised when a worker dies."""
     if backend == "loky":
-        # Arrays are sent, not mapped from a folder that a kill would leave behind.
-        here = joblib.parallel_config("loky", n_jobs=n_jobs, max_nbytes=None, initializer=_stand_by)
+        # Arrays are sent, not memory-mapped: a killed run would leave the folder of the maps behind.
+        here = joblib.parallel_config("loky", n_jobs=n_jobs, max_nbytes=None, initializer=_init_worker)
         with here, warnings.catch_warnings():
-            # Loky replaces a worker whose memory has grown, and says so; the tasks are none the worse.
+            # Loky warns when it replaces a worker whose memory has grown; no task is lost.
             warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)
             yield (BrokenExecutor,)
         return
@@ -277,21 +278,21 @@ def _workers(n_jobs: int, backend: str, scheduler: str | None) -> Iterator[tuple
         yield (KilledWorker,)
 
 
-def _stand_by() -> None:
-    """Prepare a worker: Ctrl-C is left to the process that runs the study, and a worker ends when that is gone."""
+def _init_worker() -> None:
+    """Initialise a worker: ignore Ctrl-C, which the main process handles, and exit when the main process is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    # A process whose parent was killed gets another parent.
+def _exit_with_parent(parent: int) -> None:
+    # The operating system gives an orphaned process another parent.
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 def describe_tables(tables: dict[str, Table]) -> dict[str, Any]:
-    """Write down what the tables hold and what was done to their columns."""
+    """Describe the tables as JSON types: rows, columns and how they were prepared."""
     return {
         name: {
             "n_rows": len(table.X),

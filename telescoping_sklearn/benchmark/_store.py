@@ -1,9 +1,9 @@
-"""Results that survive a crash: an SQLite file with one row a task.
+"""Crash-safe results: an SQLite file with one row per task.
 
-A task is known by the hash of everything that determines what it finds, so that running a study again does only what
-is not there yet. Only the process that runs the study writes; every write is one transaction in a write-ahead log, so
-that killing it at any moment loses the tasks in flight and nothing else. Nothing is pickled: settings and results
-are JSON, arrays are numpy's own format.
+The key of a task is the hash of everything that determines its results, so that running a study again runs only
+unfinished tasks. Only the main process writes. Every write is one transaction in a write-ahead log: killing the process
+at any moment loses the tasks in flight and nothing else. Nothing is pickled: settings and results are JSON, arrays are
+in numpy's format.
 """
 
 import io
@@ -54,13 +54,13 @@ WHERE tasks.status = 'failed'
 
 
 class StoreError(ValueError):
-    """Raised for a file that is no store of results, is damaged, or cannot be used."""
+    """Raised for a file that is not a results file, is damaged, or cannot be used."""
 
 
 class ResultStore:
     """Results of studies in an SQLite file.
 
-    Several studies may share a file; what is asked for is that of the one last run.
+    Several studies may share a file; methods return the results of the study run last.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class ResultStore:
     Raises
     ------
     StoreError
-        If there is no such file, or it is foreign or damaged. It is left as it is.
+        If the file does not exist, is not a results file, or is damaged. It is not changed.
 
     Examples
     --------
@@ -92,7 +92,7 @@ class ResultStore:
 
     @classmethod
     def create(cls, path: str | Path) -> "ResultStore":
-        """Open a store, making an empty one where there is no file.
+        """Open a store, and create an empty one if the file does not exist.
 
         Parameters
         ----------
@@ -107,7 +107,7 @@ class ResultStore:
         Raises
         ------
         StoreError
-            If the file is foreign or damaged, or cannot be made.
+            If the file is not a results file, is damaged, or cannot be created.
         """
         path = Path(path)
         if not path.exists():
@@ -115,14 +115,14 @@ class ResultStore:
         return cls(path)
 
     def _check(self) -> None:
-        """Refuse a file that is not ours or not whole, before anything could change it."""
+        """Raise StoreError for a file that is not a results file or is damaged, before writing to it."""
         if not self.path.is_file():
             raise StoreError(f"there is no file {self.path}")
         with self.path.open("rb") as file:
             head = file.read(100)
         if len(head) < 100 or not head.startswith(_MAGIC):
             raise StoreError(f"{self.path} is no file of benchmark results (no SQLite file); it was left as it is")
-        # Both numbers stand in the file's header: bytes 60 and 68, big-endian.
+        # Both numbers are in the file's header: bytes 60 and 68, big-endian.
         file_format, application = int.from_bytes(head[60:64], "big"), int.from_bytes(head[68:72], "big")
         if application != _APPLICATION_ID:
             raise StoreError(f"{self.path} is another program's SQLite file; it was left as it is")
@@ -137,7 +137,7 @@ class ResultStore:
 
     @contextmanager
     def _connect(self, mode: str = "rw") -> Iterator[sqlite3.Connection]:
-        """Open the file for one transaction. Connections are short: they belong to no thread and no fork."""
+        """Open the file for one transaction. Short connections are safe across threads and forks."""
         uri = f"{self.path.resolve().as_uri()}?mode={mode}"
         try:
             with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)) as connection, connection:
@@ -146,12 +146,12 @@ class ResultStore:
             raise StoreError(f"{self.path} cannot be used: {error}") from error
 
     def begin(self, study: Any, tables: Any, versions: Any, machine: Any, keys: Iterable[str]) -> None:
-        """Note which study is run; its results are those asked for from now on.
+        """Register the study that is run; later calls return its results.
 
         Parameters
         ----------
         study, tables, versions, machine : object
-            JSON types: the study, what its tables hold, library versions, and where it runs.
+            JSON types: the study, its tables, library versions, and the machine.
         keys : iterable of str
             Keys of all of the study's tasks.
         """
@@ -164,12 +164,12 @@ class ResultStore:
             )
 
     def done(self) -> set[str]:
-        """Return the keys of all tasks that need not be done again; failed ones are not among them."""
+        """Return the keys of all finished tasks, without failed ones."""
         with self._connect() as connection:
             return {key for (key,) in connection.execute("SELECT key FROM tasks WHERE status = 'done'")}
 
     def is_done(self, key: str) -> bool:
-        """Whether a task need not be done again.
+        """Whether a task is finished.
 
         Parameters
         ----------
@@ -179,21 +179,21 @@ class ResultStore:
         Returns
         -------
         bool
-            True where its results are there.
+            True if its results are stored.
         """
         with self._connect() as connection:
             found = connection.execute("SELECT 1 FROM tasks WHERE key = ? AND status = 'done'", (key,))
             return found.fetchone() is not None
 
     def save(self, outcome: Outcome, description: dict[str, Any]) -> None:
-        """Write what came of a task; what is done stays, what failed is written over.
+        """Save the outcome of a task; a finished task is kept, a failed one is overwritten.
 
         Parameters
         ----------
         outcome : Outcome
             Rows and errors, or a traceback.
         description : dict
-            All that determines the task, as JSON types.
+            Everything that determines the task's results, as JSON types.
         """
         done = outcome.errors is not None
         values = (
@@ -219,19 +219,19 @@ class ResultStore:
         return {**parts, "begun": row["begun"]}
 
     def _tasks(self, columns: str) -> list[tuple[Any, ...]]:
-        """Return columns of the last study's tasks that were run, in the study's order."""
+        """Return columns of the tasks of the last study that were run, in the order of the study."""
         keys = self._last_study()["tasks"]
         with self._connect() as connection:
             found = {row[0]: row[1:] for row in connection.execute(f"SELECT key, {columns} FROM tasks")}
         return [found[key] for key in keys if key in found]
 
     def metadata(self) -> dict[str, Any]:
-        """Return what is known of the study last run.
+        """Return the metadata of the study run last.
 
         Returns
         -------
         dict
-            With `study` (every parameter), `tables` (rows, columns and what was done to them, by data set),
+            With `study` (every parameter), `tables` (rows, columns and their preparation, by data set),
             `versions`, `machine`, `begun` (seconds since 1970), `n_tasks`, `n_done` and `n_failed`.
         """
         last = self._last_study()
@@ -240,7 +240,7 @@ class ResultStore:
         return {**last, **counts}
 
     def results(self) -> pd.DataFrame:
-        """Return the results of the study last run, as far as they are there.
+        """Return the results of the finished tasks of the study run last.
 
         Returns
         -------
@@ -267,7 +267,7 @@ class ResultStore:
         Raises
         ------
         KeyError
-            If the study last run has no such task, or it is not done.
+            If the study run last has no such task, or it is not finished.
         """
         wanted = Task(*task)
         for data, model, seed, score, blob in self._tasks("data, model, seed, score, errors"):
@@ -276,7 +276,7 @@ class ResultStore:
         raise KeyError(f"{self.path} has no finished task {tuple(wanted)}")
 
     def failures(self) -> pd.DataFrame:
-        """Return the tasks of the study last run that failed.
+        """Return the failed tasks of the study run last.
 
         Returns
         -------
@@ -289,7 +289,7 @@ class ResultStore:
 
 
 def _make_empty(path: Path) -> None:
-    """Make an empty store beside its place and put it there whole, unless another process was first."""
+    """Create an empty store under a temporary name and link it into place, unless another process did so first."""
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
     except OSError as error:
@@ -309,7 +309,7 @@ def _make_empty(path: Path) -> None:
 
 
 def _pack(errors: SquaredErrors) -> bytes:
-    """Write squared errors as a compressed archive of numpy arrays."""
+    """Serialise squared errors as a compressed archive of numpy arrays."""
     kinds, values = zip(*errors.sets, strict=True)
     buffer = io.BytesIO()
     np.savez_compressed(

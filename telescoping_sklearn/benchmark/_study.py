@@ -1,8 +1,8 @@
-"""A study is data: what is compared, on what, and how it is judged.
+"""The definition of a benchmark study: data sets, models, test sets and metrics.
 
-A study is checked as a whole when it is made, values of settings and headers of files included, and every mistake is
-said, each in a line that names it. What only the rows can tell (that there are enough, that a column of a set other
-than a file is there) `load_tables` says, before any work.
+Creating a study checks all of it, including the values of settings and the headers of files, and reports all errors at
+once, one a line. Checks that need the data (enough rows, columns of a set that is not a file) run in `load_tables`,
+before any task.
 """
 
 import tomllib
@@ -18,16 +18,16 @@ from telescoping_sklearn.benchmark._test_sets import Score, Shift, read_division
 from telescoping_sklearn.benchmark._tuning import Tuning, read_tuning
 
 METRICS = ("mse", "mae", "r2", "kernel_norm_ratio", "effective_params")
-_LEAST = {"n_seeds": 1, "test_size": 2, "n_probes": 2, "section": 1, "kernel_stages": 1, "max_train": 10}
+_LEAST = {"n_seeds": 1, "test_size": 2, "n_probes": 2, "kernel_stages": 1, "max_train": 10}
 
 
 class StudyError(ValueError):
-    """Raised for a study that makes no sense; its text has a line for every mistake.
+    """Raised for an invalid study; its message has a line for every mistake.
 
     Parameters
     ----------
     mistakes : list of str
-        The lines, which an attribute of this name keeps.
+        The lines, kept as an attribute of this name.
     """
 
     def __init__(self, mistakes: list[str]) -> None:
@@ -37,60 +37,62 @@ class StudyError(ValueError):
 
 @dataclass(frozen=True)
 class BenchmarkStudy:
-    """What is compared: data sets, models, test sets, seeds, metrics and tuning.
+    """A benchmark study: data sets, models, test sets, seeds, metrics and tuning.
 
     Parameters
     ----------
     data : sequence of str, dict or tuple, default=("lucas_county",)
         Data sets, each one of: a name ("lucas_county", which comes with the package, or any that `fetch_tabular`
-        takes); "openml:ID", "openml:NAME" or "suite:ID" for what OpenML has; a file of one's own as ``{"path": ...,
+        takes); "openml:ID", "openml:NAME" or "suite:ID" for OpenML; a file as ``{"path": ...,
         "target": ...}``, CSV or Parquet; ``{"source": NAME}``; or ``(name, X, y)``. The two forms of dict also take
         `drop`, `log_target` and `name`.
     models : sequence of str or dict, default=("net", "trees")
         "net" and "trees" are this library's. A dict gives, by name, an estimator, an import path such as
         "sklearn.linear_model.Ridge", or a dict of `estimator` (one of these, by default the model's own name),
-        `settings`, `preparation` ("standard", "ordinal" or "none") and `space` (what tuning draws from).
+        `settings`, `preparation` ("standard", "ordinal" or "none") and `space` (the search space of the tuning).
     n_seeds : int, default=2
-        Seeds 0 .. n_seeds - 1; each draws its own rows and fits anew.
+        Number of seeds, 0 .. n_seeds - 1; each draws its own rows and fits its own models.
     proportions : sequence of float, default=(0.0, 0.25, 0.5, 0.75, 1.0)
         Shares of irregular rows in the test sets; 0 must be among them, since gaps are relative to it.
     max_train : int or None, default=10000
-        Most training rows; None takes all.
+        Largest number of training rows; None uses all.
     test_size : int, default=4000
-        Rows of a test set; cut to the number of irregular rows, so that proportion 1 exists.
+        Rows of a test set; at most the number of irregular rows, so that proportion 1 exists.
     irregular_fraction : float, default=0.1
         Share of the rows that count as irregular.
     score : str or sequence of str, default="principal_distance"
-        What irregular means: "principal_distance", "first_component", or an outlier detector as "sklearn:NAME" or
-        "pyod:NAME". May be empty where there is a `shift`.
+        Irregularity score: "principal_distance", "first_component", or an outlier detector as "sklearn:NAME" or
+        "pyod:NAME". May be empty if there is a `shift`.
     shift : dict, sequence of dict or None, default=None
         Train on one end of a column and test along the rest: ``{"column": ..., "train_share": 0.5, "steps": 5,
         "descending": False}``.
     metrics : sequence of str, default=("mse", "mae", "r2", "kernel_norm_ratio", "effective_params")
-        What is computed; the others are missing in the results. "mse" is always computed.
+        Metrics to compute; the others are NaN in the results. "mse" is always computed.
     tuning : dict or None, default=None
         Random search before every fit: ``{"draws": 25, "validation": 0.2}``; validation is a share or a number of
         training rows. None fits the settings as they are.
     n_probes : int, default=16
         Random label columns that effective parameters are estimated with.
-    section : int, default=50
-        Updates of the net bridged by one evaluation when its effective parameters are estimated.
+    section : int or "auto", default="auto"
+        Updates of the net per Jacobian evaluation when its effective parameters are estimated. "auto" chooses them so
+        that the estimates change by at most 2 % when sections are halved. Longer ones are cheaper; the standard errors
+        include what they cost in accuracy.
     kernel_stages : int, default=12
         Evenly spaced updates at which a net's kernel norms are taken.
 
     Attributes
     ----------
     sources : tuple of DataSource
-        The data sets, suites written out.
+        The data sets, with suites expanded.
     specs : tuple of ModelSpec
         The models.
     divisions : tuple of Score or Shift
-        The ways in which test sets are drawn.
+        The ways to draw test sets.
 
     Raises
     ------
     StudyError
-        If anything makes no sense: a ValueError with a line for every mistake.
+        If a parameter is invalid: a ValueError with a line for every mistake.
 
     Examples
     --------
@@ -113,7 +115,7 @@ class BenchmarkStudy:
     metrics: tuple[str, ...] = METRICS
     tuning: Any = None
     n_probes: int = 16
-    section: int = 50
+    section: int | str = "auto"
     kernel_stages: int = 12
     sources: tuple[DataSource, ...] = field(init=False, repr=False)
     specs: tuple[ModelSpec, ...] = field(init=False, repr=False)
@@ -121,10 +123,10 @@ class BenchmarkStudy:
     tuner: Tuning | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Read every part and refuse what makes no sense."""
-        mistakes = [*self._number_mistakes(), *self._list_mistakes()]
-        # A bad section is said once, of the study.
-        section = self.section if isinstance(self.section, int) and self.section >= 1 else 1
+        """Parse and check every parameter."""
+        mistakes = [*self._number_mistakes(), *self._section_mistakes(), *self._list_mistakes()]
+        # An invalid section is reported once, as a parameter of the study.
+        section = "auto" if self._section_mistakes() else self.section
         for name, parts in {
             "sources": read_sources(self.data),
             "specs": read_models(self.models, section),
@@ -145,6 +147,11 @@ class BenchmarkStudy:
             raise StudyError(mistakes)
         object.__setattr__(self, "proportions", tuple(map(float, self.proportions)))
         object.__setattr__(self, "metrics", tuple(self.metrics))
+
+    def _section_mistakes(self) -> list[str]:
+        whole = isinstance(self.section, Integral) and not isinstance(self.section, bool) and self.section >= 1
+        valid = whole or self.section == "auto"
+        return [] if valid else [f'section must be "auto" or a whole number of at least 1, got {self.section!r}']
 
     def _number_mistakes(self) -> list[str]:
         mistakes = []
@@ -194,7 +201,7 @@ class BenchmarkStudy:
         OSError
             If the file cannot be read.
         StudyError
-            If it is no TOML or makes no sense, with a line for every mistake.
+            If it is no TOML or an invalid study, with a line for every mistake.
         """
         try:
             given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -224,7 +231,7 @@ class BenchmarkStudy:
         return len(self.sources) * len(self.divisions) * self.n_seeds * len(self.specs)
 
     def load_tables(self) -> dict[str, Table]:
-        """Load every data set and check what only the tables can tell.
+        """Load every data set and run the checks that need the data.
 
         Returns
         -------
@@ -253,7 +260,7 @@ class BenchmarkStudy:
         return tables
 
     def describe(self) -> dict[str, Any]:
-        """Write the study down as JSON types.
+        """Describe the study as JSON types.
 
         Returns
         -------

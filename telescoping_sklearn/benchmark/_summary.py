@@ -1,4 +1,4 @@
-"""What results say: how the gap between two models grows, and which models differ over data sets and seeds."""
+"""Statistics of results: relative gaps between two models, and tests of models over data sets and seeds."""
 
 from collections.abc import Iterator, Mapping
 from itertools import combinations
@@ -12,12 +12,12 @@ from scipy import stats
 from telescoping_sklearn.benchmark._tasks import SquaredErrors, Task
 from telescoping_sklearn.metrics import relative_gap
 
-#: The set that gaps of a kind of set are relative to.
+#: Baseline test set of the relative gaps, by kind of set.
 _BASELINE = {"mixture": ("mixture", 0.0), "decile": ("mixture", 0.0), "shift": ("shift", 0.0)}
 
 
 class _Means(NamedTuple):
-    """Mean squared errors of both models on every set of a seed, as they are and resampled.
+    """Mean squared errors of both models on every set of a seed, original and resampled.
 
     Attributes
     ----------
@@ -41,10 +41,10 @@ def relative_gaps(
     level: float = 0.95,
     random_state: int = 0,
 ) -> pd.DataFrame:
-    """Gap between two models on every test set, relative to their gap on rows like those trained on.
+    """Gap between two models on every test set, relative to their gap on rows like the training rows.
 
     (MSE_model - MSE_reference) on the set over the same on mixture 0 (for shifts: on the set that has not shifted), of
-    means over seeds; there is none where the gap it is relative to is within noise. The interval is a percentile
+    means over seeds; it is undefined if the baseline gap is within noise. The interval is a percentile
     bootstrap of seeds and, within each, of test rows, paired: both models and all sets see the same draw.
 
     Parameters
@@ -52,13 +52,13 @@ def relative_gaps(
     results : DataFrame
         From `run_benchmark` or `ResultStore.results`.
     errors : ResultStore or mapping of (data, model, seed, score) to SquaredErrors
-        Squared errors row by row.
+        Squared errors by row.
     model, reference : str
         The two models.
     n_bootstrap : int, default=1000
         Draws of the bootstrap.
     level : float, default=0.95
-        Share of the draws that the interval holds.
+        Coverage of the interval.
     random_state : int, default=0
         Seed of the draws.
 
@@ -67,7 +67,7 @@ def relative_gaps(
     DataFrame
         One row for every data set, score and test set: `data`, `score`, `set_kind`, `set_value`, `gap` (the difference
         of the errors), `gap_low` and `gap_high`, `relative_gap`, `low` and `high`, `n_seeds`, and `reason`, which says
-        why there is no relative gap; where it is not empty the three are NaN.
+        why the relative gap is undefined; if it is not empty, the gap and its interval are NaN.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def _resample(first: SquaredErrors, second: SquaredErrors, n_bootstrap: int, gen
     for name, members in first.sets.items():
         plain[name] = values[members].mean(axis=0)
         drawn = counts[:, members]
-        # A set of a few rows may be drawn not at all: such a draw says what the set itself says.
+        # A small set may get no row in a draw: its original mean is used then.
         total = drawn.sum(axis=1, keepdims=True)
         resampled[name] = np.where(total > 0, drawn @ values[members] / np.maximum(total, 1), plain[name])
     return _Means(plain, resampled)
@@ -161,7 +161,7 @@ def _gap_rows(means: list[_Means], seeds: NDArray, level: float, names: tuple[st
 
 
 class ModelComparison(NamedTuple):
-    """Which models differ, by ranks.
+    """Ranks of models and tests of their differences.
 
     Attributes
     ----------
@@ -175,9 +175,9 @@ class ModelComparison(NamedTuple):
         For every pair `model_a`, `model_b`: `wins_a`, `wins_b`, `ties`, `median_difference` (of the errors, a - b),
         `wilcoxon_p` and `holm_p`, the same corrected for all pairs.
     n_blocks : int
-        Comparisons that the ranks are means of.
+        Number of blocks that ranks are averaged over.
     over : {"data and seed", "data"}
-        What each of them is.
+        Definition of a block.
     set_kind : str
         Kind of the test sets.
     """
@@ -192,7 +192,7 @@ class ModelComparison(NamedTuple):
 
     @property
     def least_p(self) -> float:
-        """The smallest corrected p-value that so many comparisons can give: all of them won, in every pair."""
+        """Smallest corrected p-value possible with so many blocks, reached if one model of each pair always wins."""
         return min(1.0, 2.0 ** (1 - self.n_blocks) * max(1, len(self.pairs)))
 
 
@@ -223,7 +223,7 @@ def compare_models(
     set_value : float, default=0.0
         Its value.
     over : {"data and seed", "data"}, default="data and seed"
-        What a block is.
+        Definition of a block.
     level : float, default=0.95
         Level of the critical difference.
 
@@ -264,7 +264,7 @@ def compare_models(
     quantile = stats.studentized_range.ppf(level, n_models, np.inf) / np.sqrt(2)
     friedman = np.nan
     if n_models > 2 and n_blocks > 1:
-        # Models that tie everywhere do not differ; the test's statistic is 0 / 0 there.
+        # If all models tie in every block, the statistic is 0 / 0 and they do not differ.
         tied = (errors.nunique(axis=1) == 1).all()
         friedman = 1.0 if tied else stats.friedmanchisquare(*errors.to_numpy().T).pvalue
     return ModelComparison(

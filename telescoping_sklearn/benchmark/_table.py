@@ -1,4 +1,4 @@
-"""What a study found, as text for a terminal or a page."""
+"""Results of a study as plain text."""
 
 import textwrap
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from telescoping_sklearn.benchmark._words import counted
 
 
 def tabulate_results(results: pd.DataFrame, study: BenchmarkStudy, errors: Any) -> str:
-    """Write a study's results as text.
+    """Format a study's results as text.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def tabulate_results(results: pd.DataFrame, study: BenchmarkStudy, errors: Any) 
     study : BenchmarkStudy
         The study.
     errors : ResultStore or mapping of (data, model, seed, score) to SquaredErrors
-        Squared errors row by row, as `relative_gaps` takes them.
+        Squared errors by row, as `relative_gaps` takes them.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def _tabulate_part(data: str, score: str, part: pd.DataFrame, study: BenchmarkSt
 
 
 def _with_bars(columns: dict[str, list[str]]) -> str:
-    """Write columns of text side by side, with bars between them, since names of models may hold spaces."""
+    """Join columns of text with bars between them, since names of models may contain spaces."""
     widths = [max(map(len, [heading, *cells])) for heading, cells in columns.items()]
     rows = [list(columns), *zip(*columns.values(), strict=True)]
     return "\n".join(" | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
@@ -115,9 +115,9 @@ def _legend(study: BenchmarkStudy) -> str:
     tuned = "untuned" if study.tuner is None else f"tuned by {study.tuner.draws} draws"
     sentences = [
         f"MSE in units of the training labels' variance; {gap}"
-        "kernel = stage mean of the largest kernel norm on the test rows over that on the training rows; "
+        "kernel = largest kernel norm on the test rows, averaged over stages, over the same on the training rows; "
         "p = effective parameters.",
-        f"Means over {seeds}; {tuned}; {study.n_probes} probes; a net's updates in sections of {study.section}, its "
+        f"Means over {seeds}; {tuned}; {study.n_probes} probes; a net's section: {study.section}, its "
         f"kernels at {study.kernel_stages} stages.",
         *(_settings(spec, tuned=study.tuner is not None) for spec in study.specs),
         "Versions: " + ", ".join(f"{name} {version(name)}" for name in LIBRARIES) + ".",
@@ -126,7 +126,7 @@ def _legend(study: BenchmarkStudy) -> str:
 
 
 def _settings(spec: ModelSpec, *, tuned: bool) -> str:
-    """Say which of an estimator's parameters are not its defaults, and which are tuned instead."""
+    """List the parameters of an estimator that differ from their defaults, and those that are tuned."""
     defaults = type(spec.estimator)().get_params() if not hasattr(spec.estimator, "steps") else {}
     params = spec.estimator.get_params(deep=False)
     told = ", ".join(
@@ -140,7 +140,7 @@ def _settings(spec: ModelSpec, *, tuned: bool) -> str:
 
 
 def describe_plan(study: BenchmarkStudy, tables: dict[str, Any], file: Any = None) -> str:
-    """Write what a study would do, and how much that is.
+    """Describe the plan of a study and its size.
 
     Parameters
     ----------
@@ -149,12 +149,12 @@ def describe_plan(study: BenchmarkStudy, tables: dict[str, Any], file: Any = Non
     tables : dict of str to Table
         Its data sets, from `BenchmarkStudy.load_tables`.
     file : Path or None, default=None
-        Where its results are or would be.
+        Results file of the study.
 
     Returns
     -------
     str
-        Data sets with what is done to their columns, models, test sets, and the numbers of tasks and fits.
+        Data sets and their columns, models, test sets, and the numbers of tasks and fits.
     """
     lines = ["data:"]
     for name, table in tables.items():
@@ -188,7 +188,7 @@ def describe_plan(study: BenchmarkStudy, tables: dict[str, Any], file: Any = Non
 
 
 def _name_kinds(kinds: dict[str, str]) -> Iterator[str]:
-    """Yield a line for every kind of column, with their names."""
+    """Yield a line for every kind of column, with the column names."""
     words = {"number": "numeric", "date": "dates", "category": "categorical"}
     for kind, word in words.items():
         names = [name for name, found in kinds.items() if found == kind]
@@ -197,7 +197,7 @@ def _name_kinds(kinds: dict[str, str]) -> Iterator[str]:
 
 
 def set_side_by_side(first: pd.DataFrame, second: pd.DataFrame, metric: str = "mse") -> str:
-    """Write two results side by side: means over the seeds that both have.
+    """Compare two results tables: means over the seeds that both have.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ def set_side_by_side(first: pd.DataFrame, second: pd.DataFrame, metric: str = "m
     Returns
     -------
     str
-        A table with a row for every data set, model, score and test set of either, and what only one has.
+        A table with a row for every data set, model, score and test set in both, and counts of tasks in one only.
 
     Raises
     ------
@@ -236,7 +236,7 @@ def set_side_by_side(first: pd.DataFrame, second: pd.DataFrame, metric: str = "m
 
 
 def list_versions(first: dict[str, Any], second: dict[str, Any]) -> str:
-    """Write in what versions and settings two studies differ.
+    """List the versions and settings in which two studies differ.
 
     Parameters
     ----------
@@ -262,7 +262,7 @@ def list_versions(first: dict[str, Any], second: dict[str, Any]) -> str:
 
 
 def _differing(first: dict[str, Any], second: dict[str, Any], part: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield what stands differently in a part of two descriptions, and how."""
+    """Yield the entries that differ between a part of two descriptions, with both values."""
     of_first, of_second = first.get(part) or {}, second.get(part) or {}
     for name in sorted(set(of_first) | set(of_second)):
         one, other = of_first.get(name), of_second.get(name)
@@ -271,7 +271,7 @@ def _differing(first: dict[str, Any], second: dict[str, Any], part: str) -> Iter
 
 
 def _named_differences(what: str, first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
-    """Yield the names that only one side has, and where both have one, what of it differs."""
+    """Yield the names that only one side has, and the differences of those that both have."""
     for name in [*first, *(name for name in second if name not in first)]:
         if name not in first or name not in second:
             yield f"{what} {name} is in the {'first' if name in first else 'second'} file only"
@@ -283,7 +283,7 @@ def _named_differences(what: str, first: dict[str, Any], second: dict[str, Any])
 
 
 def _model_differences(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
-    """Yield what differs between the models of two studies: parameters one by one, estimators by name."""
+    """Yield the differences between the models of two studies: parameters one by one, estimators by name."""
     flat = [
         {
             name: {"estimator": model["estimator"]["estimator"].rpartition(".")[2], **model["estimator"]["params"]}

@@ -1,7 +1,7 @@
-"""One task: a model on a data set with a seed, tuned, fitted and asked about every test set.
+"""One task: tune and fit a model on a data set with a seed, and evaluate it on every test set.
 
-A task is sent to whatever process runs it with all it needs, and answers with plain numbers. It runs on one thread,
-so that results do not depend on how many tasks run side by side.
+A task is sent to its process with all the data it needs and returns plain numbers. It runs on one thread, so that
+results do not depend on the number of tasks run in parallel.
 """
 
 import hashlib
@@ -27,9 +27,9 @@ from telescoping_sklearn.benchmark._test_sets import SetName, TestSets
 from telescoping_sklearn.benchmark._tuning import Tuning, best_settings
 from telescoping_sklearn.metrics import find_telescoping_estimator
 
-#: Libraries whose versions change what a task finds.
+#: Libraries whose versions affect the results of a task.
 LIBRARIES = ("telescoping_sklearn", "scikit-learn", "lightgbm", "torch", "skorch", "numpy", "scipy", "pandas")
-#: The parameters of a study that decide what a task does, beside its model, its rows and its tuning.
+#: Parameters of a study that affect the results of a task, besides its model, rows and tuning.
 _SETTINGS = (
     "max_train",
     "test_size",
@@ -41,14 +41,14 @@ _SETTINGS = (
 )
 
 
-#: Modules whose code changes what a task finds: those of the models, and of this folder those that a task runs.
-_CODE = ("_memory", "_telescope", "base", "losses", "irregularity", "metrics", "boosting", "neural")
+#: Modules whose code affects the results of a task: those of the models, and those of this folder that a task runs.
+_CODE = ("_memory", "_refit", "_telescope", "base", "losses", "irregularity", "metrics", "boosting", "neural")
 _CODE_HERE = ("_columns", "_models", "_tasks", "_test_sets", "_tuning")
 
 
 @cache
 def code_hash() -> str:
-    """Hash of the code that tasks run, so that results of another state of it are not taken for this one's."""
+    """Hash of the code that tasks run, so that results of other code are not reused."""
     here = Path(__file__).parent
     places = [here.parent / name for name in _CODE] + [here / name for name in _CODE_HERE]
     files = [file for place in places for file in sorted(place.rglob("*.py")) or [place.with_suffix(".py")]]
@@ -59,7 +59,7 @@ def code_hash() -> str:
 
 
 class Task(NamedTuple):
-    """One independent piece of work, by the names that its results bear."""
+    """Names that identify a task in the results."""
 
     data: str
     model: str
@@ -84,7 +84,7 @@ class SquaredErrors(NamedTuple):
 
 
 class Work(NamedTuple):
-    """A task with all it needs."""
+    """A task with its data and settings."""
 
     task: Task
     key: str
@@ -101,7 +101,7 @@ class Work(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of a task: rows and errors, or a traceback."""
+    """Result of a task: rows and squared errors, or a traceback."""
 
     task: Task
     key: str
@@ -111,7 +111,7 @@ class Outcome(NamedTuple):
 
 
 def task_description(study: Any, task: Task, spec: ModelSpec, fingerprint: str, division: Any) -> dict[str, Any]:
-    """Write down everything that determines what a task finds."""
+    """Describe everything that determines the results of a task, as JSON types."""
     return {
         "task": task._asdict(),
         "fingerprint": fingerprint,
@@ -125,12 +125,12 @@ def task_description(study: Any, task: Task, spec: ModelSpec, fingerprint: str, 
 
 
 def task_key(description: dict[str, Any]) -> str:
-    """Hash of what determines a task's result."""
+    """Hash of a task's description: its key in the store."""
     return hash_of(description)
 
 
 def make_work(study: Any, task: Task, key: str, spec: ModelSpec, table: Any, rows: TestSets) -> Work:
-    """Cut a task's rows out of its table."""
+    """Select the rows of a task from its table."""
     return Work(
         task,
         key,
@@ -149,7 +149,7 @@ def make_work(study: Any, task: Task, key: str, spec: ModelSpec, table: Any, row
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keep BLAS, OpenMP (LightGBM) and torch to one thread, and give them back what they had."""
+    """Limit BLAS, OpenMP (LightGBM) and torch to one thread, and restore their settings afterwards."""
     import torch
 
     threads = torch.get_num_threads()
@@ -162,7 +162,7 @@ def one_thread() -> Iterator[None]:
 
 
 def attempt(work: Work) -> Outcome:
-    """Run a task; an error becomes part of the outcome."""
+    """Run a task and catch its error, if any, in the outcome."""
     try:
         with one_thread():
             rows, errors = run_task(work)
@@ -172,7 +172,7 @@ def attempt(work: Work) -> Outcome:
 
 
 def run_task(work: Work) -> tuple[list[dict[str, Any]], SquaredErrors]:
-    """Tune and fit one model and ask it about every test set.
+    """Tune and fit one model and evaluate it on every test set.
 
     Parameters
     ----------
@@ -215,20 +215,20 @@ def run_task(work: Work) -> tuple[list[dict[str, Any]], SquaredErrors]:
 
 
 def _tuned(work: Work) -> tuple[Any, dict[str, Any]]:
-    """Make the model, with the best of the settings drawn where it is to be tuned."""
+    """Build the model, with the best settings of the search if it is tuned."""
     model, prefix = work.spec.make(work.task.seed), work.spec.prefix()
     if work.tuner is None:
         return model, dict(work.spec.settings)
     candidate = clone(model)
     if f"{prefix}record" in candidate.get_params():
-        # What only explanations need is not kept of a draw.
+        # Candidates need no record: nothing is explained of them.
         candidate.set_params(**{f"{prefix}record": False})
     best = best_settings(candidate, prefix, work.spec.space, work.tuner, work.X_train, work.y_train, work.task.seed)
     return model.set_params(**{prefix + name: value for name, value in best.items()}), work.spec.settings | best
 
 
 def _judge(residuals: NDArray, labels: NDArray, variance: float, metrics: tuple[str, ...]) -> dict[str, float]:
-    """Errors on one test set, in units of the training labels' spread."""
+    """Errors on one test set, in units of the variance or standard deviation of the training labels."""
     squared = residuals**2 / variance
     spread = float(np.var(labels))
     judged = {
@@ -241,7 +241,7 @@ def _judge(residuals: NDArray, labels: NDArray, variance: float, metrics: tuple[
 
 
 def _explained(work: Work, model: Any) -> dict[str, Any]:
-    """Kernel norm ratios and effective parameters; NaN where the model is no telescope."""
+    """Kernel norm ratios and effective parameters; NaN without a telescope or where its response is unstable."""
     missing = np.full(len(work.sets), np.nan)
     by_set = {"kernel_norm_ratio": missing, "effective_params": missing, "effective_params_se": missing}
     explained = {
@@ -258,7 +258,7 @@ def _explained(work: Work, model: Any) -> dict[str, Any]:
         return explained
     explained["n_stages"] = estimator.n_stages_
     n_train, members = len(work.X_train), list(work.sets.values())
-    if "effective_params" in work.metrics:
+    if "effective_params" in work.metrics and estimator.telescope_.last_sound_stage == estimator.n_stages_:
         sets = [np.arange(n_train), *(n_train + rows for rows in members)]
         p, p_se = estimator.effective_params(seen, n_probes=work.n_probes, return_se=True, subsets=sets)
         explained |= {"effective_params_train": p[0], "effective_params_train_se": p_se[0]}

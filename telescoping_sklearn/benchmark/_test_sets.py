@@ -1,7 +1,7 @@
-"""Which rows are trained on and which test sets are asked about: mixtures of irregular rows, or steps along a column.
+"""Training rows and test sets: mixtures of regular and irregular rows, or steps along a column.
 
-Every test set of a task is drawn from one pool of rows, so that a model is asked about each row once whatever the
-number of sets, and so that models are compared on the same rows.
+All test sets of a task are drawn from one pool of rows. A model predicts each row of the pool once, whatever the number
+of sets, and all models are compared on the same rows.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,12 +29,12 @@ from telescoping_sklearn.benchmark._data import Table
 SCORES = {"principal_distance": PrincipalDistance, "first_component": FirstComponentDeviation}
 _SKLEARN_MODULES = ("ensemble", "neighbors", "svm", "covariance", "linear_model")
 _N_DECILES = 10
-#: What is said of a column that was left out and that rows should be divided along.
+#: Why a column that was dropped cannot be used for a shift.
 _WHY_DROPPED = {
     "constant": "it is constant",
     "identifier": "it is an identifier, all its values being different and telling nothing of each other",
 }
-#: A name of a test set: its kind, and its value.
+#: Name of a test set: its kind and its value.
 SetName = tuple[str, float]
 
 
@@ -46,7 +46,7 @@ class TestSets(NamedTuple):
     train : ndarray of int
         Training rows.
     pool : ndarray of int
-        Every row of any test set, none of them trained on.
+        All rows of the test sets; none is a training row.
     sets : dict of (str, float) to ndarray of int
         Positions in the pool of each test set's rows, by the set's kind and value.
     """
@@ -58,7 +58,7 @@ class TestSets(NamedTuple):
 
 @dataclass(frozen=True)
 class Score:
-    """Test sets that mix rows by how irregular a detector finds them, and one set for every decile of irregularity.
+    """Test sets by irregularity score: mixtures of regular and irregular rows, and one set for every decile.
 
     Attributes
     ----------
@@ -69,21 +69,21 @@ class Score:
     name: str
 
     def measure(self, X: pd.DataFrame) -> NDArray:
-        """Score rows; the lower, the more irregular."""
+        """Score rows; lower is more irregular."""
         if self.name in SCORES:
             return irregularity_scores(X, score=SCORES[self.name]())
         detector = _find_detector(self.name)()
         if "random_state" in detector.get_params():
             detector.set_params(random_state=0)
         if self.name.startswith("pyod:"):
-            # PyOD's scores grow with irregularity, and training rows have theirs in this attribute.
+            # PyOD's scores grow with irregularity; those of the training rows are in this attribute.
             return -detector.fit(TabularPreparation().fit_transform(X)).decision_scores_
         return irregularity_scores(X, score=make_pipeline(TabularPreparation(), detector))
 
     def divide(self, scores: NDArray, study: Any, seed: int) -> TestSets:
         """Draw training rows, mixtures and deciles of one seed.
 
-        The deciles are those of all rows; of each, the rows that the pool holds are asked about.
+        Deciles are computed over all rows; a decile's set holds its rows that are in the pool.
         """
         n = len(scores)
         rank = np.empty(n, dtype=int)
@@ -98,7 +98,7 @@ class Score:
         return TestSets(_at_most(train, study.max_train, seed), pool, sets)
 
     def check(self, table: Table, study: Any) -> str:
-        """Say why a table cannot be divided; empty where it can."""
+        """Return why a table cannot be divided; empty if it can."""
         X = table.X
         n_irregular = round(study.irregular_fraction * len(X))
         size = min(study.test_size, n_irregular)
@@ -109,23 +109,23 @@ class Score:
         return ""
 
     def describe(self) -> dict[str, Any]:
-        """Write the score down as JSON types."""
+        """Describe the score as JSON types."""
         library = {"version": version("pyod")} if self.name.startswith("pyod:") else {}
         return {"score": self.name, **library}
 
 
 @dataclass(frozen=True)
 class Shift:
-    """Test sets along a column: train on one end of it, test ever further from there.
+    """Test sets along a column: train on one end of it, test at increasing distance from there.
 
     Attributes
     ----------
     column : str
         A numeric column, or dates.
     train_share : float
-        Share of the rows, along the column, that training and the first test set are drawn from.
+        Share of the rows, in the order of the column, that training rows and the first test set are drawn from.
     steps : int
-        Test sets along the rest, of as many rows each as equal values of the column allow.
+        Number of test sets along the rest; equally large as far as ties in the column allow.
     descending : bool
         Whether to train on the high end.
     """
@@ -137,7 +137,7 @@ class Shift:
 
     @property
     def name(self) -> str:
-        """What it is called in the results."""
+        """Name in the results."""
         return f"shift:{self.column}"
 
     def measure(self, X: pd.DataFrame) -> NDArray:
@@ -149,7 +149,7 @@ class Shift:
         generator = np.random.default_rng(seed)
         near = generator.permutation(np.flatnonzero(scores <= self.train_share))
         edges = np.linspace(self.train_share, 1, self.steps + 1)
-        # As large as a step, so that all sets are; half of the rows at most.
+        # As large as a step, so that all sets are equally large; at most half of the rows.
         size = min(study.test_size, round(len(scores) * (1 - self.train_share) / self.steps), len(near) // 2)
         drawn = {("shift", 0.0): near[:size]}
         for low, high in pairwise(edges):
@@ -161,7 +161,7 @@ class Shift:
         return TestSets(_at_most(np.sort(near[size:]), study.max_train, seed), pool, sets)
 
     def check(self, table: Table, study: Any) -> str:
-        """Say why a table cannot be divided; empty where it can."""
+        """Return why a table cannot be divided; empty if it can."""
         X, profile = table.X, table.profile
         remark = profile.remarks.get(self.column, "")
         if self.column in profile.dropped:
@@ -179,7 +179,7 @@ class Shift:
         return ""
 
     def describe(self) -> dict[str, Any]:
-        """Write the shift down as JSON types."""
+        """Describe the shift as JSON types."""
         return {
             "shift": self.column,
             "train_share": self.train_share,
@@ -195,7 +195,7 @@ def _at_most(train: NDArray, most: int | None, seed: int) -> NDArray:
 
 
 def read_divisions(score: Any, shift: Any) -> Iterator[Score | Shift | str]:
-    """Read a study's `score` and `shift`: yields ways to divide, and a line for every mistake."""
+    """Parse a study's `score` and `shift`: yields divisions, and an error line for every mistake."""
     names = (score,) if isinstance(score, str) else score
     shifts = (shift,) if isinstance(shift, Mapping) else (shift or ())
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
@@ -221,7 +221,7 @@ def read_divisions(score: Any, shift: Any) -> Iterator[Score | Shift | str]:
 
 
 def _find_detector(name: str) -> type:
-    """Find an outlier detector's class by the name that a study gives it."""
+    """Find the class of an outlier detector by its name in a study."""
     library, _, wanted = name.partition(":")
     if library == "sklearn" and wanted:
         for module in _SKLEARN_MODULES:

@@ -1,4 +1,4 @@
-"""Random search as the paper does it: draws from a space, judged on a validation split of the training rows."""
+"""Random search as in the paper: draws from a search space, evaluated on a validation split of the training rows."""
 
 import math
 import warnings
@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import RandomizedSearchCV, ShuffleSplit
 
-#: The paper's spaces. Depth is drawn with odds .1 .1 .6 .1 .1; -1 is LightGBM's word for no limit.
+#: The paper's spaces. Depth is drawn with odds .1 .1 .6 .1 .1; -1 means no limit in LightGBM.
 PAPER_SPACES: dict[str, dict[str, Any]] = {
     "net": {"learning_rate_init": {"loguniform": [1e-5, 1e-2]}},
     "trees": {
@@ -28,14 +28,14 @@ _DISTRIBUTIONS = {
 
 
 class Tuning(NamedTuple):
-    """How models are tuned.
+    """Settings of the random search.
 
     Attributes
     ----------
     draws : int
-        Settings that are drawn and compared.
+        Number of draws.
     validation : float or int
-        Share, or number, of the training rows that the draws are judged on.
+        Share or number of the training rows held out for validation.
     """
 
     draws: int = 25
@@ -43,7 +43,7 @@ class Tuning(NamedTuple):
 
 
 def read_tuning(given: Any) -> Iterator[Tuning | str]:
-    """Read a study's `tuning`: yields it, unless it is None, or a line for every mistake."""
+    """Parse a study's `tuning`: yields it, unless it is None, or an error line for every mistake."""
     if given is None:
         return
     if not isinstance(given, Mapping):
@@ -70,7 +70,7 @@ def read_tuning(given: Any) -> Iterator[Tuning | str]:
 
 
 def read_space(given: Any) -> dict[str, Any]:
-    """Turn a space as TOML has it into what scikit-learn draws from."""
+    """Convert a search space given in TOML to lists and scipy distributions."""
     if not isinstance(given, Mapping):
         raise TypeError(f"space must be a table of parameters, got {given!r}")
     return {name: _read_choice(name, choice) for name, choice in given.items()}
@@ -101,18 +101,18 @@ def _number(name: str, value: Any) -> float:
 def best_settings(
     model: Any, prefix: str, space: Mapping[str, Any], tuning: Tuning, X: pd.DataFrame, y: pd.Series, seed: int
 ) -> dict[str, Any]:
-    """Draw settings, judge each on held-out training rows by its mean squared error, and return the best.
+    """Draw settings and return those with the lowest mean squared error on held-out training rows.
 
     Parameters
     ----------
     model : estimator
         Unfitted.
     prefix : str
-        What stands before the space's names among the parameters of `model`.
+        Prefix of the names of the space in the parameters of `model`.
     space : mapping of str to list or distribution
-        What is drawn.
+        Search space.
     tuning : Tuning
-        How many draws, and how many rows judge them.
+        Number of draws and of validation rows.
     X : DataFrame of shape (n_train, n_features)
         Training rows.
     y : Series of shape (n_train,)
@@ -141,10 +141,10 @@ def best_settings(
         error_score=float("nan"),
     )
     with warnings.catch_warnings():
-        # A draw that diverges loses; that is what drawing is for. Where all do, scikit-learn raises.
+        # A draw that diverges is discarded. If all diverge, scikit-learn raises.
         warnings.filterwarnings("ignore", category=FitFailedWarning)
         warnings.filterwarnings("ignore", message="One or more of the test scores are non-finite")
-        # A space of fewer settings than draws is gone through once.
+        # A finite space with fewer settings than draws is searched exhaustively.
         warnings.filterwarnings("ignore", message="The total space of parameters")
         search.fit(X, y)
     return {name.removeprefix(prefix): value for name, value in search.best_params_.items()}

@@ -1,7 +1,7 @@
-"""What results say, in sentences that follow from the numbers and go no further.
+"""Describe results in sentences.
 
-A gap is said only where its interval leaves zero out, a trend only where its interval leaves "no change" out, and
-where a relative gap is not defined the sentence says so and why.
+A gap is stated only if its interval excludes zero, and a trend only if its interval excludes "no change". If a
+relative gap is undefined, the sentence gives the reason.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ import pandas as pd
 from telescoping_sklearn.benchmark._chart import number
 from telescoping_sklearn.benchmark._summary import ModelComparison
 
-#: A kernel norm ratio this far above 1 is said to exceed it.
+#: A kernel norm ratio must exceed 1 by more than this to be described as above 1.
 _ABOVE_ONE = 0.05
-#: Data sets that a sentence names; more are counted.
+#: Largest number of data sets that a sentence names; more are only counted.
 _MOST_NAMED = 6
-#: Models are said to differ where the corrected p-value is below.
+#: Significance level of the corrected p-values.
 _LEVEL = 0.05
-#: What a comparison is over: one, and several.
+#: Name of a block of a comparison, singular and plural.
 _BLOCKS = {
     "data": ("data set", "data sets"),
     "data and seed": ("pair of data set and seed", "pairs of data set and seed"),
@@ -27,7 +27,7 @@ _BLOCKS = {
 
 
 class _Places(NamedTuple):
-    """How the ends of a row of test sets are called."""
+    """Phrases for the first and the last test set of a kind."""
 
     near: str
     far: str
@@ -44,12 +44,12 @@ def _interval(low: float, high: float) -> str:
 
 
 def counted(count: int, one: str, several: str = "") -> str:
-    """Write a count with its noun, whose plural takes an s unless given."""
+    """Format a count with its noun; the plural adds an s unless given."""
     return f"{count} {one if count == 1 else several or f'{one}s'}"
 
 
 def say_blocks(comparison: ModelComparison) -> str:
-    """Say how many comparisons there are, and of what."""
+    """Describe the number and kind of the blocks of a comparison."""
     return counted(comparison.n_blocks, *_BLOCKS[comparison.over])
 
 
@@ -62,7 +62,7 @@ def _joined(parts: Sequence[str]) -> str:
 
 
 def say_gap(gaps: pd.DataFrame, model: str, reference: str) -> str:
-    """Say how the gap between two models changes from the first test set of a kind to the last, on one data set.
+    """Describe how the gap between two models changes from the first to the last test set, on one data set.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def _say_lead(row: pd.Series, ahead: str, behind: str) -> str:
 
 
 def _say_change(far: pd.Series, ahead: str, behind: str, places: _Places) -> str:
-    """Say what becomes of a lead."""
+    """Describe how a lead changes."""
     if far["reason"]:
         if _within_noise(far):
             return f"{places.far} they do not differ beyond noise, and the relative gap is not defined"
@@ -110,12 +110,12 @@ def _say_change(far: pd.Series, ahead: str, behind: str, places: _Places) -> str
 
 
 def _within_noise(row: pd.Series) -> bool:
-    """Whether the interval of a gap holds zero."""
+    """Whether the interval of a gap contains zero."""
     return bool(row["gap_low"] <= 0 <= row["gap_high"])
 
 
 def _say_difference(far: pd.Series, model: str, reference: str, places: _Places) -> str:
-    """Say which model has the lower error on the last test set, if either."""
+    """Describe which model has the lower error on the last test set, if either."""
     if _within_noise(far):
         return f"They do not differ beyond noise {places.far} either."
     ahead, behind = (reference, model) if far["gap"] > 0 else (model, reference)
@@ -123,7 +123,7 @@ def _say_difference(far: pd.Series, model: str, reference: str, places: _Places)
 
 
 def trend(gaps: pd.DataFrame) -> str:
-    """Name what the gap of one data set does: "grows", "shrinks", "stays", "reverses", "vanishes" or "undefined"."""
+    """Classify the gap of one data set: "grows", "shrinks", "stays", "reverses", "vanishes" or "undefined"."""
     gaps = gaps.sort_values("set_value")
     regular, irregular = gaps.iloc[0], gaps.iloc[-1]
     if regular["reason"] or len(gaps) == 1:
@@ -136,18 +136,18 @@ def trend(gaps: pd.DataFrame) -> str:
 def say_trends(
     trends: Mapping[str, str], model: str, reference: str, *, kind: str = "mixture", several: str = "data sets"
 ) -> str:
-    """Say on which data sets the gap between two models does what, from the first test set of a kind to the last.
+    """Describe the trend of the gap between two models on each data set, from the first to the last test set.
 
     Parameters
     ----------
     trends : mapping of str to str
-        What `trend` says of each data set.
+        Result of `trend` for each data set.
     model, reference : str
         The two models.
     kind : {"mixture", "shift"}, default="mixture"
-        What the test sets are.
+        Kind of the test sets.
     several : str, default="data sets"
-        What the names of `trends` are; many are counted as these.
+        Noun for the names of `trends`, used to count many of them.
 
     Returns
     -------
@@ -162,7 +162,7 @@ def say_trends(
         "stays": "does not change beyond noise on {}",
         "reverses": "changes sides on {}",
         "vanishes": "is no longer beyond noise on {}",
-        "undefined": "cannot be followed, for want of a gap beyond noise " + near + ", on {}",
+        "undefined": "is within noise " + near + " and has no trend on {}",
     }
     groups = {name: [data for data, found in trends.items() if found == name] for name in meanings}
     parts = [meaning.format(_named(groups[name], several)) for name, meaning in meanings.items() if groups[name]]
@@ -174,19 +174,19 @@ def _named(data: Sequence[str], several: str) -> str:
 
 
 def say_kernels(summary: pd.DataFrame, kind: str) -> str:
-    """Say what the kernel norm ratios of one data set do; nothing where no model has any.
+    """Describe the kernel norm ratios of one data set; empty if no model has any.
 
     Parameters
     ----------
     summary : DataFrame
-        What `summarize_curves` gives for "kernel_norm_ratio", of one data set.
+        Result of `summarize_curves` for "kernel_norm_ratio", of one data set.
     kind : {"mixture", "shift"}
-        What the test sets are.
+        Kind of the test sets.
 
     Returns
     -------
     str
-        One sentence a model.
+        One sentence for each model.
     """
     sentences = []
     for model, part in summary.groupby("model", sort=False):
@@ -198,8 +198,8 @@ def say_kernels(summary: pd.DataFrame, kind: str) -> str:
             what = f"stays near 1 or below (largest {largest})"
         elif values[-1] > max(values[0] + _noise(part), 1 + _ABOVE_ONE):
             what = (
-                f"rises from {number(values[0])} to {number(values[-1])}: {places.far} its kernels do what they never "
-                "did in training"
+                f"rises from {number(values[0])} to {number(values[-1])}: {places.far} its largest kernel norm, "
+                "averaged over stages, is larger than on the rows trained on"
             )
         else:
             what = f"exceeds 1 (largest {largest}), with no rise beyond noise from the first test set to the last"
@@ -208,13 +208,13 @@ def say_kernels(summary: pd.DataFrame, kind: str) -> str:
 
 
 def _noise(part: pd.DataFrame) -> float:
-    """Two standard errors of the difference between the first and the last mean; 0 where none are known."""
+    """Two standard errors of the difference between the first and the last mean; 0 if unknown."""
     errors = part["standard_error"].iloc[[0, -1]].to_numpy(dtype=float)
     return 2 * float(np.sqrt(np.nansum(errors**2)))
 
 
 def say_comparison(comparison: ModelComparison) -> str:
-    """Say which models the model of the best mean rank beats, on rows like those trained on, as far as the test says.
+    """Describe which models the model of the best mean rank beats significantly, on rows like the training rows.
 
     Parameters
     ----------
@@ -224,7 +224,7 @@ def say_comparison(comparison: ModelComparison) -> str:
     Returns
     -------
     str
-        One or two sentences; where so few comparisons cannot tell models apart, that they cannot.
+        One or two sentences; they say so if there are too few blocks for the test.
     """
     where = f"{_capital(_Places.of(comparison.set_kind, 1.0).near)}, over {say_blocks(comparison)}"
     n_pairs = len(comparison.pairs)
@@ -243,7 +243,7 @@ def say_comparison(comparison: ModelComparison) -> str:
 
 
 def _say_pair(pair: Any, n_blocks: int) -> str:
-    """Say which of two models has the lower error, where the test says that one has."""
+    """Describe which of two models has the lower error, if the test is significant."""
     ahead, behind = (pair.model_a, pair.model_b) if pair.wins_a >= pair.wins_b else (pair.model_b, pair.model_a)
     wins = max(pair.wins_a, pair.wins_b)
     if pair.holm_p < _LEVEL:

@@ -131,9 +131,8 @@ def _fits(bag: NDArray, leaves: NDArray, counts: NDArray) -> bool:
 
 def _no_bag(stage: int) -> ValueError:
     return ValueError(
-        f"The bag drawn again for tree {stage} does not fit the leaves of that tree. If the arrays given to fit were "
-        "changed since, fit again; otherwise this version of LightGBM draws bags in another way: fit with "
-        "subsample=1.0 and report it."
+        f"The bag drawn again for tree {stage} does not fit the leaves of that tree: this version of LightGBM draws "
+        "bags in another way. Fit with subsample=1.0 and report it."
     )
 
 

@@ -78,6 +78,7 @@ class ColumnCategories:
         if isinstance(X, pd.DataFrame):
             _refuse_other_columns(X)
             self.dtypes, names = _category_columns(X), list(X.columns)
+        self.names = names
         if isinstance(categorical_feature, str):
             if categorical_feature != "auto":
                 raise TypeError(
@@ -92,6 +93,12 @@ class ColumnCategories:
             )
         asked = list(categorical_feature)
         self.positions = _positions(asked, names, np.shape(X)[1]) if asked else []
+
+    def concern(self, X: Any) -> bool:
+        """Whether X is a frame with columns that are not numbers, or the fit had such columns."""
+        if not isinstance(X, pd.DataFrame):
+            return False
+        return bool(self.dtypes) or not all(map(pd.api.types.is_numeric_dtype, X.dtypes))
 
     def encode(self, X: Any) -> Any:
         """Turn the category columns of a DataFrame into codes; give anything else back as it is.
@@ -109,7 +116,8 @@ class ColumnCategories:
         Raises
         ------
         ValueError
-            If a column is neither numbers nor categories, or is categories in one frame and numbers in the other.
+            If a column is neither numbers nor categories, or is categories in one frame and numbers in the other, or
+            if there are categories and columns have other names or another order.
         """
         if not isinstance(X, pd.DataFrame):
             return X
@@ -123,6 +131,11 @@ class ColumnCategories:
             )
         if not given:
             return X
+        if list(X.columns) != self.names:  # names that are no strings are nothing to scikit-learn
+            raise ValueError(
+                f"X has the columns {list(X.columns)}, and the frame given to fit had {self.names}. Give the same "
+                "columns in the same order."
+            )
         coded = X.copy(deep=False)
         for name, dtype in self.dtypes.items():
             if name in given:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from telescoping_sklearn._telescope import read_only
 from telescoping_sklearn.losses import CurvedLoss
 
 
@@ -52,7 +53,7 @@ class CurvaturePath:
 
     def __init__(self, loss: CurvedLoss, labels: NDArray, start: float, leaves: NDArray, leaf_values: list[NDArray]):
         self.loss = loss
-        self.labels = labels
+        self.labels = read_only(labels)
         self.start = start
         self._leaves = leaves
         self._leaf_values = leaf_values
@@ -63,12 +64,9 @@ class CurvaturePath:
         """Give the derivatives at f_{t-1} of stage t, counted from 1."""
         if self._derivatives is None or self._derivatives[0] != stage:
             y, f = self.labels, self._raw_after(stage - 1)
-            found = Derivatives(
-                self.loss.gradient(y, f),
-                self.loss.label_rate(y, f),
-                self.loss.curvature(y, f),
-                self.loss.hessian(y, f),
-            )
+            loss = self.loss
+            of_rows = loss.gradient(y, f), loss.label_rate(y, f), loss.curvature(y, f), loss.hessian(y, f)
+            found = Derivatives(*map(read_only, of_rows))
             self._derivatives = stage, found  # in one step, so that an interruption leaves nothing half made
         return self._derivatives[1]
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from telescoping_sklearn._telescope import Estimate, resolve_stages
+from telescoping_sklearn._telescope import Estimate, NotASmootherError, resolve_stages
 from telescoping_sklearn.boosting._curvature import CurvaturePath
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
 
 
-def _not_a_smoother(question: str) -> ValueError:
-    return ValueError(
+def _not_a_smoother(question: str) -> NotASmootherError:
+    return NotASmootherError(
         f"{question} does not exist for this loss: kernel_weights are the derivative of the raw score in the labels, "
         "and their sum with the labels does not rebuild the prediction. Use kernel_weights, top_examples, breakdown or "
         "staged_kernel; or fit squared error."

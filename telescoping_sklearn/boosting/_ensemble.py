@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from telescoping_sklearn._telescope import read_only
 from telescoping_sklearn.boosting._curvature import CurvaturePath
 
 
@@ -67,8 +68,8 @@ class RowSets:
 
     def __init__(self, sets: Sequence[NDArray], of_stage: NDArray):
         self.n_rows = len(sets[0])
-        self.packed = np.stack([np.packbits(rows) for rows in sets])
-        self.of_stage = of_stage
+        self.packed = read_only(np.stack([np.packbits(rows) for rows in sets]))
+        self.of_stage = read_only(of_stage)
 
     def __call__(self, stage: int) -> NDArray:
         """Whether each row is in the set of a stage (1-based), (n_train,) bool."""
@@ -128,10 +129,10 @@ class LeafEnsemble:
         Rows whose labels can have weight in a prediction.
     start_weights : ndarray of shape (n_train,)
         A in f_0 = A y.
-    rates : list of ndarray of shape (n_leaves,) or (n_leaves, n_leaves)
+    rates : sequence of ndarray of shape (n_leaves,) or (n_leaves, n_leaves)
         R_t by stage, learning rate and denominators included: its diagonal, or all of it where leaf values depend on
         sums over other leaves.
-    constants : list of ndarray of shape (n_leaves,), default=None
+    constants : sequence of ndarray of shape (n_leaves,), default=None
         c_t by stage, what leaves add whatever the labels are; None for nothing.
     weights_by_stage : callable, default=None
         Gives the weights of all rows in a stage, counted from 1, where they are not `row_weights`.
@@ -147,11 +148,19 @@ class LeafEnsemble:
     row_weights: NDArray
     trained: NDArray
     start_weights: NDArray
-    rates: list[NDArray]
-    constants: list[NDArray] | None = None
+    rates: Sequence[NDArray]
+    constants: Sequence[NDArray] | None = None
     weights_by_stage: Callable[[int], NDArray] | None = None
     responding: RowSets | None = None
     curvature: CurvaturePath | None = None
+
+    def __post_init__(self) -> None:
+        """Let nobody who is handed an array change it: answers depend on all of them."""
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                object.__setattr__(self, name, read_only(value))
+            elif isinstance(value, Sequence):
+                object.__setattr__(self, name, tuple(map(read_only, value)))
 
     @property
     def n_stages(self) -> int:

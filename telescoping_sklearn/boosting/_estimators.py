@@ -1,5 +1,6 @@
 """TelescopingGBTRegressor: LightGBM behind scikit-learn's interface, with its exact telescope."""
 
+import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
@@ -8,12 +9,13 @@ import numpy as np
 from lightgbm import Booster
 from numpy.typing import NDArray
 from sklearn.base import _fit_context
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
+from telescoping_sklearn._refit import all_at_once
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
 from telescoping_sklearn.boosting._categories import ColumnCategories
 from telescoping_sklearn.boosting._curved_telescope import CurvedLeafTelescope
-from telescoping_sklearn.boosting._fit_record import FitRecord, fingerprint, refuse_changes, refuse_lone_validation
+from telescoping_sklearn.boosting._fit_record import FitRecord, refuse_changes, refuse_lone_validation
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
 from telescoping_sklearn.boosting._lightgbm import (
     LightGBMTrees,
@@ -149,7 +151,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         Whether a further `fit` with a larger `n_estimators` adds trees to those that there are. Takes the same data and
         settings, and ``record=True``; what draws at random goes on drawing.
     record : bool, default=True
-        Whether to keep what explanations need: references to X and y. ``False`` suits grid searches.
+        Whether to keep what explanations need, copies of X and y. ``False`` suits grid searches.
     verbose : bool, default=False
         Whether to show progress, of fitting and of long answers.
 
@@ -225,6 +227,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     _fit_record: FitRecord | None
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @all_at_once
     def fit(
         self,
         X: Any,
@@ -272,15 +275,15 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         TypeError
             If `categorical_feature` is not a list of names and positions.
         """
-        params = self.get_params(deep=False)
+        params = copy.deepcopy(self.get_params(deep=False), {id(self.random_state): self.random_state})
         refuse_unsupported(params)
         refuse_lone_validation(X_val, y_val, sample_weight_val, self.early_stopping_rounds)
         categories = ColumnCategories(X, categorical_feature)
         earlier = self._earlier_fit()
         if earlier is not None:  # codes stand for the categories of the trees that there are
-            categories.dtypes = self._categories.dtypes
+            categories.dtypes, categories.names = self._categories.dtypes, self._categories.names
         X, y, weights = self._training_data(
-            categories.encode(X),
+            categories.encode(X) if earlier is None else self._encoded(X, categories),
             y,
             sample_weight,
             ensure_all_finite="allow-nan",
@@ -290,8 +293,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         # Without weights LightGBM takes a faster path, so ones are not the same as none.
         train = Rows(X, y, None if sample_weight is None else weights)
         validation = None if X_val is None else self._validation(categories, X_val, y_val, sample_weight_val)
-        fingerprints = fingerprint(train, validation) if self.record and self.warm_start else {}
-        new = FitRecord(params, train, validation, categories.positions, fingerprints)
+        new = FitRecord(params, train, validation, categories.positions)
         if earlier is not None and not self._can_add_trees(earlier, new):
             return self
         seed = draw_seed(self.random_state) if earlier is None else self.seed_
@@ -304,7 +306,6 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         refuse_trained(params, trained, shift)
         if watched is not None:
             refuse_watched(params, watched, "" if validation is None else "_val", shift)
-        self._forget()
         self.seed_, self._categories = seed, categories
         self._learn(new, trained, watched, earlier)
         return self
@@ -431,14 +432,22 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
 
     def _validation(self, categories: ColumnCategories, X: Any, y: Any, sample_weight: Any) -> Rows:
         """Validate the rows that early stopping watches."""
-        X, y = validate_data(
-            self, categories.encode(X), y, dtype=np.float64, y_numeric=True, ensure_all_finite="allow-nan", reset=False
-        )
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(
-                sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False
+        try:
+            X, y, weights = self._training_data(
+                self._encoded(X, categories), y, sample_weight, ensure_all_finite="allow-nan", reset=False
             )
-        return Rows(X, y.astype(np.float64, copy=False), sample_weight)
+        except ValueError as error:
+            raise ValueError(f"X_val, y_val or sample_weight_val: {error}") from error
+        return Rows(X, y, None if sample_weight is None else weights)
+
+    def _encoded(self, X: Any, categories: ColumnCategories) -> Any:
+        """Encode the categories of a frame, once scikit-learn has found its columns to be those of the fit."""
+        if categories.concern(X):
+            validate_data(self, X, reset=False, skip_check_array=True)
+        return categories.encode(X)
+
+    def _adds_to_fit(self) -> bool:
+        return self.warm_start
 
     def _earlier_fit(self) -> FitRecord | None:
         """Record of the fit that a warm start adds trees to."""
@@ -457,7 +466,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         refuse_changes(earlier, new)
         if new.params["n_estimators"] > earlier.params["n_estimators"]:
             return True
-        warnings.warn("Warm-start fitting without increasing n_estimators does not fit new trees.", stacklevel=4)
+        warnings.warn("Warm-start fitting without increasing n_estimators does not fit new trees.", stacklevel=5)
         return False
 
     def _trees(self) -> LightGBMTrees:
@@ -466,7 +475,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
 
     def _query(self, X: Any) -> NDArray:
         check_is_fitted(self)
-        X = self._categories.encode(X)
+        X = self._encoded(X, self._categories)
         return validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=False)
 
     def _record(self) -> FitRecord:
@@ -514,5 +523,5 @@ def _check_gap(rebuilt: NDArray, model: NDArray, tolerance: float) -> None:
     if not gap <= tolerance:
         raise ValueError(
             f"The telescope misses the model's own training predictions by {gap:.3g}, more than {tolerance:.3g}. "
-            "If the arrays given to fit were changed since, fit again; otherwise please report this."
+            "Please report this, with the parameters."
         )

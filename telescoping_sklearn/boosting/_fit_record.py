@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +14,7 @@ _FREE = ("n_estimators", "n_jobs", "importance_type", "warm_start", "record", "v
 
 
 class FitRecord(NamedTuple):
-    """What a fit was given, as checked and encoded.
+    """What a fit was given, as checked and encoded, in arrays of its own where a record is kept.
 
     Attributes
     ----------
@@ -25,8 +24,6 @@ class FitRecord(NamedTuple):
         All training rows.
     validation : Rows or None
         Validation rows given to `fit`.
-    fingerprints : mapping of str to str
-        Hashes of the arrays of all rows, by their names in `fit`: arrays are kept by reference, and may be changed.
     given, held_out : ndarray of int, or None
         Positions of the training rows that LightGBM is given, and of those that early stopping watches instead; None
         where nothing is held out.
@@ -42,7 +39,6 @@ class FitRecord(NamedTuple):
     train: Rows
     validation: Rows | None
     categorical: list[int]
-    fingerprints: Mapping[str, str]
     given: NDArray | None = None
     held_out: NDArray | None = None
     plans: tuple[tuple[int, BaggingPlan], ...] = ()
@@ -58,25 +54,16 @@ class FitRecord(NamedTuple):
         return None if rows is None else rows.shifted(self.label_shift)
 
 
-def fingerprint(train: Rows, validation: Rows | None) -> dict[str, str]:
-    """Hash what a fit was given, whatever the memory order of its arrays.
+def _arrays(given: FitRecord) -> dict[str, NDArray | None]:
+    """Name the arrays of all rows as `fit` does."""
+    watched = {} if given.validation is None else given.validation._asdict()
+    return given.train._asdict() | {f"{name}_val": array for name, array in watched.items()}
 
-    Parameters
-    ----------
-    train : Rows
-        All training rows.
-    validation : Rows or None
-        Validation rows given to `fit`.
 
-    Returns
-    -------
-    dict of str to str
-        Hashes by the names of the arrays in `fit`; arrays not given are left out.
-    """
-    arrays = train._asdict()
-    if validation is not None:
-        arrays |= {f"{name}_val": array for name, array in validation._asdict().items()}
-    return {name: joblib.hash(np.ascontiguousarray(array)) for name, array in arrays.items() if array is not None}
+def _same(before: NDArray | None, after: NDArray | None) -> bool:
+    if before is None or after is None:
+        return before is after
+    return np.array_equal(before, after, equal_nan=True)
 
 
 def refuse_changes(old: FitRecord, new: FitRecord) -> None:
@@ -93,9 +80,8 @@ def refuse_changes(old: FitRecord, new: FitRecord) -> None:
         If anything but the number of trees changed, or trees would have to go.
     """
     changed = [name for name, value in new.params.items() if name not in _FREE and value != old.params[name]]
-    # Without a warm start in sight none are made, as they would cost every fit: then what is there now is compared.
-    before, after = (given.fingerprints or fingerprint(given.train, given.validation) for given in (old, new))
-    changed += [name for name in dict(before) | dict(after) if before.get(name) != after.get(name)]
+    before, after = _arrays(old), _arrays(new)
+    changed += [name for name in before | after if not _same(before.get(name), after.get(name))]
     if old.categorical != new.categorical:
         changed.append("categorical_feature")
     if changed:

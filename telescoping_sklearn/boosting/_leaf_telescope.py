@@ -26,6 +26,7 @@ from telescoping_sklearn._telescope import (
     Start,
     Subsets,
     Telescope,
+    refuse_other_columns,
     resolve_stages,
     resolve_subsets,
 )
@@ -105,9 +106,14 @@ class LeafTelescope(Telescope):
         """Number of trees."""
         return self.ensemble.n_stages
 
+    @property
+    def row_weights(self) -> NDArray:
+        """Sample weights of the training rows, bags left aside; 0 where a row is not trained on."""
+        return self.ensemble.row_weights
+
     def start(self, X: NDArray | None) -> Start:
         """Boosting starts from a mean or a quantile of the labels: f_0 = A y, b = 0."""
-        return Start(self.ensemble.start_weights, np.zeros(self.n_query(X)))
+        return Start(self.ensemble.start_weights, np.zeros(len(self._rows(X))))
 
     def staged_kernel(self, X: NDArray | None, stages: Any = None) -> Iterator[sparse.csr_array]:
         """k_t(x)_i = w_i 1{same leaf} / (weight in leaf), w the weights of rows in the stage; rows sum to 1."""
@@ -163,7 +169,7 @@ class LeafTelescope(Telescope):
         if wanted[0] == 0:
             yield np.full(self.n_query(X), self.ensemble.start_weights @ self.y)
         prediction = np.zeros(self.n_query(X))
-        for stage, output in enumerate(self._tree_outputs(self._training_rows if X is None else X), start=1):
+        for stage, output in enumerate(self._tree_outputs(self._rows(X)), start=1):
             prediction += output
             if stage in wanted:
                 yield prediction.copy()
@@ -340,8 +346,14 @@ class LeafTelescope(Telescope):
                 done = stage
             yield response if stage == stages[-1] else response.copy()
 
+    def _rows(self, X: NDArray | None) -> NDArray:
+        if X is None:
+            return self._training_rows
+        refuse_other_columns(X, self._training_rows.shape[1])
+        return X
+
     def _leaves(self, X: NDArray | None) -> NDArray:
-        return self.ensemble.leaves if X is None else self._find_leaves(X)
+        return self.ensemble.leaves if X is None else self._find_leaves(self._rows(X))
 
     def _leaf_weights(self, stage: int) -> NDArray:
         """Weight in each leaf; infinite where nothing is in it, so that its kernel is zero."""

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, cast
 
-import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,13 +14,22 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from telescoping_sklearn import _memory
-from telescoping_sklearn.base import BaseTelescopingEstimator, RecordDroppedError, draw_seed, held_out_rows
+from telescoping_sklearn._refit import all_at_once
+from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
 from telescoping_sklearn.neural._float_range import refuse_overflow
 from telescoping_sklearn.neural._modules import read_module
 from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule, Network
 from telescoping_sklearn.neural._path import RULES, Path, as_double
+from telescoping_sklearn.neural._pilot import ResponseAccuracy, refined_sections
 from telescoping_sklearn.neural._plan import TrainingPlan, TrainingRows, threads_for, trial_state
-from telescoping_sklearn.neural._sections import Sections, chosen_sections, equal_sections, watched_rows
+from telescoping_sklearn.neural._sections import (
+    LONGEST_EPOCHS,
+    Sections,
+    chosen_sections,
+    equal_sections,
+    largest_gap,
+    watched_rows,
+)
 from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._tangent_telescope import TangentTelescope
 from telescoping_sklearn.neural._training import train
@@ -99,11 +107,13 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         Where on an update's segment the Jacobian is taken: "left" is the paper's Eq. 5, "midpoint" costs the same and
         is far closer, "gauss2" costs two evaluations and is closer still. May be set after fitting.
     section : "auto" or int, default="auto"
-        Updates bridged by one evaluation. "auto" chooses section ends in one pass over the recorded run, so that the
-        telescope stays within `section_tol` of the net on 256 training rows. May be set after fitting.
+        Updates bridged by one evaluation. "auto" chooses section ends so that the telescope stays within `section_tol`
+        of the net on 256 training rows, and effective parameters change by at most twice that when every section is
+        halved. May be set after fitting.
     section_tol : float, default=0.01
-        Mean gap that "auto" allows at any section's end, in units of the labels' standard deviation. Where single
-        updates leave more, `section_gap_` says what was reached. May be set after fitting.
+        Mean gap that "auto" allows at any section's end, in units of the labels' standard deviation; half of the
+        relative change that it allows of effective parameters. `section_gap_` and `section_bias_` say what was
+        reached. May be set after fitting.
     dtype : {"float32", "float64"}, default="float32"
         Precision of training, responses and kernels. Values of X beyond 1e16 (float64: 1e75) are refused: powers of
         kernels would overflow.
@@ -112,7 +122,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     random_state : None, int, RandomState or Generator, default=None
         Seeds initial weights, batches, validation split and probes. None draws a seed and keeps it as `seed_`.
     record : bool, default=True
-        Whether to keep the run. ``False`` suits grid searches; explanations then raise.
+        Whether to keep the run, with copies of X and y. ``False`` suits grid searches; explanations then raise.
     record_budget : str or int, default="1GiB"
         Memory that the record may take: a size such as "500MiB", or bytes. While training, checkpoints are recorded;
         explanations train again between them: the same numbers, checked at every checkpoint. Where every update fits,
@@ -126,11 +136,11 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         Number of parameter updates up to the model that is kept.
     n_iter_ : int
         Number of epochs run.
-    loss_curve_ : list of float
+    loss_curve_ : tuple of float
         Mean training loss of every epoch.
     loss_ : float
         The last of them.
-    validation_scores_ : list of float
+    validation_scores_ : tuple of float
         R^2 on the held-out rows by epoch; only with `early_stopping`.
     best_validation_score_ : float
         The best of them; only with `early_stopping`.
@@ -151,8 +161,13 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     section_ends_ : ndarray of int of shape (n_sections,)
         Last stage of every section; chosen ones are kept with the record.
     section_gap_ : float
-        Largest mean gap between the net and its telescope at any chosen section's end, in units of the labels'
-        standard deviation; nan where lengths were given.
+        Largest mean gap between the net and its telescope at any section's end on 256 training rows, in units of the
+        labels' standard deviation.
+    section_bias_ : float
+        Relative error of effective parameters that sections leave, as pilot columns measure it; 0 with sections of one
+        update. It is part of every standard error.
+    last_sound_stage_ : int
+        Last stage at which the label response passes its checks; `n_stages_` where all do. Answers end there.
     telescope_ : Telescope
         The telescope, made when first asked for.
     kernel_weights_ : ndarray of shape (n_train, n_train)
@@ -180,7 +195,13 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     True
     """
 
-    _costly = (*BaseTelescopingEstimator._costly, "section_ends_", "section_gap_")
+    _costly = (
+        *BaseTelescopingEstimator._costly,
+        "section_ends_",
+        "section_gap_",
+        "section_bias_",
+        "last_sound_stage_",
+    )
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
@@ -289,6 +310,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @all_at_once
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "TelescopingMLPRegressor":
         """Train the net and keep its run.
 
@@ -314,8 +336,6 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         MemoryError
             If not even the checkpoints of the run would fit `record_budget`.
         """
-        self._forget()
-        self._let_go()
         X, y, weights = self._training_data(X, y, sample_weight)
         refuse_overflow(X, _DTYPES[self.dtype], getattr(self, "feature_names_in_", None))
         self.seed_ = draw_seed(self.random_state)
@@ -337,10 +357,10 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self.n_params_ = plan.network.n_params
         self.n_stages_ = trained.n_stages
         self.n_iter_ = len(trained.loss_curve)
-        self.loss_curve_ = trained.loss_curve
+        self.loss_curve_ = tuple(trained.loss_curve)
         self.loss_ = trained.loss_curve[-1]
         if held_out is not None:
-            self.validation_scores_ = trained.scores
+            self.validation_scores_ = tuple(trained.scores)
             self.best_validation_score_ = max(trained.scores)
         if trained.trajectory is not None:
             # Batches are numbered within the rows trained on; explanations speak of the rows given to fit.
@@ -350,8 +370,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
                 self._trajectory.tolerance = ELSEWHERE
             self._make_rule = trained.make_rule
             self._rows = rows
-            self._fingerprint = _fingerprint(X, y)
-            self._chosen_sections: dict[tuple[str, float], Sections] = {}
+            self._chosen_sections: dict[tuple[str, float], tuple[Sections, ResponseAccuracy]] = {}
         return self
 
     @property
@@ -379,7 +398,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         """
         check_is_fitted(self)
         if not hasattr(self, "_trajectory"):
-            raise RecordDroppedError(f"This {type(self).__name__} keeps no record. Fit again with record=True.")
+            raise self._record_dropped()
         if not self._trajectory.keeps_stretches:
             raise ValueError(
                 f"record_budget={self.record_budget!r} does not hold all {self.n_stages_} updates. Fit again with more."
@@ -397,7 +416,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         """
         check_is_fitted(self)
         self._forget()
-        self._let_go()
+        for name in ("_trajectory", "_make_rule", "_rows", "_chosen_sections", "_training_index"):
+            self.__dict__.pop(name, None)
         return self
 
     def predict(self, X: Any) -> NDArray:
@@ -442,7 +462,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             tol=self.tol,
             shuffle=self.shuffle,
             record=self.record,
-            record_budget=min(parse_budget(self.record_budget), _memory.machine_memory_bytes()),
+            record_budget=int(min(parse_budget(self.record_budget), _memory.available_memory().n_bytes)),
             verbose=bool(self.verbose),
             dtype=_DTYPES[self.dtype],
             device=self.device,
@@ -491,19 +511,15 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     def _refuse_large_record(self, plan: TrainingPlan, n_rows: int) -> None:
         if not self.record:
             return
-        record = plan.record_plan(n_rows)
+        record, memory = plan.record_plan(n_rows), _memory.available_memory()
         if record.least_bytes > record.budget:
             raise MemoryError(
                 f"The record of {record.n_updates} updates of {plan.network.n_params} parameters would take "
                 f"{record.least_bytes / 2**30:.3g} GiB even as checkpoints, and record_budget={self.record_budget!r} "
-                f"on this machine allows {record.budget / 2**30:.3g} GiB. Raise record_budget, lower max_iter, raise "
-                "batch_size, or set record=False and give up explanations."
+                f"with {memory.n_bytes / 2**30:.3g} GiB of memory ({memory.reason}) allows "
+                f"{record.budget / 2**30:.3g} GiB. Raise record_budget, lower max_iter, raise batch_size, or set "
+                "record=False and give up explanations."
             )
-
-    def _let_go(self) -> None:
-        """Free the record of an earlier fit."""
-        for name in ("_trajectory", "_make_rule", "_rows", "_fingerprint", "_chosen_sections"):
-            self.__dict__.pop(name, None)
 
     def _scorer(self, plan: TrainingPlan, X: NDArray, y: NDArray, weights: NDArray) -> Callable[[Tensor], float]:
         def score(theta: Tensor) -> float:
@@ -530,19 +546,27 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     def section_gap_(self) -> float:
         """Largest mean gap between net and telescope at any section's end, in units of the labels' standard deviation.
 
-        It is nan where `section` is a number: then nothing is watched.
+        It is taken on 256 training rows.
         """
-        return cast(TangentTelescope, self.telescope_).sections.gap
+        telescope = cast(TangentTelescope, self.telescope_)
+        watched = watched_rows(telescope.path, telescope.trained, self.seed_)
+        return largest_gap(telescope.path, watched, telescope.sections) / self._label_spread
+
+    @property
+    def section_bias_(self) -> float:
+        """Relative error of effective parameters that sections leave at the last sound stage."""
+        telescope = self.telescope_
+        return telescope.response_error(np.array([telescope.last_sound_stage])).item()
+
+    @property
+    def last_sound_stage_(self) -> int:
+        """Last stage at which the label response passes its checks."""
+        return self.telescope_.last_sound_stage
 
     def _make_telescope(self) -> TangentTelescope:
         if not hasattr(self, "_trajectory"):
-            raise RecordDroppedError(
-                f"The record of this {type(self).__name__} was dropped, which keeps only what predict needs. Fit again "
-                "with record=True to ask for explanations."
-            )
+            raise self._record_dropped()
         rows = self._rows
-        if _fingerprint(rows.X, rows.y) != self._fingerprint:
-            raise ValueError("X or y were changed since fit, so the recorded run cannot be followed. Fit again.")
         path = Path(
             self.module_.network,
             self._trajectory,
@@ -550,31 +574,31 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             rows.weights,
             rule=self.rule,
             dtype=self.module_.theta.dtype,
-            device=torch.device(self.device),
-        )
-        return TangentTelescope(
-            path, self._sections(path), self._make_rule, y=rows.y, trained=rows.weights > 0, seed=self.seed_
+            device=self.module_.theta.device,
         )
 
-    def _sections(self, path: Path) -> Sections:
-        """Sections as asked for; chosen ones are kept with the record, so that every later question shares them."""
+        def make(sections: Sections, accuracy: ResponseAccuracy | None = None) -> TangentTelescope:
+            return TangentTelescope(
+                path, sections, self._make_rule, accuracy, y=rows.y, trained=rows.weights > 0, seed=self.seed_
+            )
+
         if self.section != "auto":
-            return equal_sections(self.n_stages_, int(self.section))
+            return make(equal_sections(self.n_stages_, int(self.section)))
+        return make(*self._chosen(path, make))
+
+    def _chosen(self, path: Path, make: Callable[..., TangentTelescope]) -> tuple[Sections, ResponseAccuracy]:
+        """Choose sections; they are kept with the record, so that every later question shares them."""
         key = self.rule, self.section_tol
         if key not in self._chosen_sections:
-            trained = self._rows.weights > 0
-            rows = watched_rows(path, trained, self.seed_)
-            spread = float(np.std(self._rows.y[trained]))
-            # Where kernels are carried, bringing batches forward inside a section costs its length squared.
-            plain = getattr(self._make_rule(), "is_plain", False)
-            longest = self._trajectory.batches.per_epoch if plain else self.n_stages_
-            self._chosen_sections[key] = chosen_sections(path, rows, self.section_tol, spread, longest)
+            watched = watched_rows(path, self._rows.weights > 0, self.seed_)
+            longest = LONGEST_EPOCHS * self._trajectory.batches.per_epoch
+            first = chosen_sections(path, watched, self.section_tol, self._label_spread, longest)
+            self._chosen_sections[key] = refined_sections(make, first, 2 * self.section_tol)
         return self._chosen_sections[key]
 
-
-def _fingerprint(X: NDArray, y: NDArray) -> str:
-    """Hash the values, whatever the memory layout, which pickling may change."""
-    return joblib.hash((np.ascontiguousarray(X), np.ascontiguousarray(y)))
+    @property
+    def _label_spread(self) -> float:
+        return float(np.std(self._rows.y[self._rows.weights > 0])) or 1.0
 
 
 def _predict(network: Network, theta: Tensor, X: NDArray) -> NDArray:

@@ -25,7 +25,7 @@ RULES: dict[str, tuple[tuple[float, float], ...]] = {
 
 
 def as_double(X: NDArray, device: torch.device) -> Tensor:
-    """Return rows as a float64 tensor, copying only what torch must not share."""
+    """Return an array as a float64 tensor, copying only what torch must not share."""
     X = np.ascontiguousarray(X, dtype=np.float64)
     return torch.from_numpy(X if X.flags.writeable else X.copy()).to(device)
 
@@ -67,7 +67,7 @@ class Path:
         self.device = device
         self.dtype = dtype
         self.rows = as_double(training_rows, device)
-        self.row_weights = torch.from_numpy(np.ascontiguousarray(row_weights, dtype=np.float64)).to(device)
+        self.row_weights = as_double(row_weights, device)
 
     @property
     def nodes(self) -> Sequence[tuple[float, float]]:

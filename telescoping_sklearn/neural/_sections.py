@@ -6,7 +6,7 @@ share of what the user allows and the gaps summed so far are within all of it, b
 single update is as short as a section gets.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from telescoping_sklearn.neural._path import Path
 
 #: Training rows on which gaps are watched.
 WATCHED_ROWS = 256
+#: Most epochs that a section may span. Inside a section every batch is brought forward for itself, so that longer ones
+#: save nothing.
+LONGEST_EPOCHS = 16
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,12 @@ class Sections:
     ----------
     ends : ndarray of int of shape (n_sections,)
         Last stage of every section, increasing; the last is the run's.
-    gap : float
-        Largest mean absolute gap between the net and its telescope at any section's end, on the rows watched, in units
-        of the labels' spread; nan where lengths were given and nothing was watched.
+    chosen : bool
+        Whether the ends were chosen by the gaps that they leave; otherwise they were given.
     """
 
     ends: NDArray[np.intp]
-    gap: float
+    chosen: bool = False
 
     def first_of(self, stage: int) -> int:
         """Stage that the section of a stage starts from."""
@@ -48,11 +50,28 @@ class Sections:
         """Updates of every section."""
         return np.diff(self.ends, prepend=0)
 
+    def halved(self) -> "Sections | None":
+        """Cut every section in two; None where none is longer than one update."""
+        if self.lengths.max() == 1:
+            return None
+        middles = self.ends - self.lengths // 2
+        return replace(self, ends=np.union1d(middles, self.ends))
+
+    def at_most(self, longest: int) -> "Sections":
+        """Cut sections that are longer than `longest` into pieces of that length."""
+        if self.lengths.max() <= longest:
+            return self
+        pieces = [
+            np.arange(first + longest, end, longest)
+            for first, end in zip(self.ends - self.lengths, self.ends, strict=True)
+        ]
+        return replace(self, ends=np.union1d(np.concatenate(pieces), self.ends))
+
 
 def equal_sections(n_stages: int, length: int) -> Sections:
     """Cut a run into sections of one length; the last may be shorter."""
     ends = np.append(np.arange(length, n_stages, length), n_stages)
-    return Sections(ends.astype(np.intp), np.nan)
+    return Sections(ends.astype(np.intp))
 
 
 def watched_rows(path: Path, trained: NDArray, seed: int) -> torch.Tensor:
@@ -81,12 +100,12 @@ def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, spread: fl
     Returns
     -------
     Sections
-        The sections, with the gap reached, which exceeds the tolerance where single updates do.
+        The sections. Where single updates exceed the tolerance, so does the gap that is left; see `largest_gap`.
     """
     n_stages = path.trajectory.n_stages
     allowed = tolerance * spread
     ends: list[int] = []
-    first, length, largest = 0, 1, 0.0
+    first, length = 0, 1
     outputs = path.outputs(rows, 0)
     so_far = torch.zeros_like(outputs)
     while first < n_stages:
@@ -99,10 +118,20 @@ def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, spread: fl
                 break
             length //= 2
         first, outputs, so_far = first + length, reached, so_far + gap
-        largest = max(largest, _mean(so_far))
         ends.append(first)
         length = min(2 * length, longest)
-    return Sections(np.array(ends, dtype=np.intp), largest / spread if spread > 0 else largest)
+    return Sections(np.array(ends, dtype=np.intp), chosen=True)
+
+
+def largest_gap(path: Path, rows: torch.Tensor, sections: Sections) -> float:
+    """Largest mean absolute gap between the net and its telescope at any section's end, on the rows given."""
+    outputs = path.outputs(rows, 0)
+    first, so_far, largest = 0, torch.zeros_like(outputs), 0.0
+    for last in sections.ends.tolist():
+        gap, outputs = _gap(path, rows, outputs, first, last)
+        first, so_far = last, so_far + gap
+        largest = max(largest, _mean(so_far))
+    return largest
 
 
 def _mean(gap: torch.Tensor) -> float:

@@ -11,6 +11,7 @@ descent, with kernels only. See `_carriers`; `TangentTelescope.plan` says which.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -20,7 +21,7 @@ from scipy import sparse
 from torch import Tensor
 
 from telescoping_sklearn._memory import items_per_block
-from telescoping_sklearn._telescope import ColumnCost, Start, Telescope, resolve_stages
+from telescoping_sklearn._telescope import ColumnCost, Start, Telescope, read_only, refuse_other_columns, resolve_stages
 from telescoping_sklearn.neural._carriers import (
     BackwardKernelCarrier,
     BackwardParameterCarrier,
@@ -30,6 +31,7 @@ from telescoping_sklearn.neural._carriers import (
 )
 from telescoping_sklearn.neural._float_range import refuse_infinite_outputs
 from telescoping_sklearn.neural._path import Path, as_double
+from telescoping_sklearn.neural._pilot import ResponseAccuracy, measured_accuracy
 from telescoping_sklearn.neural._sections import Sections
 from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._update_rules import ReversibleRule, UpdateRule
@@ -67,15 +69,25 @@ class TangentTelescope(Telescope):
         How it is cut.
     make_rule : callable
         Makes the optimiser's linear response, with fresh state.
+    accuracy : ResponseAccuracy or None, default=None
+        How far the response can be trusted over these sections; None measures it when a response is first asked for.
     **kwargs
         What `Telescope` takes.
     """
 
-    def __init__(self, path: Path, sections: Sections, make_rule: Callable[[], UpdateRule], **kwargs: Any):
+    def __init__(
+        self,
+        path: Path,
+        sections: Sections,
+        make_rule: Callable[[], UpdateRule],
+        accuracy: ResponseAccuracy | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.path = path
-        self.sections = sections
+        self.sections = replace(sections, ends=read_only(sections.ends))
         self._make_rule = make_rule
+        self._accuracy = accuracy
         if path.trajectory.adaptive:
             self.default_kernel_stages = 20  # such kernels do not factor by layer and are thirty times dearer
 
@@ -83,6 +95,11 @@ class TangentTelescope(Telescope):
     def n_stages(self) -> int:
         """Number of parameter updates."""
         return self.path.trajectory.n_stages
+
+    @property
+    def row_weights(self) -> NDArray:
+        """Sample weights of the training rows, of mean 1 over those trained on; 0 where a row is not."""
+        return self.path.row_weights.cpu().numpy()
 
     # -- the hooks ---------------------------------------------------------------------------------------------------
 
@@ -119,9 +136,15 @@ class TangentTelescope(Telescope):
         """Carry label columns through the recorded run; see the module's docstring."""
         wanted = resolve_stages(stages, self.n_stages)
         labels = np.column_stack([V, np.zeros(self.n_samples)]) if offset else np.asarray(V)
-        carrier = self._carrier(self.n_query(X), labels.shape[1], offset)
-        for response in self._carry(carrier, X, labels, offset, wanted):
+        for response in self._carry(X, labels, offset, wanted):
             yield response.double().cpu().numpy()
+
+    def carry_columns(self, X: NDArray, labels: NDArray, stages: NDArray) -> Iterator[Tensor]:
+        """Yield the response of queries to label columns, (n_query, k), of which the last starts from the net itself.
+
+        With the training labels in the last column, its response is the reconstruction S y + c.
+        """
+        return self._carry(X, labels, True, stages)
 
     def backward_weights(self, X: NDArray | None) -> NDArray:
         """S(x), (n_query, n_train), worked from the queries back to the labels."""
@@ -130,7 +153,9 @@ class TangentTelescope(Telescope):
         plan = self._plans(len(rows), len(rows), backward=True)
         size = items_per_block(plan.column_bytes, len(rows), self._most_bytes(plan))
         for first in range(0, len(rows), size):
-            weights[first : first + size] = self._carry_back(rows[first : first + size], plan.route)
+            weights[first : first + size] = self._carry_back(
+                rows[first : first + size], plan.route, self._sections_of(plan.route)
+            )
         return weights
 
     def prefers_backward(self, X: NDArray | None) -> bool:
@@ -149,7 +174,7 @@ class TangentTelescope(Telescope):
         rows = self._rows(X)
         prediction = self.path.outputs(rows, 0)
         if wanted[0] == 0:
-            yield prediction.cpu().numpy()
+            yield prediction.cpu().numpy().copy()
         asked = set(wanted.tolist())
         for stage in sorted(asked | set(self.sections.ends[self.sections.ends <= wanted[-1]].tolist()) - {0}):
             if stage == 0:
@@ -159,7 +184,7 @@ class TangentTelescope(Telescope):
             if self.sections.is_end(stage):
                 prediction = reached
             if stage in asked:
-                yield reached.cpu().numpy()
+                yield reached.cpu().numpy().copy()  # the next section starts from it
 
     def staged_linearized(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
         """Yield f_0 + J(theta_0) (theta_t - theta_0): the model linearised once, at its start."""
@@ -175,6 +200,30 @@ class TangentTelescope(Telescope):
                 changes[block] = path.tangent(at_start, rows[block]).jvp(moved)
             for change in changes.T:
                 yield (outputs + change).cpu().numpy()
+
+    # -- how far it can be trusted -----------------------------------------------------------------------------------
+
+    @property
+    def accuracy(self) -> ResponseAccuracy:
+        """How far the response can be trusted, measured by pilot columns when first asked for."""
+        if self._accuracy is None:
+            self._accuracy = measured_accuracy(self._with_sections, self.sections)
+        return self._accuracy
+
+    @property
+    def last_sound_stage(self) -> int:
+        """Stage up to which the response passes its checks."""
+        return self.accuracy.last_sound
+
+    def response_error(self, stages: NDArray) -> NDArray:
+        """Relative error of effective parameters that sections leave at stages, (n_stages,)."""
+        return self.accuracy.relative_error(stages)
+
+    def _with_sections(self, sections: Sections) -> "TangentTelescope":
+        """Cut the same run in another way."""
+        return TangentTelescope(
+            self.path, sections, self._make_rule, None, y=self.y, trained=self.trained, seed=self.seed
+        )
 
     # -- what it costs -----------------------------------------------------------------------------------------------
 
@@ -226,6 +275,7 @@ class TangentTelescope(Telescope):
         dense = tangents + float(p) * n_columns * (at_ends + inside + (batch + 10) * self.n_stages)
         plans = [Plan(direction + "parameters", dense, itemsize * (7.0 * p + 3 * rows))]
         if getattr(self._make_rule(), "is_plain", False):
+            lengths = self._sections_of("kernel").lengths
             pairs = nodes * batch * (rows * float(lengths.sum()) + batch * float((lengths * (lengths - 1) / 2).sum()))
             held = rows * 3 + batch * float(lengths.max())
             plans.append(Plan(direction + "kernel", tangents + pairs * (pair + n_columns), itemsize * held))
@@ -254,16 +304,23 @@ class TangentTelescope(Telescope):
         labels = np.column_stack([V, np.zeros(self.n_samples)]) if offset else np.asarray(V)
         carrier = self._parameter_carrier(labels.shape[1], offset)
         nothing = np.empty((0, self.path.rows.shape[1]))
-        for _ in self._carry(carrier, nothing, labels, offset, np.array([self.n_stages])):
+        for _ in self._carry_by(carrier, self.sections, nothing, labels, offset, np.array([self.n_stages])):
             pass
         return carrier.parameters.T.double().cpu().numpy()
 
     # -- how they are worked -----------------------------------------------------------------------------------------
 
-    def _carrier(self, n_query: int, n_columns: int, offset: bool) -> Carrier:
-        if self._plans(n_query, n_columns).route == "kernel":
-            return KernelCarrier(self.path)
-        return self._parameter_carrier(n_columns, offset)
+    def _sections_of(self, route: str) -> Sections:
+        """Sections of a route: kernels cut chosen ones at an epoch, since they cost the square of a length."""
+        if "kernel" not in route or not self.sections.chosen:
+            return self.sections
+        return self.sections.at_most(self.path.trajectory.batches.per_epoch)
+
+    def _carry(self, X: NDArray | None, labels: NDArray, offset: bool, wanted: NDArray) -> Iterator[Tensor]:
+        """Carry label columns by the cheapest route; with ``offset`` the last one starts from the net."""
+        route = self._plans(self.n_query(X), labels.shape[1]).route
+        carrier = KernelCarrier(self.path) if route == "kernel" else self._parameter_carrier(labels.shape[1], offset)
+        return self._carry_by(carrier, self._sections_of(route), X, labels, offset, wanted)
 
     def _parameter_carrier(self, n_columns: int, offset: bool) -> ParameterCarrier:
         carrier = ParameterCarrier(self.path, self._make_rule(), n_columns)
@@ -271,25 +328,31 @@ class TangentTelescope(Telescope):
             carrier.parameters[-1] = self.path.theta(0)
         return carrier
 
-    def _carry(
-        self, carrier: Carrier, X: NDArray | None, labels: NDArray, offset: bool, wanted: NDArray
+    def _carry_by(
+        self,
+        carrier: Carrier,
+        sections: Sections,
+        X: NDArray | None,
+        labels: NDArray,
+        offset: bool,
+        wanted: NDArray,
     ) -> Iterator[Tensor]:
         """Yield the response of queries, (n_query, k), at the stages wanted."""
         path, rows = self.path, self._rows(X)
-        V = torch.from_numpy(labels).to(path.device, path.dtype)
+        V = as_double(labels, path.device).to(path.dtype)
         training = self._start_response(path.rows, V.shape[1], offset)
         query = training if X is None else self._start_response(rows, V.shape[1], offset)
         asked = set(wanted.tolist())
         if 0 in asked:
             yield query.clone()
         for stage in self._watched(range(1, int(wanted[-1]) + 1), "labels through the updates"):
-            first, batch = self.sections.first_of(stage), path.batch(stage)
+            first, batch = sections.first_of(stage), path.batch(stage)
             response = training[batch]
             if stage - 1 > first:
                 carrier.bridge(response, path.rows[batch], first, stage - 1)
             residual = response.sub_(V[batch]).mul_(path.batch_weights(batch)[:, None])
             carrier.take(stage, path.batch_tangent(stage), residual)
-            if self.sections.is_end(stage):
+            if sections.is_end(stage):
                 if stage < wanted[-1] or X is None:
                     carrier.bridge(training, path.rows, first, stage, lasting=True)
                 if X is not None:
@@ -302,20 +365,20 @@ class TangentTelescope(Telescope):
                 carrier.bridge(inside, rows, first, stage, lasting=True)
                 yield inside
 
-    def _carry_back(self, rows: Tensor, route: str) -> NDArray:
+    def _carry_back(self, rows: Tensor, route: str, sections: Sections) -> NDArray:
         """Kernel weights of a block of queries, (n_query, n_train): the recursion of `_carry`, transposed."""
         path, n_query = self.path, len(rows)
-        carrier = (
-            BackwardKernelCarrier(path)
-            if "kernel" in route
-            else BackwardParameterCarrier(path, cast(ReversibleRule, self._make_rule()), n_query)
-        )
+        carrier: BackwardKernelCarrier | BackwardParameterCarrier
+        if "kernel" in route:
+            carrier = BackwardKernelCarrier(path)
+        else:
+            carrier = BackwardParameterCarrier(path, cast(ReversibleRule, self._make_rule()), n_query)
         own = torch.eye(n_query, dtype=path.dtype, device=path.device)
         on_training = torch.zeros((self.n_samples, n_query), dtype=path.dtype, device=path.device)
         weights = torch.zeros_like(on_training)
         for stage in self._watched(range(self.n_stages, 0, -1), "queries back through the updates"):
-            first, batch = self.sections.first_of(stage), path.batch(stage)
-            if self.sections.is_end(stage):
+            first, batch = sections.first_of(stage), path.batch(stage)
+            if sections.is_end(stage):
                 carrier.open()
                 carrier.bridge(rows, first, stage, own)
                 if stage < self.n_stages:
@@ -354,6 +417,7 @@ class TangentTelescope(Telescope):
     def _rows(self, X: NDArray | None) -> Tensor:
         if X is None:
             return self.path.rows
+        refuse_other_columns(X, self.path.rows.shape[1])
         rows = as_double(X, self.path.device)
         refuse_infinite_outputs(self.path.outputs(rows, self.n_stages, self.path.dtype), self.path.dtype)
         return rows

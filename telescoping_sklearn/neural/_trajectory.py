@@ -324,9 +324,9 @@ class Trajectory:
         if not gap <= self.tolerance * size:
             raise ValueError(
                 f"Replaying updates {first + 1} to {last} did not arrive at the recorded parameters: the relative gap "
-                f"is {gap / max(size, 1e-300):.1e}, and at most {self.tolerance:g} is allowed. Either X, y or the "
-                "record were changed since fit, or the optimiser keeps state outside of its parameter group, or this "
-                "machine rounds otherwise than the one that trained. Fit again here, or call complete_record() there "
+                f"is {gap / max(size, 1e-300):.1e}, and at most {self.tolerance:g} is allowed. Either the record was "
+                "changed since fit, or the optimiser keeps state outside of its parameter group, or this machine "
+                "rounds otherwise than the one that trained. Fit again here, or call complete_record() there "
                 "before the estimator is taken elsewhere."
             )
         return stretch

@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
-from tests.performance import neural, scaling, sections, trees
+from tests.performance import neural, response, scaling, sections, trees
 from tests.performance._measure import ROOT, readable_seconds, timed
 from tests.performance._results import section, table, write
 
-BENCHMARKS = neural.BENCHMARKS | scaling.BENCHMARKS | sections.BENCHMARKS | trees.BENCHMARKS
+BENCHMARKS = neural.BENCHMARKS | response.BENCHMARKS | scaling.BENCHMARKS | sections.BENCHMARKS | trees.BENCHMARKS
 
 
 def parser():

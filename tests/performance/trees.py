@@ -181,7 +181,7 @@ def _fresh(model, ask):
     """Ask a telescope that has kept nothing."""
     telescope = model.telescope_
     telescope._kept_carrier = telescope._kept_moments = telescope._kept_values = None
-    telescope._probe_sums.clear()
+    telescope._probe_values.clear()
     ask(telescope)
 
 
