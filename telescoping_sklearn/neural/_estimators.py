@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from telescoping_sklearn import _memory
 from telescoping_sklearn.base import BaseTelescopingEstimator, RecordDroppedError, draw_seed, held_out_rows
+from telescoping_sklearn.neural._isolation import isolates
 from telescoping_sklearn.neural._modules import read_module
 from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule, Network
 from telescoping_sklearn.neural._path import RULES, Path, as_double
@@ -107,6 +108,11 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         Precision of training.
     device : str, default="cpu"
         torch device to train and answer on.
+    n_jobs : None or int, default=None
+        Threads that one operation of training takes on the CPU, where batches and net are large enough for more than
+        one; None is 1. The last bits of a net depend on it, and on nothing that torch or the environment says of
+        threads. Answers take as many threads as torch allows (``torch.set_num_threads``), on which their last bits
+        depend.
     random_state : None, int, RandomState or Generator, default=None
         Seeds initial weights, batches, validation split and probes. None draws a seed and keeps it as `seed_`.
     record : bool, default=True
@@ -209,6 +215,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         "section_tol": [Interval(Real, 0, None, closed="neither")],
         "dtype": [StrOptions(set(_DTYPES))],
         "device": [str],
+        "n_jobs": [Interval(Integral, 1, None, closed="left"), None],
         "random_state": ["random_state", np.random.Generator],
         "record": ["boolean"],
         "record_budget": [str, Interval(Integral, 1, None, closed="left")],
@@ -247,6 +254,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         section_tol: float = 0.01,
         dtype: str = "float32",
         device: str = "cpu",
+        n_jobs: int | None = None,
         random_state: Any = None,
         record: bool = True,
         record_budget: str | int = "1GiB",
@@ -281,12 +289,14 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self.section_tol = section_tol
         self.dtype = dtype
         self.device = device
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.record = record
         self.record_budget = record_budget
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @isolates
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "TelescopingMLPRegressor":
         """Train the net and keep its run.
 
@@ -358,6 +368,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             raise AttributeError(f"This {type(self).__name__} keeps no record.")
         return self._trajectory.nbytes
 
+    @isolates
     def complete_record(self) -> "TelescopingMLPRegressor":
         """Train every update again now, so that neither questions nor a loaded pickle have to.
 
@@ -397,6 +408,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self._let_go()
         return self
 
+    @isolates
     def predict(self, X: Any) -> NDArray:
         """Predict labels.
 
@@ -443,7 +455,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             verbose=bool(self.verbose),
             dtype=_DTYPES[self.dtype],
             device=self.device,
-            n_threads=threads_for(network, batch_size),
+            n_threads=threads_for(network, batch_size, self.n_jobs),
             seed=self.seed_,
         )
         trial_state(plan.optimizer, plan.optimizer_settings)
@@ -529,6 +541,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         """
         return cast(TangentTelescope, self.telescope_).sections.gap
 
+    @isolates
     def _make_telescope(self) -> TangentTelescope:
         if not hasattr(self, "_trajectory"):
             raise RecordDroppedError(

@@ -28,6 +28,7 @@ from telescoping_sklearn.neural._carriers import (
     KernelCarrier,
     ParameterCarrier,
 )
+from telescoping_sklearn.neural._isolation import isolates_public_methods
 from telescoping_sklearn.neural._path import Path, as_double
 from telescoping_sklearn.neural._sections import Sections
 from telescoping_sklearn.neural._tangent import row_blocks
@@ -55,6 +56,7 @@ class Plan(NamedTuple):
     column_bytes: float
 
 
+@isolates_public_methods
 class TangentTelescope(Telescope):
     """The telescope of a recorded run of a network.
 
