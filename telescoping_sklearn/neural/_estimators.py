@@ -329,6 +329,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         kept, held_out = np.arange(len(y)), None
         if self.early_stopping:
             kept, held_out = held_out_rows(len(y), self.validation_fraction, self.seed_)
+            self._refuse_unscored(weights, kept, held_out)
         row_weights = np.zeros(len(y))
         row_weights[kept] = weights[kept] * (len(kept) / weights[kept].sum())
 
@@ -513,6 +514,16 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         """Free the record of an earlier fit."""
         for name in ("_trajectory", "_make_rule", "_rows", "_fingerprint", "_chosen_sections"):
             self.__dict__.pop(name, None)
+
+    def _refuse_unscored(self, weights: NDArray, kept: NDArray, held_out: NDArray) -> None:
+        """Raise unless there are rows of positive weight to train on, and two of them to score."""
+        n_kept, n_scored = (int((weights[rows] > 0).sum()) for rows in (kept, held_out))
+        if n_kept < 1 or n_scored < 2:
+            raise ValueError(
+                f"early_stopping=True with validation_fraction={self.validation_fraction} trains on {n_kept} and holds "
+                f"out {n_scored} of the {int((weights > 0).sum())} rows of positive weight; it takes 1 and 2 or more, "
+                "since R^2 needs two. Change validation_fraction, give more rows, or set early_stopping=False."
+            )
 
     def _scorer(self, plan: TrainingPlan, X: NDArray, y: NDArray, weights: NDArray) -> Callable[[Tensor], float]:
         def score(theta: Tensor) -> float:
