@@ -1,6 +1,7 @@
 """TelescopingMLPRegressor: a multilayer perceptron whose whole training run can be asked about."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, cast
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from telescoping_sklearn import _memory
 from telescoping_sklearn.base import BaseTelescopingEstimator, RecordDroppedError, draw_seed, held_out_rows
+from telescoping_sklearn.neural._convergence import warn_if_nothing_was_learned
 from telescoping_sklearn.neural._isolation import isolates
 from telescoping_sklearn.neural._modules import read_module
 from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule, Network
@@ -321,6 +323,12 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             training diverges, with the stage at which the loss stopped being finite.
         MemoryError
             If not even the checkpoints of the run would fit `record_budget`.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the net explains less than 1 % of the variance of the labels that it was trained on, and labels or
+            columns are far from unit scale.
         """
         self._forget()
         self._let_go()
@@ -360,6 +368,12 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             self._rows = rows
             self._fingerprint = _fingerprint(X, y)
             self._chosen_sections: dict[tuple[str, float], Sections] = {}
+        warn_if_nothing_was_learned(
+            partial(_predict, plan.network, trained.theta),
+            rows.subset(kept),
+            self.loss_ if held_out is None else None,
+            sigmoid=self.module is None and self.output_activation == "sigmoid",
+        )
         return self
 
     @property
