@@ -17,6 +17,8 @@ from telescoping_sklearn import TelescopingMLPRegressor
 X, Y = random_rows(60)
 Y = scale(Y)
 LABELS = {"prices": 2e5 + 1e5 * Y, "wide": 1e5 * Y, "narrow": 1e-4 * Y, "far": 30 + Y, "below": -5e3 + 10 * Y}
+
+
 def make_module(n_features):
     return nn.Sequential(nn.Linear(n_features, 5), nn.SiLU(), nn.Linear(5, 1))
 

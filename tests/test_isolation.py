@@ -1,5 +1,6 @@
 """Nothing that torch keeps beside its tensors changes a net or an answer, and no net changes it for anybody else."""
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -187,6 +188,18 @@ def test_isolated_generators_close_what_they_run():
         assert next(body) is False
         body.close()
     assert len(ended) == 1
+
+
+@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize("net", ["adam", "module"])
+def test_pickles_may_be_loaded_under_any_state(others, plain, net, name):
+    model, expected = plain[net]
+    pickled = pickle.dumps(model)
+    with STATES[name]():
+        loaded = pickle.loads(pickled)
+    for question, answer in answers(loaded, others).items():
+        np.testing.assert_array_equal(answer, expected[question], err_msg=question)
+    loaded.module_(torch.as_tensor(others, dtype=torch.float32)).sum().backward()
 
 
 def test_every_public_method_of_the_telescope_is_isolated():

@@ -1,5 +1,6 @@
 """TelescopingMLPRegressor: a multilayer perceptron whose whole training run can be asked about."""
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Integral, Real
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from telescoping_sklearn import _memory
 from telescoping_sklearn.base import BaseTelescopingEstimator, RecordDroppedError, draw_seed, held_out_rows
 from telescoping_sklearn.neural._convergence import warn_if_nothing_was_learned
-from telescoping_sklearn.neural._isolation import isolates
+from telescoping_sklearn.neural._isolation import isolated, isolates
 from telescoping_sklearn.neural._modules import read_module
 from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule, Network
 from telescoping_sklearn.neural._path import RULES, Path, as_double
@@ -528,6 +529,13 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         """Free the record of an earlier fit."""
         for name in ("_trajectory", "_make_rule", "_rows", "_fingerprint", "_chosen_sections"):
             self.__dict__.pop(name, None)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what was pickled, in tensors that can be differentiated wherever they are loaded."""
+        if torch.is_inference_mode_enabled():
+            with isolated():
+                state = copy.deepcopy(state)
+        super().__setstate__(state)
 
     def _refuse_unscored(self, weights: NDArray, kept: NDArray, held_out: NDArray) -> None:
         """Raise unless there are rows of positive weight to train on, and two of them to score."""

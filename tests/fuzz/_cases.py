@@ -5,6 +5,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,8 +64,8 @@ def run(check_seed: Callable[[int], Outcome], description: str | None, argv: lis
     parser.add_argument("--seed", type=int, default=0, help="the first of them")
     args = parser.parse_args(argv)
     outcomes = {}
-    with tqdm(range(args.seed, args.seed + args.n), desc="cases") as seeds:
-        for seed in seeds:
+    with suppress(KeyboardInterrupt), tqdm(range(args.seed, args.seed + args.n), desc="cases") as seeds:
+        for seed in seeds:  # an interrupt ends the run; the table says how far it came
             outcomes[seed] = check_seed(seed)
             if outcomes[seed].kind == "failed":
                 seeds.write(f"seed {seed}: {outcomes[seed].reason}", file=sys.stderr)

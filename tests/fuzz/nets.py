@@ -116,7 +116,9 @@ class Product(nn.Module):
 
 def chain(n_features):
     """A perceptron, worked layer by layer."""
-    return nn.Sequential(nn.Linear(n_features, 4), nn.Tanh(), nn.Sequential(nn.Linear(4, 3), nn.Tanh()), nn.Linear(3, 1))
+    return nn.Sequential(
+        nn.Linear(n_features, 4), nn.Tanh(), nn.Sequential(nn.Linear(4, 3), nn.Tanh()), nn.Linear(3, 1)
+    )
 
 
 def mixed(n_features):
@@ -314,9 +316,7 @@ def loops_of(model, case: Case) -> NetLoops:
     close(model._trajectory.learning_rates, rates, "learning rates", 1e-12)
     step, phi = ORACLES[model.optimizer]
     start, ends = initial_module(model), model.section_ends_.tolist()
-    loops = NetLoops(
-        start, make_optimizer(model), step, phi, rates, batches, case.X, case.y, weights, ends, model.rule
-    )
+    loops = NetLoops(start, make_optimizer(model), step, phi, rates, batches, case.X, case.y, weights, ends, model.rule)
     recorded, single = model._trajectory.parameters, model.dtype == "float32"
     need(torch.equal(recorded[0], loops.path[0]), "training starts elsewhere")
     steady = phi is None or model.get_params().get("eps", 0) >= 1e-3  # a gradient of rounding alone is divided by eps
