@@ -30,11 +30,11 @@ def need(condition: Any, what: str) -> None:
 
 
 def close(found, expected, what: str, rtol: float) -> None:
-    """Raise Failed where arrays differ by more than rounding of their largest entry, or of 1."""
+    """Raise Failed where arrays differ by more than rounding of their largest entry, or of a thousandth."""
     found, expected = np.asarray(found), np.asarray(expected)
     need(found.shape == expected.shape, f"{what}: shape {found.shape}, not {expected.shape}")
     gap, size = np.abs(found - expected).max(initial=0.0), np.abs(expected).max(initial=0.0)
-    need(gap <= rtol * max(size, 1.0), f"{what}: gap {gap:.3g}, size {size:.3g}")
+    need(gap <= rtol * max(size, 1e-3), f"{what}: gap {gap:.3g}, size {size:.3g}")
 
 
 def reason_of(error: Exception) -> str:
