@@ -1,0 +1,1 @@
+"""Random settings against oracles: scripts that run for as long as one likes."""
