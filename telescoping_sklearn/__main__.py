@@ -29,7 +29,7 @@ _NOTHING_SHARED = 1
 _NOBODY_READS = 141
 _USAGE_ERROR = 2
 _INTERRUPTED = 130
-_DEFAULTS = BenchmarkStudy()
+_DEFAULTS = BenchmarkStudy  # a field's default is an attribute of the class; making a study would load torch
 _FOLDER = Path("benchmark_results")
 #: Options that make a study of their own, with the parameter each sets. A study file says all of that itself.
 _STUDY_OPTIONS: dict[str, tuple[Any, dict[str, Any], str]] = {
