@@ -35,7 +35,7 @@ ALLOWED = {
 }
 ONLY_IN = {
     "lightgbm": {"boosting"},
-    "torch": {"neural", "benchmark"},  # the benchmark sets how many threads it may use
+    "torch": {"neural"},
     "skorch": {"neural"},
     "matplotlib": {"displays", "benchmark"},
 }

@@ -259,7 +259,8 @@ def _workers(n_jobs: int, backend: str, scheduler: str | None) -> Iterator[tuple
     """Set up where tasks run; gives the errors that mean a worker has died."""
     if backend == "loky":
         # Arrays are sent, not mapped from a folder that a kill would leave behind.
-        here = joblib.parallel_config("loky", n_jobs=n_jobs, max_nbytes=None, initializer=_stand_by)
+        settings = {"n_jobs": n_jobs, "max_nbytes": None, "initializer": _stand_by, "inner_max_num_threads": 1}
+        here = joblib.parallel_config("loky", **settings)
         with here, warnings.catch_warnings():
             # Loky replaces a worker whose memory has grown, and says so; the tasks are none the worse.
             warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)

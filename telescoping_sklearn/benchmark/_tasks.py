@@ -5,6 +5,7 @@ so that results do not depend on how many tasks run side by side.
 """
 
 import hashlib
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -149,16 +150,17 @@ def make_work(study: Any, task: Task, key: str, spec: ModelSpec, table: Any, row
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keep BLAS, OpenMP (LightGBM) and torch to one thread, and give them back what they had."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Limit BLAS, OpenMP (LightGBM) and torch to one thread, and restore the limits afterwards."""
+    torch = sys.modules.get("torch")  # a model that needs it has loaded it
+    threads = torch.get_num_threads() if torch else None
     try:
+        if torch:
+            torch.set_num_threads(1)
         with threadpool_limits(limits=1):
             yield
     finally:
-        torch.set_num_threads(threads)
+        if torch:
+            torch.set_num_threads(threads)
 
 
 def attempt(work: Work) -> Outcome:
