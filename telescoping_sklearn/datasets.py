@@ -1,8 +1,9 @@
-"""Tables to predict from: one that comes with the package, five that do not, OpenML's, and one's own.
+"""Load tabular data sets: one embedded set, five sets from a local folder, OpenML sets, and CSV or Parquet files.
 
-The embedded data set needs no network and no setting, so it is what examples, tests and the default benchmark use.
-The others may not be passed on with the package; they are read from a folder of the user's. Each loader turns a
-file into the same thing: raw columns, text as categories, dates as days, and a target on a logarithmic scale.
+The embedded data set needs no network and no setting, and is used by the examples, the tests and the default
+benchmark. The five others cannot be redistributed with the package and are read from the folder named by
+TELESCOPING_DATA. The loaders of these six return raw columns, text as categories, dates as days, and a target on a
+logarithmic scale.
 """
 
 import os
@@ -32,7 +33,7 @@ __all__ = [
 
 _FOLDER_VARIABLE = "TELESCOPING_DATA"
 _LUCAS_COUNTY_FILE = "lucas_county_house.csv.gz"
-# The assessor's value all but states the price; the dummies repeat the year of sale.
+# The assessor's value nearly equals the price; the dummies repeat the year of sale.
 _LUCAS_COUNTY_DROPPED = ["price", "avalue", *(f"s{year}" for year in range(1993, 1999))]
 
 
@@ -43,7 +44,7 @@ def _days_since(start: str, dates: pd.Series, date_format: str) -> pd.Series:
 
 
 def _as_categories(features: pd.DataFrame) -> pd.DataFrame:
-    """Make text columns pandas categories and booleans 0 and 1."""
+    """Convert text columns to pandas categories and booleans to 0 and 1."""
     text = features.select_dtypes(exclude=["number", "bool"]).columns
     flags = features.select_dtypes("bool").columns
     return features.astype({**dict.fromkeys(text, "category"), **dict.fromkeys(flags, np.int64)})
@@ -52,7 +53,7 @@ def _as_categories(features: pd.DataFrame) -> pd.DataFrame:
 def _bunch(
     features: pd.DataFrame, target: pd.Series, description: str, filename: str, *, return_X_y: bool, as_frame: bool
 ) -> Any:
-    """Return features and target in the form scikit-learn's own loaders give."""
+    """Return features and target in the form of scikit-learn's loaders."""
     kind = object if "category" in features.dtypes.values else np.float64
     data: Any = features if as_frame else features.to_numpy(dtype=kind)
     values: Any = target if as_frame else target.to_numpy()
@@ -70,11 +71,11 @@ def _bunch(
 
 
 def load_lucas_county(*, return_X_y: bool = False, as_frame: bool = True) -> Any:
-    """Load the houses sold in Lucas County, Ohio, 1993-98, which come with the package.
+    """Load the embedded data set of houses sold in Lucas County, Ohio, 1993-98.
 
     25,357 rows, 18 features, the logarithm of the price as target. Three features are categorical; `sdate` is the
     date of sale as days since 1993-01-01. The assessor's value and the 0/1 columns of the year are left out. The
-    data are CC0-1.0; `DESCR` tells the rest.
+    data are CC0-1.0; `DESCR` has the details.
 
     Parameters
     ----------
@@ -134,7 +135,7 @@ def _unchanged(raw: pd.DataFrame) -> pd.DataFrame:
 
 
 def _per_household(raw: pd.DataFrame) -> pd.DataFrame:
-    """Make the block features of scikit-learn's California housing from the totals of the StatLib file."""
+    """Compute the features of scikit-learn's California housing from the totals of the StatLib file."""
     return pd.DataFrame(
         {
             "MedInc": raw["median_income"],
@@ -150,17 +151,17 @@ def _per_household(raw: pd.DataFrame) -> pd.DataFrame:
 
 
 def _house_sales(raw: pd.DataFrame) -> pd.DataFrame:
-    """Leave the identifier out and write the date of sale as days."""
+    """Drop the identifier and convert the date of sale to days."""
     return raw.drop(columns="id").assign(date=_days_since("2014-01-01", raw["date"], "%Y%m%dT%H%M%S"))
 
 
 def _bike_sharing(raw: pd.DataFrame) -> pd.DataFrame:
-    """Write the date as days since the first."""
+    """Convert the date to days since 2011-01-01."""
     return raw.assign(date=_days_since("2011-01-01", raw["date"], "%Y-%m-%d"))
 
 
 class _Tabular(NamedTuple):
-    """How one data set is read."""
+    """File, target and preparation of a data set."""
 
     file: str
     openml: str
@@ -225,12 +226,12 @@ TABULAR_NAMES = tuple(_TABULAR)
 
 
 def tabular_folder() -> str:
-    """Return the folder of the sets of :func:`fetch_tabular`; empty where the variable that names it is not set."""
+    """Return the folder of the sets of :func:`fetch_tabular`; empty if TELESCOPING_DATA is not set."""
     return os.environ.get(_FOLDER_VARIABLE, "")
 
 
 def _tabular_path(name: str, tabular: _Tabular) -> Path:
-    """Where the file of a data set is; says what to do where it is not."""
+    """Return the path of a data set's file; raise FileNotFoundError, with what to do, if it does not exist."""
     folder = tabular_folder()
     path = Path(folder, tabular.file)
     if folder and path.is_file():
@@ -244,7 +245,7 @@ def _tabular_path(name: str, tabular: _Tabular) -> Path:
 
 
 def fetch_tabular(name: str, *, return_X_y: bool = False, as_frame: bool = True) -> Any:
-    """Read a data set that is not part of the package from the folder the variable TELESCOPING_DATA names.
+    """Read a data set that is not part of the package from the folder named by TELESCOPING_DATA.
 
     =============== ============================= ========================= =====================
     name            file                          target                    OpenML
@@ -279,7 +280,7 @@ def fetch_tabular(name: str, *, return_X_y: bool = False, as_frame: bool = True)
     ValueError
         If there is no data set of this name.
     FileNotFoundError
-        If TELESCOPING_DATA is not set or its folder does not hold the file.
+        If TELESCOPING_DATA is not set or its folder does not contain the file.
 
     Examples
     --------
@@ -305,7 +306,7 @@ def fetch_tabular(name: str, *, return_X_y: bool = False, as_frame: bool = True)
 
 
 def load_table(path: str | Path, *, target: str, drop: Iterable[str] = ()) -> tuple[pd.DataFrame, pd.Series]:
-    r"""Read one's own table from a CSV or Parquet file.
+    r"""Read a table from a CSV or Parquet file.
 
     Parameters
     ----------
@@ -329,7 +330,7 @@ def load_table(path: str | Path, *, target: str, drop: Iterable[str] = ()) -> tu
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is neither CSV nor Parquet or cannot be read as such, or a column is not in it.
+        If the file is neither CSV nor Parquet, cannot be parsed, or lacks a column.
 
     Examples
     --------
@@ -349,7 +350,7 @@ def load_table(path: str | Path, *, target: str, drop: Iterable[str] = ()) -> tu
 
 
 def read_column_names(path: str | Path) -> list[str]:
-    r"""Read the names of the columns of a file that `load_table` takes, without its rows.
+    r"""Read the column names of a file that `load_table` accepts, without its rows.
 
     Parameters
     ----------
@@ -359,14 +360,14 @@ def read_column_names(path: str | Path) -> list[str]:
     Returns
     -------
     list of str
-        The names, in their order.
+        The names, in the order of the file.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is neither CSV nor Parquet or cannot be read as such.
+        If the file is neither CSV nor Parquet or cannot be parsed.
 
     Examples
     --------
@@ -383,7 +384,7 @@ def read_column_names(path: str | Path) -> list[str]:
 
 
 def refuse_lost_columns(path: str | Path, columns: Iterable[Any], wanted: Iterable[str]) -> None:
-    """Raise ValueError where a file lacks columns, with what it has, and what may separate them if not commas."""
+    """Raise ValueError if a file lacks columns; list those it has, and guess the separator if it is not a comma."""
     there = list(columns)
     lost = [name for name in wanted if name not in there]
     if not lost:
@@ -420,12 +421,12 @@ def _parquet_header(path: Path) -> pd.DataFrame:
 def fetch_openml_table(which: int | str) -> tuple[pd.DataFrame, pd.Series]:
     """Fetch a data set of OpenML with its default target, through :func:`sklearn.datasets.fetch_openml`.
 
-    What was fetched once is kept in scikit-learn's data folder and needs no network afterwards.
+    Fetched data are cached in scikit-learn's data folder and then need no network.
 
     Parameters
     ----------
     which : int or str
-        Number of the data set on OpenML, or its name, of which the oldest active version is taken.
+        OpenML ID of the data set, or its name; a name gives the oldest active version.
 
     Returns
     -------
@@ -439,7 +440,7 @@ def fetch_openml_table(which: int | str) -> tuple[pd.DataFrame, pd.Series]:
     ValueError
         If OpenML has no such data set, or it does not have exactly one target.
     OSError
-        If it is not at hand and OpenML cannot be reached; the message says what to do.
+        If it is not cached and OpenML cannot be reached; the message says what to do.
 
     Examples
     --------
@@ -461,19 +462,19 @@ def fetch_openml_suite(number: int) -> list[int]:
     Parameters
     ----------
     number : int
-        Number of the suite (a "study" on OpenML).
+        ID of the suite (a "study" on OpenML).
 
     Returns
     -------
     list of int
-        Numbers of its data sets, in its order.
+        OpenML IDs of its data sets, in the order of the suite.
 
     Raises
     ------
     ValueError
         If OpenML has no such suite.
     OSError
-        If it is not at hand and OpenML cannot be reached; the message says what to do.
+        If it is not cached and OpenML cannot be reached; the message says what to do.
 
     Examples
     --------
@@ -494,7 +495,7 @@ def fetch_openml_suite(number: int) -> list[int]:
 
 @contextmanager
 def _asking_openml(what: str, call: str) -> Iterator[None]:
-    """Say what to do where OpenML cannot be reached; scikit-learn's word on every retry is left out."""
+    """Explain what to do if OpenML cannot be reached; suppress scikit-learn's warning on every retry."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="A network error occurred", category=UserWarning)

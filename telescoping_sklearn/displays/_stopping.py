@@ -16,7 +16,8 @@ _LABELS = {"aicc": "corrected AIC", "gcv": "generalised cross-validation", "loo"
 class StoppingCurveDisplay(CurvesDisplay):
     """Criteria for the number of trees against the stage, with the stage that each criterion chooses.
 
-    The criteria have different units, so each curve is scaled to the range from 0 to 1.
+    The criteria have different units, so each curve is scaled to the range from 0 to 1. Stages at which a criterion
+    is infinite are left out.
 
     Parameters
     ----------
