@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from threadpoolctl import threadpool_limits
 
-import telescoping_sklearn
 from telescoping_sklearn.benchmark._describe import describe, hash_of, to_json
 from telescoping_sklearn.benchmark._models import ModelSpec
 from telescoping_sklearn.benchmark._test_sets import SetName, TestSets
@@ -266,7 +265,8 @@ def _explained(work: Work, model: Any) -> dict[str, Any]:
         explained |= {"effective_params_train": p[0], "effective_params_train_se": p_se[0]}
         by_set |= {"effective_params": p[1:], "effective_params_se": p_se[1:]}
     if "kernel_norm_ratio" in work.metrics:
-        stages = work.kernel_stages if isinstance(estimator, telescoping_sklearn.TelescopingMLPRegressor) else "auto"
+        # Kernels of a net, which has sections, cost a Jacobian each; the class itself would load torch for trees too.
+        stages = work.kernel_stages if hasattr(estimator, "section") else "auto"
         by_set["kernel_norm_ratio"] = estimator.kernel_norm_ratio(seen[n_train:], stages, subsets=members)
     if {"effective_params", "kernel_norm_ratio"} & set(work.metrics):
         explained["explain_seconds"] = time.perf_counter() - clock
