@@ -1,19 +1,26 @@
-"""Boosted trees and neural nets as one sum over stages, each stage a kernel over the training labels."""
+"""Boosted trees and neural nets as one sum over stages, each stage a kernel over the training labels.
 
-from telescoping_sklearn.base import BaseTelescopingEstimator
-from telescoping_sklearn.boosting import TelescopingGBTRegressor
-from telescoping_sklearn.datasets import fetch_tabular, load_lucas_county
-from telescoping_sklearn.irregularity import (
-    FirstComponentDeviation,
-    IrregularSplit,
-    PrincipalDistance,
-    SkewedLog1p,
-    TabularPreparation,
-    irregular_rows,
-    irregularity_scores,
-    mixture_test_sets,
-)
-from telescoping_sklearn.neural import TelescopingMLPRegressor
+Names are imported when they are first used, so that a program that needs no net does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from telescoping_sklearn.base import BaseTelescopingEstimator
+    from telescoping_sklearn.boosting import TelescopingGBTRegressor
+    from telescoping_sklearn.datasets import fetch_tabular, load_lucas_county
+    from telescoping_sklearn.irregularity import (
+        FirstComponentDeviation,
+        IrregularSplit,
+        PrincipalDistance,
+        SkewedLog1p,
+        TabularPreparation,
+        irregular_rows,
+        irregularity_scores,
+        mixture_test_sets,
+    )
+    from telescoping_sklearn.neural import TelescopingMLPRegressor
 
 __all__ = [
     "BaseTelescopingEstimator",
@@ -31,3 +38,37 @@ __all__ = [
     "mixture_test_sets",
 ]
 __version__ = "0.1.0"
+
+#: The module that each public name is imported from.
+_MODULE_OF = {
+    "BaseTelescopingEstimator": "base",
+    "FirstComponentDeviation": "irregularity",
+    "IrregularSplit": "irregularity",
+    "PrincipalDistance": "irregularity",
+    "SkewedLog1p": "irregularity",
+    "TabularPreparation": "irregularity",
+    "TelescopingGBTRegressor": "boosting",
+    "TelescopingMLPRegressor": "neural",
+    "fetch_tabular": "datasets",
+    "irregular_rows": "irregularity",
+    "irregularity_scores": "irregularity",
+    "load_lucas_county": "datasets",
+    "mixture_test_sets": "irregularity",
+}
+_SUBMODULES = ("base", "benchmark", "boosting", "datasets", "displays", "irregularity", "losses", "metrics", "neural")
+
+if not TYPE_CHECKING:  # a type checker reads the imports above; with `__getattr__` it would accept every name
+
+    def __getattr__(name):
+        """Import a public name or a submodule when it is first used (PEP 562)."""
+        if name in _SUBMODULES:
+            return import_module(f"{__name__}.{name}")
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        """List the public names and submodules too that are not imported yet."""
+        return sorted({*globals(), *__all__, *_SUBMODULES})

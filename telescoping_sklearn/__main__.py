@@ -29,7 +29,7 @@ EXIT_NOTHING_SHARED = 1
 EXIT_USAGE = 2
 EXIT_SIGINT = 130
 EXIT_SIGPIPE = 141
-_DEFAULTS = BenchmarkStudy()
+_DEFAULTS = BenchmarkStudy  # defaults are attributes of the class; making a study would load torch
 
 
 def _section(text: str) -> int | str:

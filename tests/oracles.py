@@ -4,7 +4,9 @@ Boosted trees are followed leaf by leaf with dense matrices; nets sample by samp
 time, and, as a second route, with torch.func on a net written out as a plain function.
 """
 
+import copy
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -534,3 +536,159 @@ def func_vjp(theta, X, columns, *shape):
 def func_jacobian(theta, X, *shape):
     """J, (n, p)."""
     return torch.func.jacrev(lambda at: outputs_of(at, X, *shape))(theta)
+
+
+# -- nets: a whole run, module and optimiser as torch has them ---------------------------------------------------------
+
+
+def rmsprop_step(model, G, parameters, state, stage, phi):
+    """torch.optim.RMSprop's step for gradient G, neither centred nor with decay."""
+    state["M"] = model.momentum * state.get("M", 0.0) + G / phi
+    return -model.learning_rate_init * state["M"]
+
+
+def adagrad_step(model, G, parameters, state, stage, phi):
+    """torch.optim.Adagrad's step for gradient G with the denominators of the real run."""
+    g = G + model.weight_decay * parameters
+    return -model.learning_rate_init / (1 + (stage - 1) * model.lr_decay) * g / phi
+
+
+def adam_phi(state, group):
+    """Denominator of torch.optim.Adam after an update."""
+    second = state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]
+    return (second / (1 - group["betas"][1] ** int(state["step"]))).sqrt() + group["eps"]
+
+
+def rmsprop_phi(state, group):
+    """Denominator of torch.optim.RMSprop after an update."""
+    return state["square_avg"].sqrt() + group["eps"]
+
+
+def adagrad_phi(state, group):
+    """Denominator of torch.optim.Adagrad after an update."""
+    return state["sum"].sqrt() + group["eps"]
+
+
+class NetLoops:
+    """A run of a module, trained again by torch alone and then followed one row, one update and one section at a time.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The module at its initial parameters, in the dtype to train in.
+    make_optimizer : callable
+        Makes torch's optimiser of the parameters.
+    step : callable
+        Its step's response, one of those above.
+    phi : callable or None
+        Reads its denominators off its state.
+    rates, batches : list
+        Learning rate and rows of every update.
+    X, y, weights : ndarray
+        Rows given to `fit`, and their weights of mean 1 over the rows trained on.
+    ends : sequence of int
+        Last updates of the sections.
+    rule : str
+        Where outer Jacobians are taken.
+    """
+
+    def __init__(self, module, make_optimizer, step, phi, rates, batches, X, y, weights, ends, rule):
+        self.module, self.step, self.rates, self.batches = module, step, rates, batches
+        self.X, self.y, self.w = torch.as_tensor(X), torch.as_tensor(y), torch.as_tensor(weights)
+        self.ends, self.rule = [0, *ends], rule
+        self._train(copy.deepcopy(module), make_optimizer, phi)
+
+    def _train(self, net, make_optimizer, phi):
+        trained = [part for part in net.parameters() if part.requires_grad]
+        dtype = trained[0].dtype
+        optimizer = make_optimizer(trained)
+        group = optimizer.param_groups[0]
+        self.settings = {name: value for name, value in group.items() if name not in ("params", "lr")}
+        self.path, self.phis, self.losses = [self._flat(trained)], [], []
+        for rate, batch in zip(self.rates, self.batches, strict=True):
+            group["lr"] = rate
+            optimizer.zero_grad()
+            f = net(self.X[batch].to(dtype)).reshape(-1)
+            loss = (self.w[batch].to(dtype) * (self.y[batch].to(dtype) - f) ** 2).mean() / 2
+            loss.backward()
+            for part in trained:  # torch leaves out what no output depends on
+                part.grad = torch.zeros_like(part) if part.grad is None else part.grad
+            optimizer.step()
+            self.path.append(self._flat(trained))
+            self.losses.append(loss.item())
+            self.phis.append(phi and torch.cat([phi(optimizer.state[part], group).flatten() for part in trained]))
+
+    @staticmethod
+    def _flat(parts):
+        return torch.cat([part.detach().flatten() for part in parts])
+
+    def follow(self, path, phis):
+        """Walk another run, a recorded one, from here on."""
+        self.path, self.phis = path, phis
+
+    def net_at(self, theta):
+        """The module in double precision, with the parameters theta."""
+        net = copy.deepcopy(self.module).double()
+        nn.utils.vector_to_parameters(theta.double(), [part for part in net.parameters() if part.requires_grad])
+        return net
+
+    def outputs(self, theta, rows):
+        """Predictions, one row at a time."""
+        net = self.net_at(theta)
+        return torch.stack([net(x[None]).reshape(()).detach() for x in torch.as_tensor(rows)])
+
+    def jacobian(self, theta, rows):
+        """J, (n, p), one row at a time."""
+        net = self.net_at(theta)
+        trained = [part for part in net.parameters() if part.requires_grad]
+        gradients = [
+            torch.autograd.grad(net(x[None]).reshape(()), trained, allow_unused=True, materialize_grads=True)
+            for x in torch.as_tensor(rows)
+        ]
+        return torch.stack([torch.cat([part.flatten() for part in row]) for row in gradients])
+
+    def outer(self, first, last, rows):
+        """Mean of the Jacobians at the nodes of the rule between two updates."""
+        start, end = self.path[first].double(), self.path[last].double()
+        nodes = [start + position * (end - start) for position in NODES[self.rule]]
+        return sum(self.jacobian(theta, rows) for theta in nodes) / len(nodes)
+
+    def response(self, V, query, stages, offset=False):
+        """F_t of the training rows and of the query at some stages, for label columns V or for the offset alone."""
+        V = torch.as_tensor(V)
+        theta = torch.zeros((len(self.path[0]), V.shape[1]), dtype=torch.float64)
+        training, reached = torch.zeros(V.shape).double(), torch.zeros((len(query), V.shape[1])).double()
+        if offset:
+            theta[:, 0] = self.path[0]
+            training, reached = (self.outputs(self.path[0], rows)[:, None] for rows in (self.X, query))
+        found, state, first, at_first = {0: (training, reached)}, {}, 0, theta
+        for t, (batch, rate) in enumerate(zip(self.batches, self.rates, strict=True), start=1):
+            G = torch.zeros_like(theta)
+            here = self.jacobian(self.path[t - 1], self.X[batch])
+            for row, J in zip(batch, here, strict=True):
+                f = training[row]
+                if t - 1 > first:
+                    f = f + (self.outer(first, t - 1, self.X[[row]]) @ (theta - at_first))[0]
+                G += self.w[row] / len(batch) * torch.outer(J, f - V[row])
+            settings = SimpleNamespace(**self.settings, learning_rate_init=rate)
+            phi = None if self.phis[t - 1] is None else self.phis[t - 1].double()[:, None]
+            theta = theta + self.step(settings, G, theta, state, t, phi)
+            if t in stages or t in self.ends:
+                ahead = [
+                    f + self.outer(first, t, rows) @ (theta - at_first)
+                    for f, rows in ((training, self.X), (reached, query))
+                ]
+                found[t] = tuple(ahead)
+                if t in self.ends:
+                    (training, reached), first, at_first = ahead, t, theta
+        return [tuple(part.numpy() for part in found[t]) for t in stages]
+
+    def kernel(self, query, stage):
+        """k_t, (m, n)."""
+        theta, batch, phi = self.path[stage - 1], self.batches[stage - 1], self.phis[stage - 1]
+        there = self.jacobian(theta, self.X[batch])
+        if phi is not None:
+            there = there / phi.double()
+        kernel = torch.zeros((len(query), len(self.X)), dtype=torch.float64)
+        kernel[:, batch] = self.jacobian(theta, query) @ there.T * self.w[batch] / len(batch)
+        return kernel.numpy()

@@ -1,10 +1,13 @@
-"""Which module may import which, and that every public docstring says what the signature says."""
+"""Which module may import which, what an import loads, and that docstrings agree with signatures."""
 
 import ast
 import dataclasses
 import importlib
 import inspect
+import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +24,7 @@ ALLOWED = {
     "_refit": set(),
     "_telescope": {"_memory"},
     "losses": {"_memory"},
-    "irregularity": {"_memory"},
+    "irregularity": {"irregularity"},
     "datasets": {"_memory"},
     "base": {"_refit", "_telescope"},
     "metrics": {"base", "_telescope"},
@@ -33,7 +36,7 @@ ALLOWED = {
 }
 ONLY_IN = {
     "lightgbm": {"boosting"},
-    "torch": {"neural", "benchmark"},  # the benchmark sets how many threads it may use
+    "torch": {"neural"},
     "skorch": {"neural"},
     "matplotlib": {"displays", "benchmark"},
 }
@@ -112,9 +115,86 @@ def test_matplotlib_is_imported_inside_functions_only(path, group):
     assert not [name for name in names if name.split(".")[0] == "matplotlib"]
 
 
+# -- what an import loads ----------------------------------------------------------------------------------------------
+
+SLOW_TO_IMPORT = {"torch", "lightgbm", "skorch", "matplotlib", "dask", "distributed"}
+
+
+def modules_that_import_quickly():
+    """Dotted names of all modules but those of the two families and the one that needs a Dask cluster."""
+    quick = [path for path, group in FILES if group not in {"boosting", "neural"} and path.name != "_cluster.py"]
+    names = [".".join([PACKAGE, *path.relative_to(ROOT).with_suffix("").parts]) for path in quick]
+    return sorted(name.removesuffix(".__init__") for name in names)
+
+
+def run_python(code):
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_the_package_alone_loads_no_library():
+    run_python(f"import sys, {PACKAGE}; assert not {{'numpy', 'pandas', 'sklearn'}} & set(sys.modules)")
+
+
+def test_slow_libraries_are_not_loaded_before_they_are_used():
+    modules = modules_that_import_quickly()
+    assert {PACKAGE, *(f"{PACKAGE}.{name}" for name in ("irregularity", "metrics", "benchmark", "__main__"))} <= {
+        *modules
+    }
+    run_python(
+        "import sys\n"
+        "from importlib import import_module\n"
+        f"for name in {modules}:\n"
+        "    import_module(name)\n"
+        f"    loaded = {SLOW_TO_IMPORT} & set(sys.modules)\n"
+        "    assert not loaded, (name, loaded)\n"
+    )
+
+
+@pytest.mark.parametrize("name", telescoping_sklearn.__all__)
+def test_public_names_are_imported_when_first_used(name, monkeypatch):
+    monkeypatch.delitem(vars(telescoping_sklearn), name, raising=False)
+    assert name in dir(telescoping_sklearn)
+    value = getattr(telescoping_sklearn, name)
+    assert value.__name__ == name
+    assert vars(telescoping_sklearn)[name] is value
+    assert pickle.loads(f"c{PACKAGE}\n{name}\n.".encode()) is value
+
+
+def test_type_checkers_read_the_names_that_are_imported():
+    block = next(node for node in ast.walk(parse(ROOT / "__init__.py")) if isinstance(node, ast.If))
+    read = {alias.name: node.module.removeprefix(f"{PACKAGE}.") for node in block.body for alias in node.names}
+    assert read == telescoping_sklearn._MODULE_OF
+    assert set(read) == set(telescoping_sklearn.__all__)
+
+
+def test_public_modules_are_attributes_of_the_package():
+    public = {group for _, group in FILES if group and not group.startswith("_")}
+    assert set(telescoping_sklearn._SUBMODULES) == public <= set(dir(telescoping_sklearn))
+    for name in public:
+        assert telescoping_sklearn.__getattr__(name) is importlib.import_module(f"{PACKAGE}.{name}")
+
+
+def test_everything_listed_can_be_used():
+    members = dict(inspect.getmembers(telescoping_sklearn))
+    assert set(members) >= {*telescoping_sklearn.__all__, *telescoping_sklearn._SUBMODULES}
+    namespace = {}
+    exec(f"from {PACKAGE} import *", namespace)
+    assert set(namespace) - {"__builtins__"} == set(telescoping_sklearn.__all__)
+
+
+def test_unknown_names_are_missing_as_in_any_module():
+    with pytest.raises(AttributeError, match="has no attribute 'TelescopingForest'"):
+        telescoping_sklearn.TelescopingForest  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name"):
+        exec(f"from {PACKAGE} import TelescopingForest")
+
+
 # -- docstrings --------------------------------------------------------------------------------------------------------
 
-PUBLIC_MODULES = [PACKAGE] + [f"{PACKAGE}.{name}" for name in ("metrics", "displays", "benchmark") if is_module(name)]
+PUBLIC_MODULES = [PACKAGE] + [
+    f"{PACKAGE}.{name}" for name in ("datasets", "metrics", "displays", "benchmark") if is_module(name)
+]
 
 
 def public_objects():

@@ -9,7 +9,8 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from test_benchmark_store import Sometimes, small_study
+from awkward_models import Sometimes
+from test_benchmark_store import small_study
 
 from telescoping_sklearn.__main__ import main
 from telescoping_sklearn.benchmark import BenchmarkStudy, FailedTasksWarning, ResultStore, run_benchmark
@@ -20,6 +21,7 @@ with warnings.catch_warnings():
         import distributed  # missing, it fails
     else:
         distributed = pytest.importorskip("distributed", reason="a cluster needs dask.distributed")
+    import dask
 
 # Its own threads and sockets end when they end.
 pytestmark = [
@@ -42,17 +44,20 @@ n_seeds = {n_seeds}
 proportions = [0, 1]
 n_probes = 2
 models.trees.settings.n_estimators = 5
-models.forest = {{estimator = "sklearn.ensemble.RandomForestRegressor", settings = {{n_estimators = 200}}}}
+models.forest = {{estimator = "awkward_models.SlowForest", settings = {{n_estimators = 5}}}}
 """
     )
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster():
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
-    ) as running:
+    """Two workers, replaced when they die, in which fits are slow; a task is given up when it has killed two."""
+    settings = {"threads_per_worker": 1, "processes": True, "dashboard_address": None, "silence_logs": 50}
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        distributed.LocalCluster(n_workers=2, env={"FIT_SECONDS": "0.5"}, **settings) as running,
+    ):
         yield running
 
 

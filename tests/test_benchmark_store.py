@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from awkward_models import Sometimes
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from sklearn.base import BaseEstimator, RegressorMixin
 from threadpoolctl import threadpool_info
 
 import telescoping_sklearn
@@ -43,24 +43,6 @@ def table(n=300, seed=0):
     rng = np.random.default_rng(seed)
     X = pd.DataFrame(rng.normal(size=(n, 4)), columns=list("abcd"))
     return X, pd.Series(X["a"] + X["b"] ** 2 + 0.1 * rng.normal(size=n), name="y")
-
-
-class Sometimes(RegressorMixin, BaseEstimator):
-    """Fails, or ends its process, with one seed, unless there is a file that stops it."""
-
-    def __init__(self, how="raise", seed=1, unless=None, random_state=None):
-        self.how, self.seed, self.unless, self.random_state = how, seed, unless, random_state
-
-    def fit(self, X, y):
-        if self.random_state == self.seed and not (self.unless and Path(self.unless).exists()):
-            if self.how == "die":
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise ArithmeticError("no such luck")
-        self.mean_ = float(np.mean(y))
-        return self
-
-    def predict(self, X):
-        return np.full(len(X), self.mean_)
 
 
 def small_study(**settings):
@@ -331,7 +313,7 @@ def test_progress_says_plain_lines_without_a_terminal(capsys):
 
 @pytest.fixture
 def slow(tmp_path):
-    """A study file whose 8 tasks take a good part of a second each."""
+    """A study file whose 8 tasks take a good part of a second each in the processes that `start` starts."""
     X, y = table()
     X.assign(y=y).to_csv(tmp_path / "mine.csv", index=False)
     study = tmp_path / "study.toml"
@@ -341,18 +323,19 @@ data = [{path = "mine.csv", target = "y"}]
 n_seeds = 8
 proportions = [0, 1]
 [models.forest]
-estimator = "sklearn.ensemble.RandomForestRegressor"
-settings = {n_estimators = 200}
+estimator = "awkward_models.SlowForest"
+settings = {n_estimators = 5}
 """
     )
     return study
 
 
-def start(study, output):
+def start(study, output, *options):
     """Start the command line as a group of processes of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "telescoping_sklearn", "benchmark", str(study), "--output", str(output)],
+        [sys.executable, "-m", "telescoping_sklearn", "benchmark", str(study), "--output", str(output), *options],
         cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "FIT_SECONDS": "0.5"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -417,7 +400,7 @@ def test_ctrl_c_ends_cleanly(slow, tmp_path):
 
 def test_two_runs_at_once_share_a_file(slow, tmp_path):
     path = tmp_path / "results.sqlite"
-    both = [start(slow, path) for _ in range(2)]
+    both = [start(slow, path, "--jobs", jobs) for jobs in "12"]
     try:
         said = [running.communicate(timeout=240)[1] for running in both]
     finally:

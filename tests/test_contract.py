@@ -227,14 +227,15 @@ def answers(model, X):
     }
 
 
-@pytest.mark.parametrize("working_memory", [0.05, 0.025])
-def test_small_working_memory_changes_no_answer(fitted, query, working_memory):
+def test_small_working_memory_changes_no_answer(fitted, query):
     expected = answers(fitted, query)
-    with config_context(working_memory=working_memory):
-        in_blocks = answers(fresh(fitted), query)
-        assert fresh(fitted).telescope_.resolve_n_probes("auto", N_QUERY) == 32
-    for name, value in expected.items():
-        np.testing.assert_allclose(in_blocks[name], value, atol=1e-10, err_msg=name)
+    # With the smaller one a net's 40 rows make two blocks; the larger one splits its columns only, as the smaller does.
+    for working_memory in [0.05, 0.025] if is_trees(fitted) else [0.025]:
+        with config_context(working_memory=working_memory):
+            in_blocks = answers(fresh(fitted), query)
+            assert fresh(fitted).telescope_.resolve_n_probes("auto", N_QUERY) == 32
+        for name, value in expected.items():
+            np.testing.assert_allclose(in_blocks[name], value, atol=1e-10, err_msg=name)
 
 
 # Weights of rows

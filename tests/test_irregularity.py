@@ -466,8 +466,9 @@ def test_mixture_type_errors(options, message):
 @settings(deadline=None, max_examples=40)
 def test_folds_hold_what_they_promise(n_splits, proportion, fraction, seed):
     X = np.random.default_rng(seed).normal(size=(50, 3))
-    mask = irregular_rows(X, irregular_fraction=fraction)
-    options = {"irregular_fraction": fraction, "random_state": seed}
+    score = PrincipalDistance(preparation=None)
+    mask = irregular_rows(X, score=score, irregular_fraction=fraction)
+    options = {"score": score, "irregular_fraction": fraction, "random_state": seed}
     cv = IrregularSplit(n_splits, proportion=proportion, **options)
     folds = list(cv.split(X))
     assert len(folds) == cv.get_n_splits() == n_splits

@@ -209,15 +209,10 @@ def test_optimisers_that_count_in_their_group_are_trained_again(rows, others, mo
 
 def test_runs_on_several_threads_are_trained_again_bit_for_bit():
     X, y = random_rows(600, n_features=30)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        model = make_net(hidden_layer_sizes=(300, 200), batch_size=300, max_iter=4, dtype="float32").fit(X, y)
-        assert model._trajectory.replay.n_threads == 2
-        model.complete_record()
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    net = make_net(hidden_layer_sizes=(300, 200), batch_size=300, max_iter=4, dtype="float32", n_jobs=2)
+    model = net.fit(X, y)
+    assert model._trajectory.replay.n_threads == 2
+    model.complete_record()
 
 
 def test_early_stopping_may_let_all_updates_fit(rows):

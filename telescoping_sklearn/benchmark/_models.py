@@ -18,13 +18,15 @@ from sklearn.preprocessing import OrdinalEncoder, StandardScaler
 from sklearn.utils import get_tags
 from sklearn.utils._param_validation import validate_parameter_constraints
 
-from telescoping_sklearn import TabularPreparation, TelescopingGBTRegressor, TelescopingMLPRegressor
+import telescoping_sklearn
+from telescoping_sklearn import TabularPreparation
 from telescoping_sklearn.benchmark._describe import describe
 from telescoping_sklearn.benchmark._tuning import PAPER_SPACES, read_space
 
 PREPARATIONS = ("standard", "ordinal", "none")
 _KEYS = {"estimator", "settings", "preparation", "space"}
-_OURS = {"net": TelescopingMLPRegressor, "trees": TelescopingGBTRegressor}
+#: Our own models; they are imported when a study has one.
+_OURS = {"net": "TelescopingMLPRegressor", "trees": "TelescopingGBTRegressor"}
 #: Modules and name parts of tree-based regressors, which need no scaling.
 _TREE_MODULES = ("sklearn.ensemble", "sklearn.tree", "lightgbm", "xgboost", "catboost")
 _TREE_WORDS = ("Tree", "Forest", "Boost", "GBT", "GBM", "GBR", "XGB", "LGBM")
@@ -189,14 +191,14 @@ def _setting_mistakes(estimator: Any) -> Iterator[str]:
                     validate_parameter_constraints({name: constraints[name]}, {name: value}, type(part).__name__)
                 except ValueError as error:
                     yield " ".join(str(error).split())
-        if isinstance(part, TelescopingGBTRegressor):
+        if hasattr(part, "unsupported_params"):
             yield from part.unsupported_params().values()
 
 
 def _make_estimator(which: Any, settings: dict[str, Any], section: int | str, mistakes: list[str]) -> Any:
     """Build an unfitted estimator with its settings; unknown ones are collected as errors."""
     if isinstance(which, str):
-        klass = _OURS.get(which) or _import_regressor(which)
+        klass = getattr(telescoping_sklearn, _OURS[which]) if which in _OURS else _import_regressor(which)
         estimator = klass()
         defaults = _our_defaults(which, settings, section)
     elif hasattr(which, "get_params") and not isinstance(which, type):
@@ -259,6 +261,5 @@ def _preparation_of(estimator: Any) -> str:
     """Choose the preparation for an estimator; a pipeline has its own."""
     if isinstance(estimator, Pipeline | TransformedTargetRegressor):
         return "none"
-    if isinstance(estimator, TelescopingGBTRegressor) or any(word in type(estimator).__name__ for word in _TREE_WORDS):
-        return "ordinal"
-    return "ordinal" if type(estimator).__module__.startswith(_TREE_MODULES) else "standard"
+    trees = type(estimator).__module__.startswith(_TREE_MODULES)
+    return "ordinal" if trees or any(word in type(estimator).__name__ for word in _TREE_WORDS) else "standard"

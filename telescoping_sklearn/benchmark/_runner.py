@@ -260,7 +260,8 @@ def _workers(n_jobs: int, backend: str, scheduler: str | None) -> Iterator[tuple
     """Set up the workers; yields the exceptions raised when a worker dies."""
     if backend == "loky":
         # Arrays are sent, not memory-mapped: a killed run would leave the folder of the maps behind.
-        here = joblib.parallel_config("loky", n_jobs=n_jobs, max_nbytes=None, initializer=_init_worker)
+        settings = {"n_jobs": n_jobs, "max_nbytes": None, "initializer": _init_worker, "inner_max_num_threads": 1}
+        here = joblib.parallel_config("loky", **settings)
         with here, warnings.catch_warnings():
             # Loky warns when it replaces a worker whose memory has grown; no task is lost.
             warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)

@@ -5,6 +5,7 @@ results do not depend on the number of tasks run in parallel.
 """
 
 import hashlib
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -20,7 +21,6 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from threadpoolctl import threadpool_limits
 
-from telescoping_sklearn import TelescopingMLPRegressor
 from telescoping_sklearn.benchmark._describe import describe, hash_of, to_json
 from telescoping_sklearn.benchmark._models import ModelSpec
 from telescoping_sklearn.benchmark._test_sets import SetName, TestSets
@@ -149,16 +149,17 @@ def make_work(study: Any, task: Task, key: str, spec: ModelSpec, table: Any, row
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Limit BLAS, OpenMP (LightGBM) and torch to one thread, and restore their settings afterwards."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Limit BLAS, OpenMP (LightGBM) and torch to one thread, and restore the limits afterwards."""
+    torch = sys.modules.get("torch")  # a model that needs it has loaded it
+    threads = torch.get_num_threads() if torch else None
     try:
+        if torch:
+            torch.set_num_threads(1)
         with threadpool_limits(limits=1):
             yield
     finally:
-        torch.set_num_threads(threads)
+        if torch:
+            torch.set_num_threads(threads)
 
 
 def attempt(work: Work) -> Outcome:
@@ -264,7 +265,8 @@ def _explained(work: Work, model: Any) -> dict[str, Any]:
         explained |= {"effective_params_train": p[0], "effective_params_train_se": p_se[0]}
         by_set |= {"effective_params": p[1:], "effective_params_se": p_se[1:]}
     if "kernel_norm_ratio" in work.metrics:
-        stages = work.kernel_stages if isinstance(estimator, TelescopingMLPRegressor) else "auto"
+        # Kernels of a net, which has sections, cost a Jacobian each; the class itself would load torch for trees too.
+        stages = work.kernel_stages if hasattr(estimator, "section") else "auto"
         by_set["kernel_norm_ratio"] = estimator.kernel_norm_ratio(seen[n_train:], stages, subsets=members)
     if {"effective_params", "kernel_norm_ratio"} & set(work.metrics):
         explained["explain_seconds"] = time.perf_counter() - clock

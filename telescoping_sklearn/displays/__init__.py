@@ -1,16 +1,13 @@
-"""What a model and a study look like: one Display a question, each of scikit-learn's kind.
+"""Displays of fitted models and of benchmark results, with the interface of scikit-learn's Displays.
 
-A Display holds numbers. ``from_estimator`` and ``from_results`` compute them, from fitted pipelines as well as from
-bare estimators, and ``plot`` draws them, as often as asked and on whatever axes it is given. matplotlib is imported
-when something is drawn and not before.
+A Display stores numbers. ``from_estimator`` computes them from a fitted estimator or pipeline, ``from_results`` from
+the results of a benchmark; ``plot`` draws them, on new axes or on given ones. matplotlib is imported when a Display
+draws.
 """
 
 from telescoping_sklearn.displays._curves import IrregularityCurveDisplay, label_results, summarize_curves
 from telescoping_sklearn.displays._predictions import StagedPredictionsDisplay
-from telescoping_sklearn.displays._stages import (
-    EffectiveParamsDisplay,
-    KernelNormsDisplay,
-)
+from telescoping_sklearn.displays._stages import EffectiveParamsDisplay, KernelNormsDisplay
 from telescoping_sklearn.displays._stopping import StoppingCurveDisplay
 from telescoping_sklearn.displays._weights import KernelWeightsDisplay
 

@@ -1,4 +1,4 @@
-"""Errors and kernels on ever more irregular rows, from a study's results."""
+"""Errors and kernel norm ratios against the irregularity of the test rows, from the results of a benchmark."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -8,7 +8,7 @@ import pandas as pd
 
 from telescoping_sklearn.displays._style import axes_or_new, legend, plain, style_of, tidy
 
-#: What the columns of results say, as an axis says it.
+#: Axis labels of result columns and of kinds of test sets.
 QUANTITIES = {
     "mse": "mean squared error",
     "mae": "mean absolute error",
@@ -21,34 +21,32 @@ SETS = {
     "decile": "decile of irregularity",
     "shift": "test set along the shift",
 }
-#: Models that a legend inside a panel has room for.
+#: Largest number of models in a legend inside a panel.
 _MOST_INSIDE = 4
 _KEYS = ["data", "model", "seed", "set_kind", "set_value"]
 
 
 def label_results(results: pd.DataFrame) -> pd.DataFrame:
-    """Name data sets and models so that the names alone tell every curve apart.
+    """Make the names of data sets and models unique for every curve.
 
     Parameters
     ----------
     results : DataFrame
-        Results of a study.
+        Results of a benchmark.
 
     Returns
     -------
     DataFrame
-        The same, where the score is part of the data set's name if a data set was split by several, and "tuned" part
-        of the model's name if a model ran both ways.
+        A copy with other names. If a data set was split by several scores, its name is followed by the score. If a
+        model ran with and without tuning, the tuned one is named so.
     """
     labelled = results.assign(data=results["data"].astype(str), model=results["model"].astype(str))
     if "score" in results:
         several = labelled.groupby("data")["score"].transform("nunique") > 1
         labelled.loc[several, "data"] += ", " + labelled.loc[several, "score"].astype(str)
     if "tuned" in results:
-        several = (labelled.groupby(["data", "model"])["tuned"].transform("nunique") > 1) & labelled["tuned"].astype(
-            bool
-        )
-        labelled.loc[several, "model"] += ", tuned"
+        several = labelled.groupby(["data", "model"])["tuned"].transform("nunique") > 1
+        labelled.loc[several & labelled["tuned"].astype(bool), "model"] += ", tuned"
     return labelled
 
 
@@ -58,23 +56,23 @@ def summarize_curves(results: pd.DataFrame, quantity: str, *, set_kind: str = "m
     Parameters
     ----------
     results : DataFrame
-        Results of a study, one row a task and test set.
+        Results of a benchmark: one row for every task and test set.
     quantity : str
         A numeric column of the results.
     set_kind : {"mixture", "decile", "shift"}, default="mixture"
-        Test sets to take.
+        Kind of the test sets.
 
     Returns
     -------
     DataFrame
         Columns ``data``, ``model``, ``set_value``, ``mean``, ``standard_error`` and ``n_seeds``, in the order of the
-        results. The standard error is that over seeds; of one seed it is the one that stands in the results (column
-        ``<quantity>_se``), nan where there is none. Test sets without a value are left out.
+        results. The standard error is that of the mean over seeds. For a single seed it is taken from the column
+        ``<quantity>_se`` of the results, and NaN if there is no such column. Test sets without a value are left out.
 
     Raises
     ------
     ValueError
-        If a column is missing or there are no such test sets.
+        If a column is missing or there are no test sets of this kind.
 
     Examples
     --------
@@ -99,25 +97,27 @@ def summarize_curves(results: pd.DataFrame, quantity: str, *, set_kind: str = "m
 
 
 class IrregularityCurveDisplay:
-    """Errors and kernel norm ratios against the share of irregular test rows: one column a data set, as in the paper.
+    """Errors and kernel norm ratios against the share of irregular test rows, as in the paper's figures.
+
+    There is one row of panels for each quantity and one column for each data set.
 
     Parameters
     ----------
     curves : dict of str to DataFrame
-        For each quantity, what `summarize_curves` gives; one row of panels a quantity.
+        Table from `summarize_curves` for each quantity.
     set_kind : {"mixture", "decile", "shift"}, default="mixture"
-        What the horizontal axis is.
+        Kind of the test sets, shown on the horizontal axis.
 
     Attributes
     ----------
     axes_ : ndarray of shape (n_quantities, n_data)
-        Axes drawn on; like the rest, there after `plot`.
+        Axes of the panels. This and the other attributes are set by `plot`.
     ax_ : matplotlib.axes.Axes
-        The first of them, or the axes given, which bound the panels.
+        The axes passed to `plot`, which the panels replace, or the axes of the first panel.
     figure_ : matplotlib.figure.Figure
-        Figure that holds them.
+        Figure of the axes.
     lines_ : list of matplotlib.container.ErrorbarContainer
-        One a curve, with bars of one standard error.
+        The curves, with error bars of one standard error.
 
     Examples
     --------
@@ -143,30 +143,30 @@ class IrregularityCurveDisplay:
         ax: Any = None,
         **kwargs: Any,
     ) -> Self:
-        """Average a study's results over seeds, and draw them.
+        """Average the results of a benchmark over seeds, and draw them.
 
         Parameters
         ----------
         results : DataFrame
-            Results of a study: one row for every task and test set.
+            Results of a benchmark: one row for every task and test set.
         quantities : sequence of str, default=("mse", "kernel_norm_ratio")
-            Columns to draw, one row of panels each.
+            Columns to draw, each in a row of panels.
         set_kind : {"mixture", "decile", "shift"}, default="mixture"
-            Test sets to draw.
+            Kind of the test sets to draw.
         ax : matplotlib.axes.Axes, array of them or None, default=None
             As in `plot`.
         **kwargs : dict
-            Settings of the curves, for `Axes.errorbar`.
+            Settings of the curves, passed to `Axes.errorbar`.
 
         Returns
         -------
         IrregularityCurveDisplay
-            With the numbers and what was drawn.
+            The Display, drawn.
 
         Raises
         ------
         ValueError
-            If a column is missing or there are no such test sets.
+            If a column is missing or there are no test sets of this kind.
         """
         if isinstance(quantities, str) or not len(quantities):
             raise ValueError(f"quantities must be a sequence of column names, got {quantities!r}.")
@@ -189,20 +189,20 @@ class IrregularityCurveDisplay:
         Parameters
         ----------
         ax : matplotlib.axes.Axes, array of them or None, default=None
-            One axes is drawn on where there is one panel, and bounds the panels where there are several; an array
-            holds an axes for each quantity and data set; None makes new ones.
+            An array has one axes for each quantity and data set. A single axes is used for a single panel and split
+            into several panels otherwise. None creates a figure.
         **kwargs : dict
-            Settings of the curves, for `Axes.errorbar`.
+            Settings of the curves, passed to `Axes.errorbar`.
 
         Returns
         -------
         IrregularityCurveDisplay
-            Itself.
+            The Display itself.
 
         Raises
         ------
         ValueError
-            If there are not as many axes as panels.
+            If the shape of the array is not that of the panels, or the single axes cannot be split.
         """
         shape = (len(self.curves), len(self.data))
         self.axes_ = _panels(ax, shape)
@@ -223,7 +223,7 @@ class IrregularityCurveDisplay:
         return self
 
     def _draw_legend(self) -> None:
-        """Name every model once: inside the first panel, or beside the last one where there are many."""
+        """List every model once: inside the first panel, or beside the last panel if there are many."""
         found: dict[str, Any] = {}
         for panel in self.axes_.ravel():
             found |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
@@ -244,7 +244,7 @@ class IrregularityCurveDisplay:
 
 
 def _panels(ax: Any, shape: tuple[int, int]) -> Any:
-    """Give the axes of every panel, (n_quantities, n_data)."""
+    """Return the axes of the panels, an array of shape (n_quantities, n_data)."""
     n_rows, n_columns = shape
     if ax is None:
         size = max(4.6, 3.3 * n_columns), 0.6 + 2.5 * n_rows

@@ -1,4 +1,4 @@
-"""Predictions along training, and how far the approximations lie from them."""
+"""Predictions of the model and of its approximations by stage, and the gaps between them."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -8,40 +8,41 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from telescoping_sklearn._telescope import resolve_stages
-from telescoping_sklearn.displays._style import GREY, PALETTE, axes_or_new, legend, plain, tidy
+from telescoping_sklearn.displays._base import AxesDisplay
+from telescoping_sklearn.displays._style import GREY, PALETTE, legend, plain, tidy
 from telescoping_sklearn.metrics import find_telescoping_estimator
 
 _KINDS = ("values", "gap")
-#: Rows whose predictions can be told apart in one figure.
+#: Largest number of rows that can have different colours.
 _MOST_ROWS = len(PALETTE)
 
 
-class StagedPredictionsDisplay:
-    """Predictions along training: the model, its telescope, and the model linearised once at its start.
+class StagedPredictionsDisplay(AxesDisplay):
+    """Predictions of the model, the telescoping model and the model linearised at its start, against the stage.
 
     Parameters
     ----------
     stages : ndarray of shape (n_stages,)
         Stage numbers.
     model : ndarray of shape (n_stages, n_query)
-        The model's own predictions.
+        Predictions of the model.
     telescoping : ndarray of shape (n_stages, n_query)
-        Those of the telescoping model, f_0 + the sum of its stages.
+        Predictions of the telescoping model, f_0 plus the sum of its stages.
     linearized : ndarray of shape (n_stages, n_query) or None, default=None
-        Those of the model linearised at its start; None for trees, which have none.
+        Predictions of the model linearised at its start; None for trees, which cannot be linearised.
     reconstruction_gap : ndarray of shape (n_stages,) or None, default=None
         Mean over the rows of abs(S y + c - f).
     row_names : sequence of shape (n_query,) or None, default=None
-        Names of the rows; None numbers them.
+        Names of the rows; None means their positions.
 
     Attributes
     ----------
     ax_ : matplotlib.axes.Axes
-        Axes drawn on; like the rest, there after `plot`.
+        Axes of the plot. This and the other attributes are set by `plot`.
     figure_ : matplotlib.figure.Figure
-        Figure that holds them.
+        Figure of the axes.
     lines_ : dict of str to list of matplotlib.lines.Line2D
-        Curves of "model", "telescoping", "linearized" and "reconstruction"; only those drawn.
+        The curves that are drawn, under "model", "telescoping", "linearized" and "reconstruction".
 
     Examples
     --------
@@ -86,32 +87,32 @@ class StagedPredictionsDisplay:
         ax: Any = None,
         **kwargs: Any,
     ) -> Self:
-        """Ask a fitted estimator for its staged predictions, and draw them.
+        """Compute the staged predictions of a fitted estimator, and draw them.
 
         Parameters
         ----------
         estimator : estimator
             A fitted telescoping estimator, bare or inside pipelines, target transformers and searches.
         X : array-like of shape (n_query, n_features)
-            Rows to predict; a DataFrame's index names them.
+            Query rows; the index of a DataFrame names them.
         stages : None, int or array-like of int, default=20
             As in `staged_predict`.
         kind : {"values", "gap"}, default="values"
             As in `plot`.
         ax : matplotlib.axes.Axes or None, default=None
-            Axes to draw on; None makes new ones.
+            Axes to draw on; None creates a figure.
         **kwargs : dict
-            Settings of the curves, for `Axes.plot`.
+            Settings of the lines, passed to `Axes.plot`.
 
         Returns
         -------
         StagedPredictionsDisplay
-            With the numbers and what was drawn.
+            The Display, drawn.
 
         Raises
         ------
         ValueError
-            If ``kind`` is unknown, or "values" are asked of more rows than can be told apart.
+            If `kind` is unknown, or it is "values" and there are more rows than colours.
         """
         found, seen = find_telescoping_estimator(estimator, X)
         _check_kind(kind, len(seen))
@@ -132,12 +133,12 @@ class StagedPredictionsDisplay:
         return display.plot(ax=ax, kind=kind, **kwargs)
 
     def gaps(self) -> dict[str, NDArray]:
-        """Give the mean absolute gap between the model and each approximation, by stage.
+        """Return the mean absolute difference between the model and each approximation, by stage.
 
         Returns
         -------
         dict of str to ndarray of shape (n_stages,)
-            "telescoping", and where they are known "reconstruction" and "linearized". For trees the first is 0.
+            "telescoping", which is 0 for trees, and "reconstruction" and "linearized" if they are known.
         """
         gaps = {"telescoping": np.abs(self.telescoping - self.model).mean(axis=1)}
         if self.reconstruction_gap is not None:
@@ -152,25 +153,25 @@ class StagedPredictionsDisplay:
         Parameters
         ----------
         ax : matplotlib.axes.Axes or None, default=None
-            Axes to draw on; None makes new ones.
+            Axes to draw on; None creates a figure.
         kind : {"values", "gap"}, default="values"
-            Predictions, one colour a row; or the mean absolute gap to the model, one colour an approximation.
+            "values" draws predictions, with a colour for each row; "gap" draws the mean absolute difference from the
+            model, with a colour for each approximation.
         **kwargs : dict
-            Settings of the curves, for `Axes.plot`.
+            Settings of the lines, passed to `Axes.plot`.
 
         Returns
         -------
         StagedPredictionsDisplay
-            Itself.
+            The Display itself.
 
         Raises
         ------
         ValueError
-            If ``kind`` is unknown, or "values" are asked of more rows than can be told apart.
+            If `kind` is unknown, or it is "values" and there are more rows than colours.
         """
         _check_kind(kind, self.model.shape[1])
-        self.ax_ = axes_or_new(ax)
-        self.figure_ = self.ax_.figure
+        self._set_axes(ax)
         self.lines_ = self._draw_values(kwargs) if kind == "values" else self._draw_gaps(kwargs)
         self.ax_.set_xlabel("stage")
         tidy(self.ax_)
@@ -212,7 +213,7 @@ class StagedPredictionsDisplay:
         for name, look in looks.items():
             if name not in gaps:
                 continue
-            if not gaps[name].any():  # a logarithmic axis has no place for it
+            if not gaps[name].any():  # zero has no place on a logarithmic axis
                 lines[name] = self.ax_.plot([], [], **look | {"label": f"{look['label']}: no gap"} | kwargs)
                 continue
             lines[name] = self.ax_.plot(self.stages, gaps[name], **look | kwargs)

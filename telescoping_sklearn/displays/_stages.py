@@ -5,54 +5,55 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from telescoping_sklearn.displays._style import PALETTE, axes_or_new, legend, tidy
+from telescoping_sklearn.displays._base import CurvesDisplay
+from telescoping_sklearn.displays._style import PALETTE, legend
 from telescoping_sklearn.metrics import find_telescoping_estimator
 
 _TRAIN, _TEST = PALETTE[0], PALETTE[1]
-#: Norms that span more than this factor are drawn on a logarithmic axis.
+#: Norms are drawn on a logarithmic axis if the largest exceeds the smallest by more than this factor.
 _LOG_ABOVE = 8.0
 
 
 class Band(NamedTuple):
-    """A line with what lies around it.
+    """Values with their standard errors.
 
     Attributes
     ----------
     value : ndarray of shape (n_stages,)
-        The line.
+        Values.
     standard_error : ndarray of shape (n_stages,)
-        Half the width of the band; 0 where the value is exact.
+        Standard errors; 0 where a value is exact.
     """
 
     value: NDArray
     standard_error: NDArray
 
 
-class EffectiveParamsDisplay:
-    """Effective parameters along training, on the training rows and on others.
+class EffectiveParamsDisplay(CurvesDisplay):
+    """Effective parameters against the stage, on the training rows and on other rows.
 
-    Where the curve of other rows falls below that of the training rows, the model overfits benignly (section 4.1 of the
-    paper).
+    Effective parameters that are lower on other rows than on the training rows are a sign of benign overfitting
+    (section 4.1 of the paper).
 
     Parameters
     ----------
     stages : ndarray of shape (n_stages,)
         Stage numbers.
     train : Band
-        Effective parameters on the rows trained on, with standard errors.
+        Effective parameters on the training rows, with standard errors.
     test : Band
-        The same on other rows.
+        Effective parameters on other rows, with standard errors.
 
     Attributes
     ----------
     ax_ : matplotlib.axes.Axes
-        Axes drawn on; like the rest, there after `plot`.
+        Axes of the plot. This and the other attributes are set by `plot`.
     figure_ : matplotlib.figure.Figure
-        Figure that holds them.
+        Figure of the axes.
     lines_ : list of matplotlib.lines.Line2D
-        Curves.
+        The two curves.
     bands_ : list of matplotlib.collections.PolyCollection
-        Bands of one standard error; none where values are exact.
+        Bands of one standard error on either side; exact values have none.
 
     Examples
     --------
@@ -83,27 +84,27 @@ class EffectiveParamsDisplay:
         ax: Any = None,
         **kwargs: Any,
     ) -> Self:
-        """Ask a fitted estimator for its effective parameters along training, and draw them.
+        """Compute the effective parameters of a fitted estimator by stage, and draw them.
 
         Parameters
         ----------
         estimator : estimator
             A fitted telescoping estimator, bare or inside pipelines, target transformers and searches.
         X : array-like of shape (n_query, n_features)
-            Other rows than those trained on.
+            Rows other than the training rows.
         stages : None, int or array-like of int, default=20
             As in `staged_effective_params`.
         n_probes : int, "auto" or None, default="auto"
             As in `effective_params`.
         ax : matplotlib.axes.Axes or None, default=None
-            Axes to draw on; None makes new ones.
+            Axes to draw on; None creates a figure.
         **kwargs : dict
-            Settings of the curves, for `Axes.plot`.
+            Settings of the lines, passed to `Axes.plot`.
 
         Returns
         -------
         EffectiveParamsDisplay
-            With the numbers and what was drawn.
+            The Display, drawn.
         """
         found, seen = find_telescoping_estimator(estimator, X)
         summary = found.staged_training_summary(stages, n_probes=n_probes)
@@ -111,23 +112,7 @@ class EffectiveParamsDisplay:
         test = Band(*found.staged_effective_params(seen, stages, n_probes=n_probes, return_se=True))
         return cls(stages=summary.index.to_numpy(), train=train, test=test).plot(ax=ax, **kwargs)
 
-    def plot(self, ax: Any = None, **kwargs: Any) -> Self:
-        """Draw the curves.
-
-        Parameters
-        ----------
-        ax : matplotlib.axes.Axes or None, default=None
-            Axes to draw on; None makes new ones.
-        **kwargs : dict
-            Settings of the curves, for `Axes.plot`.
-
-        Returns
-        -------
-        EffectiveParamsDisplay
-            Itself.
-        """
-        self.ax_ = axes_or_new(ax)
-        self.figure_ = self.ax_.figure
+    def _draw(self, kwargs: dict[str, Any]) -> None:
         self.lines_, self.bands_ = [], []
         sets = [("training rows", self.train, _TRAIN, "-"), ("other rows", self.test, _TEST, "--")]
         for label, band, color, linestyle in sets:
@@ -139,33 +124,32 @@ class EffectiveParamsDisplay:
                 self.bands_.append(self.ax_.fill_between(self.stages, *edges, color=color, alpha=0.2, linewidth=0))
         self.ax_.set(xlabel="stage", ylabel="effective parameters")
         self.ax_.set_ylim(bottom=0)
-        tidy(self.ax_)
         legend(self.ax_)
-        return self
 
 
-class KernelNormsDisplay:
-    """Norms of the kernel of each stage: the largest and the median, on the rows trained on and on others.
+class KernelNormsDisplay(CurvesDisplay):
+    """Largest and median kernel norm against the stage, on the training rows and on other rows.
 
-    The kernel norm ratio compares the means over stages of the largest.
+    The kernel norm ratio in the title is the stage mean of the largest norm on other rows, divided by that on the
+    training rows.
 
     Parameters
     ----------
     stages : ndarray of shape (n_stages,)
         Stage numbers.
     train : ndarray of shape (n_stages, n_trained)
-        Norms at the rows trained on.
+        Kernel norms of the training rows.
     test : ndarray of shape (n_stages, n_query)
-        Norms at other rows.
+        Kernel norms of other rows.
 
     Attributes
     ----------
     ax_ : matplotlib.axes.Axes
-        Axes drawn on; like the rest, there after `plot`.
+        Axes of the plot. This and the other attributes are set by `plot`.
     figure_ : matplotlib.figure.Figure
-        Figure that holds them.
+        Figure of the axes.
     lines_ : list of matplotlib.lines.Line2D
-        The largest and the median of each set.
+        The largest and the median norm of the training rows, then of the other rows.
 
     Examples
     --------
@@ -187,30 +171,30 @@ class KernelNormsDisplay:
 
     @property
     def ratio(self) -> float:
-        """Kernel norm ratio over these stages."""
+        """Kernel norm ratio of the other rows over these stages."""
         return float(self.test.max(axis=1).mean() / self.train.max(axis=1).mean())
 
     @classmethod
     def from_estimator(cls, estimator: Any, X: Any, *, stages: Any = "auto", ax: Any = None, **kwargs: Any) -> Self:
-        """Ask a fitted estimator for its kernel norms along training, and draw them.
+        """Compute the kernel norms of a fitted estimator by stage, and draw them.
 
         Parameters
         ----------
         estimator : estimator
             A fitted telescoping estimator, bare or inside pipelines, target transformers and searches.
         X : array-like of shape (n_query, n_features)
-            Other rows than those trained on.
+            Rows other than the training rows.
         stages : "auto", None, int or array-like of int, default="auto"
             As in `kernel_norms`.
         ax : matplotlib.axes.Axes or None, default=None
-            Axes to draw on; None makes new ones.
+            Axes to draw on; None creates a figure.
         **kwargs : dict
-            Settings of the curves, for `Axes.plot`.
+            Settings of the lines, passed to `Axes.plot`.
 
         Returns
         -------
         KernelNormsDisplay
-            With the numbers and what was drawn.
+            The Display, drawn.
         """
         found, seen = find_telescoping_estimator(estimator, X)
         telescope = found.telescope_
@@ -218,36 +202,18 @@ class KernelNormsDisplay:
         train = telescope.kernel_norms(None, numbers)[:, telescope.trained]
         return cls(stages=numbers, train=train, test=found.kernel_norms(seen, numbers)).plot(ax=ax, **kwargs)
 
-    def plot(self, ax: Any = None, **kwargs: Any) -> Self:
-        """Draw the curves.
-
-        Parameters
-        ----------
-        ax : matplotlib.axes.Axes or None, default=None
-            Axes to draw on; None makes new ones.
-        **kwargs : dict
-            Settings of the curves, for `Axes.plot`.
-
-        Returns
-        -------
-        KernelNormsDisplay
-            Itself.
-        """
-        self.ax_ = axes_or_new(ax)
-        self.figure_ = self.ax_.figure
+    def _draw(self, kwargs: dict[str, Any]) -> None:
         self.lines_ = []
-        # The training rows' lines are wide and pale: where both sets agree, as trees' do, both can be seen.
+        # Wide and pale lines of the training rows stay visible where both sets agree, as those of trees do.
         sets = [
             ("training rows", self.train, {"color": _TRAIN, "linewidth": 3.6, "alpha": 0.5}),
             ("other rows", self.test, {"color": _TEST, "linewidth": 1.3}),
         ]
         for label, norms, look in sets:
-            for what, values, linestyle in (
-                ("largest", norms.max(axis=1), "-"),
-                ("median", np.median(norms, axis=1), "--"),
-            ):
-                settings = {"linestyle": linestyle, "label": f"{label}, {what}"} | look | kwargs
-                self.lines_ += self.ax_.plot(self.stages, values, **settings)
+            largest = {"linestyle": "-", "label": f"{label}, largest"} | look | kwargs
+            median = {"linestyle": "--", "label": f"{label}, median"} | look | kwargs
+            self.lines_ += self.ax_.plot(self.stages, norms.max(axis=1), **largest)
+            self.lines_ += self.ax_.plot(self.stages, np.median(norms, axis=1), **median)
         self.ax_.set(xlabel="stage", ylabel="kernel norm")
         everything = np.concatenate([line.get_ydata() for line in self.lines_])
         if everything.min() > 0 and everything.max() > _LOG_ABOVE * everything.min():
@@ -255,6 +221,4 @@ class KernelNormsDisplay:
         else:
             self.ax_.set_ylim(0, 1.15 * everything.max())
         self.ax_.set_title(f"kernel norm ratio {self.ratio:.2f}", fontsize="medium", loc="left")
-        tidy(self.ax_)
         legend(self.ax_, ncols=2)
-        return self

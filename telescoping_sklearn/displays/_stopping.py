@@ -1,4 +1,4 @@
-"""Criteria for the number of trees."""
+"""Model selection criteria for the number of trees."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -6,33 +6,34 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from telescoping_sklearn.displays._style import axes_or_new, legend, style_of, tidy
+from telescoping_sklearn.displays._base import CurvesDisplay
+from telescoping_sklearn.displays._style import legend, style_of
 from telescoping_sklearn.metrics import find_telescoping_estimator
 
 _LABELS = {"aicc": "corrected AIC", "gcv": "generalised cross-validation", "loo": "leave-one-out shortcut"}
 
 
-class StoppingCurveDisplay:
-    """Criteria for the number of trees against the stage, each with the stage that it chooses.
+class StoppingCurveDisplay(CurvesDisplay):
+    """Criteria for the number of trees against the stage, with the stage that each criterion chooses.
 
-    Criteria have units of their own, so each is drawn less its least value, as a share of its range. Stages where a
-    criterion is infinite are left out.
+    The criteria have different units, so each curve is scaled to the range from 0 to 1. Stages at which a criterion
+    is infinite are left out.
 
     Parameters
     ----------
     by_stage : pandas.DataFrame
         Table of `TelescopingGBTRegressor.stopping_curve`.
     chosen : mapping of str to int
-        Stage that each criterion chooses.
+        Stage at which each criterion is smallest.
 
     Attributes
     ----------
     ax_ : matplotlib.axes.Axes
-        Axes drawn on; like the rest, there after `plot`.
+        Axes of the plot. This and the other attributes are set by `plot`.
     figure_ : matplotlib.figure.Figure
-        Figure that holds them.
+        Figure of the axes.
     lines_ : list of matplotlib.lines.Line2D
-        One curve a criterion.
+        One curve for each criterion.
 
     Examples
     --------
@@ -59,7 +60,7 @@ class StoppingCurveDisplay:
         ax: Any = None,
         **kwargs: Any,
     ) -> Self:
-        """Work the criteria of a fitted ensemble and draw them.
+        """Compute the criteria of a fitted ensemble of trees, and draw them.
 
         Parameters
         ----------
@@ -70,19 +71,19 @@ class StoppingCurveDisplay:
         n_probes : int, "auto" or None, default="auto"
             As in `stopping_curve`.
         ax : matplotlib.axes.Axes or None, default=None
-            Axes to draw on; None makes new ones.
+            Axes to draw on; None creates a figure.
         **kwargs : dict
-            Settings of the curves, for `Axes.plot`.
+            Settings of the lines, passed to `Axes.plot`.
 
         Returns
         -------
         StoppingCurveDisplay
-            With the numbers and what was drawn.
+            The Display, drawn.
 
         Raises
         ------
         ValueError
-            If the estimator is no ensemble of trees.
+            If the estimator is not an ensemble of trees.
         """
         found, _ = find_telescoping_estimator(estimator, None)
         if not hasattr(found, "stopping_curve"):
@@ -90,23 +91,7 @@ class StoppingCurveDisplay:
         curve = found.stopping_curve(criteria=criteria, n_probes=n_probes)
         return cls(by_stage=curve.by_stage, chosen=curve.chosen).plot(ax=ax, **kwargs)
 
-    def plot(self, ax: Any = None, **kwargs: Any) -> Self:
-        """Draw the criteria.
-
-        Parameters
-        ----------
-        ax : matplotlib.axes.Axes or None, default=None
-            Axes to draw on; None makes new ones.
-        **kwargs : dict
-            Settings of the curves, for `Axes.plot`.
-
-        Returns
-        -------
-        StoppingCurveDisplay
-            Itself.
-        """
-        self.ax_ = axes_or_new(ax)
-        self.figure_ = self.ax_.figure
+    def _draw(self, kwargs: dict[str, Any]) -> None:
         self.lines_ = []
         for position, (name, stage) in enumerate(self.chosen.items()):
             finite = self.by_stage[name][np.isfinite(self.by_stage[name])]
@@ -114,7 +99,5 @@ class StoppingCurveDisplay:
             settings = style_of(position) | {"marker": "", "label": f"{_LABELS[name]}: {stage} trees"} | kwargs
             self.lines_ += self.ax_.plot(finite.index, share, **settings)
             self.ax_.axvline(stage, color=self.lines_[-1].get_color(), linewidth=1, linestyle=":")
-        self.ax_.set(xlabel="trees", ylabel="criterion less its least, share of its range")
-        tidy(self.ax_)
+        self.ax_.set(xlabel="trees", ylabel="criterion, scaled to [0, 1]")
         legend(self.ax_)
-        return self

@@ -1,8 +1,8 @@
-"""The look that every Display shares, and nothing else."""
+"""Colours, axes and legends shared by all Displays."""
 
 from typing import Any
 
-#: Okabe and Ito's palette, told apart by the colour-blind; the order keeps neighbours far from each other.
+#: Okabe and Ito's palette for colour-blind readers, ordered so that neighbours differ most.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
@@ -10,13 +10,13 @@ GREY = "0.45"
 
 
 def style_of(position: int) -> dict[str, Any]:
-    """Colour, marker and line of the model at a position; dashes tell those apart that share a colour."""
-    turn, place = divmod(position, len(PALETTE))
-    return {"color": PALETTE[place], "marker": MARKERS[place], "linestyle": DASHES[turn % len(DASHES)]}
+    """Return the colour, marker and line style of a model; models with the same colour differ in line style."""
+    cycle, color = divmod(position, len(PALETTE))
+    return {"color": PALETTE[color], "marker": MARKERS[color], "linestyle": DASHES[cycle % len(DASHES)]}
 
 
 def axes_or_new(ax: Any, **figure: Any) -> Any:
-    """Give the axes to draw on: those of the caller, or new ones."""
+    """Return the given axes, or new ones in a figure with these settings."""
     if ax is not None:
         return ax
     from matplotlib import pyplot as plt
@@ -25,7 +25,7 @@ def axes_or_new(ax: Any, **figure: Any) -> Any:
 
 
 def tidy(ax: Any, *, grid: str = "y") -> None:
-    """Leave what helps reading: no box, a faint grid behind the data."""
+    """Remove the top and right spines and draw a faint grid behind the data."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis=grid, color="0.91", linewidth=0.8)
     ax.set_axisbelow(True)
@@ -37,6 +37,6 @@ def legend(ax: Any, **placing: Any) -> Any:
 
 
 def plain(name: Any) -> str:
-    """Write a user's name so that matplotlib neither reads it as mathematics nor hides it from legends."""
+    """Escape a name: matplotlib would read "$" as mathematics and hide a leading "_" from legends."""
     escaped = str(name).replace("$", r"\$")
     return f"\u200b{escaped}" if escaped.startswith("_") else escaped

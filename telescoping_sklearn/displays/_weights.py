@@ -1,38 +1,39 @@
-"""Which training rows made one prediction."""
+"""Kernel weights of the training rows in one prediction."""
 
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from telescoping_sklearn.displays._style import GREY, PALETTE, axes_or_new, plain, tidy
+from telescoping_sklearn.displays._base import AxesDisplay
+from telescoping_sklearn.displays._style import GREY, PALETTE, plain, tidy
 from telescoping_sklearn.metrics import find_telescoping_estimator
 
 _POSITIVE, _NEGATIVE = PALETTE[0], PALETTE[1]
 
 
-class KernelWeightsDisplay:
-    """The training rows that weigh most in one prediction, with sign, weight and label.
+class KernelWeightsDisplay(AxesDisplay):
+    """Training rows with the largest absolute weights in one prediction, with their labels.
 
     Parameters
     ----------
     weights : ndarray of shape (n_train,)
         Weight of every training label.
     labels : ndarray of shape (n_train,)
-        Training labels, as the estimator saw them.
+        Training labels passed to the estimator's `fit`.
     offset : float
-        What is left of the prediction when all labels are zero.
+        Part of the prediction that does not depend on the labels.
     row_names : sequence of shape (n_train,) or None, default=None
-        Names of the training rows; None numbers them.
+        Names of the training rows; None means their positions.
 
     Attributes
     ----------
     ax_ : matplotlib.axes.Axes
-        Axes drawn on; like the rest, there after `plot`.
+        Axes of the plot. This and the other attributes are set by `plot`.
     figure_ : matplotlib.figure.Figure
-        Figure that holds them.
+        Figure of the axes.
     bars_ : matplotlib.container.BarContainer
-        One bar a row, the largest weight at the top.
+        One bar for each row, with the largest absolute weight at the top.
 
     Examples
     --------
@@ -55,26 +56,26 @@ class KernelWeightsDisplay:
 
     @property
     def prediction(self) -> float:
-        """What the weights add up to, S y + c: the prediction, up to the telescope's own gap."""
+        """Weighted sum of the labels plus the offset, S y + c: the prediction up to the reconstruction gap."""
         return float(self.weights @ self.labels + self.offset)
 
     def top(self, k: int) -> NDArray[np.intp]:
-        """Find the rows of largest absolute weight.
+        """Return the rows with the largest absolute weights.
 
         Parameters
         ----------
         k : int
-            Rows to find.
+            Number of rows.
 
         Returns
         -------
         ndarray of int of shape (k,)
-            Positions of training rows, the largest first; fewer where fewer have a weight.
+            Positions of training rows in descending order of absolute weight; rows of weight 0 are left out.
 
         Raises
         ------
         ValueError
-            If ``k`` is less than 1.
+            If `k` is less than 1.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}.")
@@ -92,32 +93,32 @@ class KernelWeightsDisplay:
         ax: Any = None,
         **kwargs: Any,
     ) -> Self:
-        """Ask a fitted estimator for the weights of one prediction, and draw the largest.
+        """Compute the kernel weights of one prediction, and draw the largest.
 
         Parameters
         ----------
         estimator : estimator
             A fitted telescoping estimator, bare or inside pipelines, target transformers and searches.
         x : array-like of shape (1, n_features)
-            The row predicted.
+            Query row.
         k : int, default=10
-            Training rows to draw.
+            Number of training rows to draw.
         row_names : sequence of shape (n_train,) or None, default=None
-            Names of the rows given to `fit`, for example the index of a DataFrame; None numbers them.
+            Names of the rows passed to `fit`, such as the index of a DataFrame; None means their positions.
         ax : matplotlib.axes.Axes or None, default=None
-            Axes to draw on; None makes new ones.
+            Axes to draw on; None creates a figure.
         **kwargs : dict
-            Settings of the bars, for `Axes.barh`.
+            Settings of the bars, passed to `Axes.barh`.
 
         Returns
         -------
         KernelWeightsDisplay
-            With the numbers and what was drawn.
+            The Display, drawn.
 
         Raises
         ------
         ValueError
-            If ``x`` is not one row, ``k`` is less than 1, or names and training rows differ in number.
+            If `x` is not one row, `k` is less than 1, or `row_names` does not have one name for each training row.
         """
         if np.ndim(x) != 2 or len(x) != 1:
             raise ValueError(f"x must be one row of shape (1, n_features), got shape {np.shape(x)}.")
@@ -130,30 +131,29 @@ class KernelWeightsDisplay:
         return display.plot(ax=ax, k=k, **kwargs)
 
     def plot(self, ax: Any = None, *, k: int = 10, **kwargs: Any) -> Self:
-        """Draw the rows of largest absolute weight.
+        """Draw the rows with the largest absolute weights.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes or None, default=None
-            Axes to draw on; None makes new ones.
+            Axes to draw on; None creates a figure.
         k : int, default=10
-            Training rows to draw.
+            Number of training rows to draw.
         **kwargs : dict
-            Settings of the bars, for `Axes.barh`.
+            Settings of the bars, passed to `Axes.barh`.
 
         Returns
         -------
         KernelWeightsDisplay
-            Itself.
+            The Display itself.
 
         Raises
         ------
         ValueError
-            If ``k`` is less than 1.
+            If `k` is less than 1.
         """
         rows = self.top(k)
-        self.ax_ = axes_or_new(ax, figsize=(5.6, 1.4 + 0.3 * len(rows)))
-        self.figure_ = self.ax_.figure
+        self._set_axes(ax, figsize=(5.6, 1.4 + 0.3 * len(rows)))
         places, weights = np.arange(len(rows)), self.weights[rows]
         colors = np.where(weights > 0, _POSITIVE, _NEGATIVE)
         self.bars_ = self.ax_.barh(places, weights, **{"color": colors, "height": 0.72} | kwargs)
@@ -170,7 +170,7 @@ class KernelWeightsDisplay:
         return self
 
     def _write_labels(self, rows: NDArray) -> None:
-        """Write each row's label in a column to the right of the bars, where no bar reaches."""
+        """Write the labels in a column to the right of the axes."""
         right = self.ax_.get_yaxis_transform()
         for place, label in enumerate(self.labels[rows]):
             self.ax_.text(1.02, place, f"{label:.4g}", transform=right, va="center", fontsize="small")

@@ -100,8 +100,7 @@ class AutogradPropagation:
     def __call__(self, X: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         """Loss of a batch, a scalar; its gradient is left in ``theta.grad``."""
         theta = self._module.theta
-        with torch.enable_grad():  # whoever asks may have switched it off
-            prediction = self._module(X)
+        prediction = self._module(X)
         residual = self._loss.gradient(y, prediction.detach())
         share = weights * residual / len(y)
         (gradient,) = torch.autograd.grad(prediction, theta, share)

@@ -1,6 +1,8 @@
 """TelescopingMLPRegressor: a multilayer perceptron whose whole training run can be asked about."""
 
+import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, cast
 
@@ -16,7 +18,9 @@ from torch import Tensor, nn
 from telescoping_sklearn import _memory
 from telescoping_sklearn._refit import all_at_once
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
+from telescoping_sklearn.neural._convergence import warn_if_nothing_was_learned
 from telescoping_sklearn.neural._float_range import refuse_overflow
+from telescoping_sklearn.neural._isolation import isolated, isolates
 from telescoping_sklearn.neural._modules import read_module
 from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule, Network
 from telescoping_sklearn.neural._path import RULES, Path, as_double
@@ -119,6 +123,11 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         kernels would overflow.
     device : str, default="cpu"
         torch device to train and answer on.
+    n_jobs : None or int, default=None
+        Threads that one operation of training takes on the CPU, where batches and net are large enough for more than
+        one; None is 1. The last bits of a net depend on it, and on nothing that torch or the environment says of
+        threads. Answers take as many threads as torch allows (``torch.set_num_threads``), on which their last bits
+        depend.
     random_state : None, int, RandomState or Generator, default=None
         Seeds initial weights, batches, validation split and probes. None draws a seed and keeps it as `seed_`.
     record : bool, default=True
@@ -232,6 +241,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         "section_tol": [Interval(Real, 0, None, closed="neither")],
         "dtype": [StrOptions(set(_DTYPES))],
         "device": [str],
+        "n_jobs": [Interval(Integral, 1, None, closed="left"), None],
         "random_state": ["random_state", np.random.Generator],
         "record": ["boolean"],
         "record_budget": [str, Interval(Integral, 1, None, closed="left")],
@@ -270,6 +280,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         section_tol: float = 0.01,
         dtype: str = "float32",
         device: str = "cpu",
+        n_jobs: int | None = None,
         random_state: Any = None,
         record: bool = True,
         record_budget: str | int = "1GiB",
@@ -304,6 +315,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self.section_tol = section_tol
         self.dtype = dtype
         self.device = device
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.record = record
         self.record_budget = record_budget
@@ -311,6 +323,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     @all_at_once
+    @isolates
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "TelescopingMLPRegressor":
         """Train the net and keep its run.
 
@@ -335,6 +348,12 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             training diverges, with the stage at which the loss stopped being finite.
         MemoryError
             If not even the checkpoints of the run would fit `record_budget`.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the net explains less than 1 % of the variance of the labels that it was trained on, and labels or
+            columns are far from unit scale.
         """
         X, y, weights = self._training_data(X, y, sample_weight)
         refuse_overflow(X, _DTYPES[self.dtype], getattr(self, "feature_names_in_", None))
@@ -342,6 +361,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         kept, held_out = np.arange(len(y)), None
         if self.early_stopping:
             kept, held_out = held_out_rows(len(y), self.validation_fraction, self.seed_)
+            self._refuse_unscored(weights, kept, held_out)
         row_weights = np.zeros(len(y))
         row_weights[kept] = weights[kept] * (len(kept) / weights[kept].sum())
 
@@ -371,6 +391,12 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             self._make_rule = trained.make_rule
             self._rows = rows
             self._chosen_sections: dict[tuple[str, float], tuple[Sections, ResponseAccuracy]] = {}
+        warn_if_nothing_was_learned(
+            partial(_predict, plan.network, trained.theta),
+            rows.subset(kept),
+            self.loss_ if held_out is None else None,
+            sigmoid=self.module is None and self.output_activation == "sigmoid",
+        )
         return self
 
     @property
@@ -380,6 +406,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             raise AttributeError(f"This {type(self).__name__} keeps no record.")
         return self._trajectory.nbytes
 
+    @isolates
     def complete_record(self) -> "TelescopingMLPRegressor":
         """Train every update again now, so that neither questions nor a loaded pickle have to.
 
@@ -420,6 +447,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             self.__dict__.pop(name, None)
         return self
 
+    @isolates
     def predict(self, X: Any) -> NDArray:
         """Predict labels.
 
@@ -466,7 +494,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             verbose=bool(self.verbose),
             dtype=_DTYPES[self.dtype],
             device=self.device,
-            n_threads=threads_for(network, batch_size),
+            n_threads=threads_for(network, batch_size, self.n_jobs),
             seed=self.seed_,
         )
         trial_state(plan.optimizer, plan.optimizer_settings)
@@ -521,6 +549,23 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
                 "record=False and give up explanations."
             )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what was pickled, in tensors that can be differentiated wherever they are loaded."""
+        if torch.is_inference_mode_enabled():
+            with isolated():
+                state = copy.deepcopy(state)
+        super().__setstate__(state)
+
+    def _refuse_unscored(self, weights: NDArray, kept: NDArray, held_out: NDArray) -> None:
+        """Raise unless there are rows of positive weight to train on, and two of them to score."""
+        n_kept, n_scored = (int((weights[rows] > 0).sum()) for rows in (kept, held_out))
+        if n_kept < 1 or n_scored < 2:
+            raise ValueError(
+                f"early_stopping=True with validation_fraction={self.validation_fraction} trains on {n_kept} and holds "
+                f"out {n_scored} of the {int((weights > 0).sum())} rows of positive weight; it takes 1 and 2 or more, "
+                "since R^2 needs two. Change validation_fraction, give more rows, or set early_stopping=False."
+            )
+
     def _scorer(self, plan: TrainingPlan, X: NDArray, y: NDArray, weights: NDArray) -> Callable[[Tensor], float]:
         def score(theta: Tensor) -> float:
             prediction = _predict(plan.network, theta, X)
@@ -543,6 +588,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         return cast(TangentTelescope, self.telescope_).sections.ends
 
     @property
+    @isolates
     def section_gap_(self) -> float:
         """Largest mean gap between net and telescope at any section's end, in units of the labels' standard deviation.
 
@@ -563,6 +609,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         """Last stage at which the label response passes its checks."""
         return self.telescope_.last_sound_stage
 
+    @isolates
     def _make_telescope(self) -> TangentTelescope:
         if not hasattr(self, "_trajectory"):
             raise self._record_dropped()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vjp, vmap
 
 from telescoping_sklearn._memory import items_per_block
+from telescoping_sklearn.neural._isolation import seeded
 
 #: Bytes of activations and their derivatives beyond which more columns at once bring nothing.
 _FASTEST_BLOCK = 64 * 2**20
@@ -109,7 +110,7 @@ class FunctionalNetwork:
         parts = {name: part.clone() for name, part in self._parts(self.initial_parameters()).items()}
         before = {name: parts[name].clone() for name in self._fixed}
         try:
-            with torch.random.fork_rng(devices=[]), torch.no_grad():
+            with seeded(0), torch.no_grad():
                 together, again = self._run(parts, rows), self._run(parts, rows)
                 alone = torch.cat([self._run(parts, row[None]) for row in rows])
         except Exception as error:  # whatever a user's module raises

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from telescoping_sklearn.neural._functional import FunctionalNetwork
-from telescoping_sklearn.neural._network import Architecture, Network, seeded
+from telescoping_sklearn.neural._isolation import seeded
+from telescoping_sklearn.neural._network import Architecture, Network
 
 _NAMES: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
@@ -31,7 +32,7 @@ def read_module(
     rows : ndarray of shape (n_rows, n_features)
         A few training rows, to try it on.
     seed : int
-        Seeds torch while a callable makes the module; torch's global generator is left as it was.
+        Seeds torch while a callable makes the module; torch's global generators are left as they were.
     explained : bool, default=True
         Whether derivatives will be asked for.
 

@@ -5,20 +5,12 @@ Training, recording and differentiating all speak of theta, a vector of p number
 its layers cost nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global generators, of accelerators too, and leave them as they were afterwards."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
 
 
 class Elementwise(NamedTuple):
@@ -166,17 +158,20 @@ class Architecture(NamedTuple):
         Parameters
         ----------
         seed : int
-            Seed; torch's global generator is left as it was.
+            Seed of a generator that nobody else draws from.
 
         Returns
         -------
         Tensor of shape (p,)
-            float32 parameters.
+            float32 parameters: those that layers made one after the other have after ``torch.manual_seed(seed)``.
         """
-        with seeded(seed), torch.no_grad():
-            linears = [nn.Linear(fan_in, fan_out) for fan_in, fan_out in self.layer_shapes()]
-            pieces: Sequence[Tensor] = [piece.flatten() for linear in linears for piece in (linear.weight, linear.bias)]
-            return torch.cat(list(pieces))
+        theta = torch.empty(self.n_params, dtype=torch.float32)
+        generator = torch.Generator().manual_seed(seed)
+        for weight, bias in self.layers(theta):
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+            bound = 1 / math.sqrt(weight.shape[1])
+            nn.init.uniform_(bias, -bound, bound, generator=generator)
+        return theta
 
 
 class FlatModule(nn.Module):

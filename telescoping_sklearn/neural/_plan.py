@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from telescoping_sklearn.neural._backpropagation import propagation
+from telescoping_sklearn.neural._isolation import threads
 from telescoping_sklearn.neural._network import FlatModule, Network
 from telescoping_sklearn.neural._schedule import learning_rates
 from telescoping_sklearn.neural._trajectory import Batches, Checkpoint, RecordPlan, Stretch, epoch_batches
@@ -127,20 +127,9 @@ class TrainingPlan:
         )
 
 
-def threads_for(network: Network, batch_size: int) -> int:
-    """Threads to train with: one for small batches of small nets, where more only wait for each other."""
-    return 1 if batch_size * network.n_params < _SINGLE_THREAD else torch.get_num_threads()
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Let one operation use that many threads, and put torch's own number back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def threads_for(network: Network, batch_size: int, n_jobs: int | None) -> int:
+    """Threads to train with: those asked for, and one for small batches of small nets, where more only wait."""
+    return 1 if n_jobs is None or batch_size * network.n_params < _SINGLE_THREAD else n_jobs
 
 
 def trial_state(optimizer: type[torch.optim.Optimizer], settings: dict[str, Any]) -> tuple[int, bool]:

@@ -30,6 +30,7 @@ from telescoping_sklearn.neural._carriers import (
     ParameterCarrier,
 )
 from telescoping_sklearn.neural._float_range import refuse_infinite_outputs
+from telescoping_sklearn.neural._isolation import isolates, isolates_public_methods
 from telescoping_sklearn.neural._path import Path, as_double
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, measured_accuracy
 from telescoping_sklearn.neural._sections import Sections
@@ -58,6 +59,7 @@ class Plan(NamedTuple):
     column_bytes: float
 
 
+@isolates_public_methods
 class TangentTelescope(Telescope):
     """The telescope of a recorded run of a network.
 
@@ -144,7 +146,7 @@ class TangentTelescope(Telescope):
 
         With the training labels in the last column, its response is the reconstruction S y + c.
         """
-        return self._carry(X, labels, True, stages)
+        yield from self._carry(X, labels, True, stages)
 
     def backward_weights(self, X: NDArray | None) -> NDArray:
         """S(x), (n_query, n_train), worked from the queries back to the labels."""
@@ -204,6 +206,7 @@ class TangentTelescope(Telescope):
     # -- how far it can be trusted -----------------------------------------------------------------------------------
 
     @property
+    @isolates
     def accuracy(self) -> ResponseAccuracy:
         """How far the response can be trusted, measured by pilot columns when first asked for."""
         if self._accuracy is None:

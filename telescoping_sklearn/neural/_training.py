@@ -14,8 +14,9 @@ from torch.utils.data import TensorDataset
 
 from telescoping_sklearn.neural._backpropagation import propagation
 from telescoping_sklearn.neural._callbacks import Converged, ShowProgress, StopWithoutProgress, WatchRun, diverged
+from telescoping_sklearn.neural._isolation import threads
 from telescoping_sklearn.neural._network import FlatModule
-from telescoping_sklearn.neural._plan import TrainingPlan, TrainingRows, own_settings, threads
+from telescoping_sklearn.neural._plan import TrainingPlan, TrainingRows, own_settings
 from telescoping_sklearn.neural._trajectory import Trajectory, TrajectoryWriter, epoch_batches
 from telescoping_sklearn.neural._update_rules import UpdateRule, denominator_of, update_rule
 

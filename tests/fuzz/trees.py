@@ -8,20 +8,17 @@ root of the project::
 works the seeds 0 to 9999, shows how far it is, and prints a table; ``--n 1 --seed 4711`` works one of them again.
 """
 
-import argparse
-import re
 import sys
 import warnings
-from collections import Counter
 from typing import Any, NamedTuple
 
 import lightgbm
 import numpy as np
 import pandas as pd
 from scipy.special import expit
-from tqdm import tqdm
 
 from telescoping_sklearn import TelescopingGBTRegressor
+from tests.fuzz._cases import Outcome, close, need, reason_of, run
 from tests.oracles import RAW_LOSSES, AffineLeafLoops, float32
 
 OURS = {"early_stopping_rounds", "validation_fraction", "record", "warm_start", "verbose"}
@@ -42,17 +39,6 @@ class Case(NamedTuple):
     query: Any
     options: dict[str, Any]
     later: int | None
-
-
-class Outcome(NamedTuple):
-    """How a case ended: "exact", "refused" or "failed", and why."""
-
-    kind: str
-    reason: str
-
-
-class Failed(AssertionError):
-    """A number or an error that must not be."""
 
 
 def draw_column(rng, n):
@@ -215,25 +201,6 @@ def check_seed(seed: int) -> Outcome:
             return Outcome("failed", f"{type(error).__name__}: {str(error)[:200]}")
 
 
-def reason_of(error: ValueError) -> str:
-    """A refusal without its numbers."""
-    text = str(error).split("\n")[0]
-    return re.sub(r"\(#[^)]*\)", "(rows)", re.sub(r"-?\d[\d.e+-]*", "#", text))[:110]
-
-
-def need(condition: Any, what: str) -> None:
-    """Raise Failed unless a condition holds."""
-    if not condition:
-        raise Failed(what)
-
-
-def close(found, expected, what, rtol=1e-9):
-    """Raise Failed where arrays differ by more than rounding of their largest entry."""
-    found, expected = np.asarray(found), np.asarray(expected)
-    gap, size = np.abs(found - expected).max(initial=0.0), np.abs(expected).max(initial=0.0)
-    need(gap <= rtol * max(size, 1.0), f"{what}: gap {gap:.3g}, size {size:.3g}")
-
-
 def check_answers(model, case: Case) -> str:
     """Hold the answers of a fitted model against LightGBM and the oracle; say what sort of case it is."""
     y, weights = case.y, case.options["sample_weight"]
@@ -255,13 +222,13 @@ def check_answers(model, case: Case) -> str:
         close(S_query, loops.reached, "weights of the queries", rtol)
     check_routes(model, case, S_query)
     norms = [np.sqrt((kernel.toarray() ** 2).sum(axis=1)) for kernel in model.staged_kernel(case.query)]
-    close(model.kernel_norms(case.query), norms, "kernel norms")
+    close(model.kernel_norms(case.query), norms, "kernel norms", 1e-9)
     if curved:
         return "raw score"
     c, c_query = model.offset(case.X), model.offset(case.query)
     if not loops.close:
-        close(c, loops.training_offset, "offset", 1e-9 * max(1.0, np.abs(y).max()))
-        close(c_query, loops.reached_offset, "offset of queries", 1e-9 * max(1.0, np.abs(y).max()))
+        for found, expected in ((c, loops.training_offset), (c_query, loops.reached_offset)):
+            need(np.abs(found - expected).max() <= 1e-9 * max(1.0, np.abs(y).max()), "offset")
     for at, rebuilt in ((case.X, S @ y + c), (case.query, S_query @ y + c_query)):
         need(np.abs(rebuilt - model.predict(at)).max() <= tolerance(model, y), "S y + c misses the predictions")
     check_sums(model, S)
@@ -294,8 +261,8 @@ def check_routes(model, case: Case, S_query) -> None:
     unit = np.eye(len(case.y)) * telescope.trained
     stages = sorted({0, (telescope.n_stages + 1) // 2, telescope.n_stages})
     *_, forward = telescope.staged_response(query, unit, stages=stages)
-    close(forward, S_query, "forward weights")
-    close(telescope.backward_weights(query), S_query, "backward weights")
+    close(forward, S_query, "forward weights", 1e-9)
+    close(telescope.backward_weights(query), S_query, "backward weights", 1e-9)
 
 
 def check_sums(model, S) -> None:
@@ -304,38 +271,8 @@ def check_sums(model, S) -> None:
     p, trace = model.telescope_.staged_training_summary(n_probes=None)
     close(p.value[-1], (S[trained] ** 2).sum(), "effective parameters", 1e-8 * max(1.0, np.abs(S).max() ** 2))
     close(trace.value[-1], S.trace(), "degrees of freedom", 1e-8 * max(1.0, np.abs(S).max()))
-    close(S.sum(axis=1), 1.0, "row sums", 1e-8 * max(1.0, np.abs(S).max()))
-
-
-def table(outcomes: dict[int, Outcome]) -> str:
-    """Counts by kind and reason, with the seeds of failures."""
-    counts = Counter(outcomes.values())
-    lines = [f"{len(outcomes)} cases"]
-    for kind in ("exact", "refused", "failed"):
-        lines.append(f"{sum(n for outcome, n in counts.items() if outcome.kind == kind):7d} {kind}")
-        of_kind = sorted(((n, outcome) for outcome, n in counts.items() if outcome.kind == kind), reverse=True)
-        for n, outcome in of_kind:
-            seeds = [seed for seed, found in outcomes.items() if found == outcome]
-            shown = f"   seeds {', '.join(map(str, seeds[:8]))}" if kind == "failed" else ""
-            lines.append(f"{n:15d} {outcome.reason}{shown}")
-    return "\n".join(lines)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Work a range of seeds; the exit status says whether one failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=1000, help="number of seeds")
-    parser.add_argument("--seed", type=int, default=0, help="the first of them")
-    args = parser.parse_args(argv)
-    outcomes = {}
-    with tqdm(range(args.seed, args.seed + args.n), desc="cases") as seeds:
-        for seed in seeds:
-            outcomes[seed] = check_seed(seed)
-            if outcomes[seed].kind == "failed":
-                seeds.write(f"seed {seed}: {outcomes[seed].reason}", file=sys.stderr)
-    print(table(outcomes))
-    return int(any(outcome.kind == "failed" for outcome in outcomes.values()))
+    close(S.sum(axis=1), np.ones(len(S)), "row sums", 1e-8 * max(1.0, np.abs(S).max()))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(check_seed, __doc__))

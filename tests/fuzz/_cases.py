@@ -1,0 +1,73 @@
+"""How a case of random settings ends, and the run of many of them."""
+
+import argparse
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+
+class Outcome(NamedTuple):
+    """How a case ended: "exact", "refused" or "failed", and why."""
+
+    kind: str
+    reason: str
+
+
+class Failed(AssertionError):
+    """A number or an error that must not be."""
+
+
+def need(condition: Any, what: str) -> None:
+    """Raise Failed unless a condition holds."""
+    if not condition:
+        raise Failed(what)
+
+
+def close(found, expected, what: str, rtol: float) -> None:
+    """Raise Failed where arrays differ by more than rounding of their largest entry, or of a thousandth."""
+    found, expected = np.asarray(found), np.asarray(expected)
+    need(found.shape == expected.shape, f"{what}: shape {found.shape}, not {expected.shape}")
+    gap, size = np.abs(found - expected).max(initial=0.0), np.abs(expected).max(initial=0.0)
+    need(gap <= rtol * max(size, 1e-3), f"{what}: gap {gap:.3g}, size {size:.3g}")
+
+
+def reason_of(error: Exception) -> str:
+    """A refusal without its numbers."""
+    text = str(error).split("\n")[0]
+    return re.sub(r"\(#[^)]*\)", "(rows)", re.sub(r"-?\d[\d.e+-]*", "#", text))[:110]
+
+
+def table(outcomes: dict[int, Outcome]) -> str:
+    """Counts by kind and reason, with the seeds of failures."""
+    counts = Counter(outcomes.values())
+    lines = [f"{len(outcomes)} cases"]
+    for kind in ("exact", "refused", "failed"):
+        lines.append(f"{sum(n for outcome, n in counts.items() if outcome.kind == kind):7d} {kind}")
+        of_kind = sorted(((n, outcome) for outcome, n in counts.items() if outcome.kind == kind), reverse=True)
+        for n, outcome in of_kind:
+            seeds = [seed for seed, found in outcomes.items() if found == outcome]
+            shown = f"   seeds {', '.join(map(str, seeds[:8]))}" if kind == "failed" else ""
+            lines.append(f"{n:15d} {outcome.reason}{shown}")
+    return "\n".join(lines)
+
+
+def run(check_seed: Callable[[int], Outcome], description: str | None, argv: list[str] | None = None) -> int:
+    """Work a range of seeds from the command line; the exit status says whether one failed."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=1000, help="number of seeds")
+    parser.add_argument("--seed", type=int, default=0, help="the first of them")
+    args = parser.parse_args(argv)
+    outcomes = {}
+    with suppress(KeyboardInterrupt), tqdm(range(args.seed, args.seed + args.n), desc="cases") as seeds:
+        for seed in seeds:  # an interrupt ends the run; the table says how far it came
+            outcomes[seed] = check_seed(seed)
+            if outcomes[seed].kind == "failed":
+                seeds.write(f"seed {seed}: {outcomes[seed].reason}", file=sys.stderr)
+    print(table(outcomes))
+    return int(any(outcome.kind == "failed" for outcome in outcomes.values()))
