@@ -308,7 +308,30 @@ def test_an_abort_of_lightgbm_is_explained_where_its_cause_is_known(rows, monkey
         make_trees(objective="mape").fit(*rows, sample_weight=weights_of("weights"))
     for settings, kind in (({"objective": "mape"}, "ones"), ({"objective": "mae"}, "weights"), ({}, "weights")):
         with pytest.raises(lightgbm.basic.LightGBMError, match="left_count"):
-            make_trees(**settings).fit(*rows, sample_weight=weights_of(kind))
+            make_trees(**settings, min_child_samples=10).fit(*rows, sample_weight=weights_of(kind))
+
+
+@pytest.mark.parametrize(("settings", "kind"), [({"objective": "gamma"}, "ones"), ({}, "weights")], ids=str)
+def test_an_abort_on_an_empty_leaf_names_what_keeps_leaves_from_being_empty(rows, monkeypatch, settings, kind):
+    def abort(*args, **kwargs):
+        raise lightgbm.basic.LightGBMError("Check failed: (best_split_info.left_count) > (0)")
+
+    monkeypatch.setattr(lightgbm.LGBMRegressor, "fit", abort)
+    X, y = rows[0], np.exp(rows[1])
+    with pytest.raises(ValueError, match=r"min_child_samples=3 with min_child_weight=0.001 made LightGBM abort"):
+        make_trees(**settings).fit(X, y, sample_weight=weights_of(kind))
+    with pytest.raises(lightgbm.basic.LightGBMError, match="left_count"):
+        make_trees(**settings, min_child_samples=10).fit(X, y, sample_weight=weights_of(kind))
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e3, 1e6])
+def test_hessians_of_fairs_loss_that_are_too_small_are_refused(rows, others, scale):
+    X, y = rows
+    for c in (1e-6 * scale, 1e-5 * scale):
+        with pytest.raises(ValueError, match=r"fair_c=.* is too small for labels that lie up to .* apart"):
+            make_trees(objective="fair", fair_c=c).fit(X, scale * y)
+    model = make_trees(objective="fair", fair_c=1e-3 * scale).fit(X, scale * y)
+    assert np.abs(model.telescope_.kernel_form() - model.predict(X)).max() < 1e-5 * scale
 
 
 def test_the_way_out_of_weighted_mape_has_the_same_quantiles():

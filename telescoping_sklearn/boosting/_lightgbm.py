@@ -21,7 +21,7 @@ from telescoping_sklearn.boosting._parameters import curved_loss, huber_width, q
 from telescoping_sklearn.boosting._placement import Placement, may_bundle, refuse_misplaced
 from telescoping_sklearn.boosting._quantile_leaves import quantile_ensemble
 from telescoping_sklearn.boosting._replay import GrownTrees
-from telescoping_sklearn.boosting._rows import Rows
+from telescoping_sklearn.boosting._rows import SAFE_GUESSED_SAMPLES, Rows
 from telescoping_sklearn.boosting._tree_text import (
     TreeText,
     bins_of_categories,
@@ -118,13 +118,19 @@ def fit_booster(
 
 def _explain_abort(params: Mapping[str, Any], train: Rows, error: Exception) -> None:
     """Raise ValueError that says what to do about an error of LightGBM's, where its cause is known."""
-    loss = quantile_loss(params)
-    if loss is not None and loss.relative and train.sample_weight is not None and np.ptp(train.sample_weight) > 0:
+    loss, unequal = quantile_loss(params), train.sample_weight is not None and np.ptp(train.sample_weight) > 0
+    if loss is not None and loss.relative and unequal:
         raise ValueError(
             f"objective={params['objective']!r} with unequal sample_weight made LightGBM abort: it takes the "
             "hessians of rows for equal, and finds splits that leave no row on one side. Use "
             "objective='regression_l1' with sample_weight / np.maximum(1, np.abs(y)): its leaves are the same "
             "quantiles."
+        ) from error
+    if (unequal or curved_loss(params) is not None) and params["min_child_samples"] < SAFE_GUESSED_SAMPLES:
+        raise ValueError(
+            f"min_child_samples={params['min_child_samples']} with min_child_weight={params['min_child_weight']} made "
+            "LightGBM abort: it took rounding errors of large hessians for the rows of a leaf. Use a larger "
+            f"min_child_weight, or min_child_samples={SAFE_GUESSED_SAMPLES} or more."
         ) from error
 
 

@@ -25,9 +25,11 @@ _MOST_LOST = 1e-3
 RAW_ROUNDING = 4 * float(_FLOAT32.eps)
 #: LightGBM takes leaf values of 1e-35 for zero.
 _SMALLEST_LABEL = 1e-30
+#: Hessian of a row beside which the 1e-15 that LightGBM adds to sums of hessians is within the telescope's tolerance.
+_SMALLEST_HESSIAN = 1e-9
 #: Below this weight of a leaf rounding errors of sums of hessians pass for rows, and LightGBM aborts, unless leaves
 #: must hold as many rows: it counts them exactly where hessians are equal, and guesses elsewhere.
-_SAFE_CHILD_WEIGHT, _SAFE_CHILD_SAMPLES, _SAFE_GUESSED_SAMPLES = 1e-12, 1, 10
+_SAFE_CHILD_WEIGHT, _SAFE_CHILD_SAMPLES, SAFE_GUESSED_SAMPLES = 1e-12, 1, 10
 
 
 class Rows(NamedTuple):
@@ -150,6 +152,8 @@ def refuse_trained(params: Mapping[str, Any], rows: Rows, shift: float) -> None:
             "that it guesses from hessians. Use path_smooth=0, or squared error and no sample_weight."
         )
     _refuse_empty_leaves(params, other)
+    if isinstance(loss, Fair):
+        _refuse_small_hessians(loss, params, y[weights > 0], weights[weights > 0].min())
 
 
 def _refuse_empty_bags(params: Mapping[str, Any], n_rows: int) -> None:
@@ -162,9 +166,21 @@ def _refuse_empty_bags(params: Mapping[str, Any], n_rows: int) -> None:
         )
 
 
+def _refuse_small_hessians(loss: Fair, params: Mapping[str, Any], y: NDArray, lightest: float) -> None:
+    """Raise ValueError where hessians of Fair's loss are so small that what LightGBM adds to their sums is not."""
+    spread = float(np.ptp(y))
+    smallest = lightest * (loss.c / (spread + loss.c)) ** 2
+    if smallest < _SMALLEST_HESSIAN:
+        raise ValueError(
+            f"fair_c={params['fair_c']} is too small for labels that lie up to {spread:.3g} apart: hessians of a row "
+            f"become as small as {smallest:.3g}, and LightGBM adds 1e-15 to each sum of them. Use a larger fair_c, or "
+            "rescale y or sample_weight."
+        )
+
+
 def _refuse_empty_leaves(params: Mapping[str, Any], other: str | None) -> None:
     """Raise ValueError where LightGBM cannot tell leaves from empty ones; ``other`` makes hessians unequal."""
-    needed = _SAFE_CHILD_SAMPLES if other is None else _SAFE_GUESSED_SAMPLES
+    needed = _SAFE_CHILD_SAMPLES if other is None else SAFE_GUESSED_SAMPLES
     if params["min_child_weight"] < _SAFE_CHILD_WEIGHT and params["min_child_samples"] < needed:
         raise ValueError(
             f"min_child_weight={params['min_child_weight']} with min_child_samples={params['min_child_samples']} is "
