@@ -95,7 +95,7 @@ def csv(tmp_path):
         ({"max_train": 3}, "max_train must be at least 10"),
         ({"test_size": True}, "test_size must be a whole number"),
         ({"n_probes": 1}, "n_probes must be at least 2"),
-        ({"section": 0}, "section must be at least 1"),
+        ({"section": 0}, 'section must be "auto" or a whole number of at least 1'),
         ({"kernel_stages": "all"}, "kernel_stages must be a whole number"),
         ({"irregular_fraction": 0.0}, "irregular_fraction must be above 0"),
         ({"proportions": (0.0, 1.5)}, "proportions must be numbers between 0 and 1"),

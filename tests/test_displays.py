@@ -185,7 +185,8 @@ def test_effective_params_are_those_of_the_estimator(fitted, query):
     assert train[-1] == pytest.approx(fitted.effective_params_)
     assert test[-1] == pytest.approx(fitted.effective_params(query, n_probes=None))
     assert list(display.stages) == [0, 3, fitted.n_stages_]
-    assert not display.bands_  # exact values have none
+    # Without probes, only sections of more than one update leave an error.
+    assert bool(display.bands_) == (getattr(fitted, "section", 1) != 1)
 
 
 def test_estimates_of_effective_params_have_bands(fitted, query):

@@ -145,6 +145,7 @@ def test_a_response_that_never_passes_is_refused_everywhere(rows, monkeypatch):
         model.staged_effective_params(others)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_pilots_work_for_tiny_runs_and_constant_labels():
     X, y = random_rows(3, seed=0)
     for labels in (y, np.ones(3)):

@@ -274,6 +274,6 @@ class BenchmarkStudy:
             "tuning": None if self.tuner is None else self.tuner._asdict(),
             **{
                 name: describe(getattr(self, name))
-                for name in (*_LEAST, "irregular_fraction", "proportions", "metrics", "score", "shift")
+                for name in (*_LEAST, "section", "irregular_fraction", "proportions", "metrics", "score", "shift")
             },
         }

@@ -89,7 +89,7 @@ class TangentTelescope(Telescope):
         self.path = path
         self.sections = replace(sections, ends=read_only(sections.ends))
         self._make_rule = make_rule
-        self._accuracy = accuracy
+        self._accuracy = None if accuracy is None else replace(accuracy)  # pickles do not keep arrays read-only
         if path.trajectory.adaptive:
             self.default_kernel_stages = 20  # such kernels do not factor by layer and are thirty times dearer
 
@@ -101,7 +101,7 @@ class TangentTelescope(Telescope):
     @property
     def row_weights(self) -> NDArray:
         """Sample weights of the training rows, of mean 1 over those trained on; 0 where a row is not."""
-        return self.path.row_weights.cpu().numpy()
+        return read_only(self.path.row_weights.cpu().numpy())
 
     # -- the hooks ---------------------------------------------------------------------------------------------------
 
