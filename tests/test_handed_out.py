@@ -61,6 +61,8 @@ MODELS = {
     "trees": lambda: make_trees(reg_lambda=1.0),
     "trees-bags": lambda: make_trees(subsample=0.6, subsample_freq=1, path_smooth=2.0),
     "trees-poisson": lambda: make_trees(objective="poisson"),
+    "trees-median": lambda: make_trees(objective="regression_l1", subsample=0.6, subsample_freq=1),
+    "trees-huber": lambda: make_trees(objective="huber", alpha=0.3, reg_alpha=0.5, subsample=0.6, subsample_freq=1),
     "net": lambda: BUILD["net"](early_stopping=True, rule="gauss2"),
     "net-sections": lambda: make_net(hidden_layer_sizes=(6,), max_iter=4, section=4, optimizer="adam"),
 }

@@ -88,7 +88,7 @@ class BaggedWeights:
     """
 
     def __init__(self, row_weights: NDArray, bags: RowSets):
-        self.row_weights = row_weights
+        self.row_weights = read_only(row_weights)
         self.bags = bags
 
     def __call__(self, stage: int) -> NDArray:
@@ -107,6 +107,8 @@ class SparseWeights:
 
     def __init__(self, weights: sparse.csr_array):
         self.weights = weights
+        for name in ("data", "indices", "indptr"):
+            setattr(weights, name, read_only(getattr(weights, name)))
 
     def __call__(self, stage: int) -> NDArray:
         """Weights of all rows in a stage (1-based), (n_train,)."""
