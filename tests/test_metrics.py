@@ -145,6 +145,7 @@ def test_a_score_that_does_not_exist_says_so_in_every_search(model, settings, mi
             assert np.isnan(scores[prefix + score]).all() == (score in missing)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # some of the nets are no good
 @pytest.mark.parametrize(("model", "settings", "missing", "way_out"), NO_SCORE)
 def test_a_score_that_does_not_exist_stops_searches_that_raise(model, settings, missing, way_out, rows):
     pipeline, X, y, messages = without_score(model, settings, missing, rows)
