@@ -55,8 +55,8 @@ class WatchRun(Callback):
 def diverged(stage: int) -> str:
     """Message for training whose loss stopped being finite."""
     return (
-        f"Training diverged: the loss, or its square, is not finite at stage {stage}. Lower learning_rate_init, scale the inputs and "
-        "the target, or lower init_scale."
+        f"Training diverged: the loss, or its square, is not finite at stage {stage}. Lower "
+        "learning_rate_init, scale the inputs and the target, or lower init_scale."
     )
 
 
