@@ -23,3 +23,9 @@ def test_the_table_names_the_seeds_of_failures():
         "      2 failed",
         "              2 a gap   seeds 1, 2",
     ]
+
+
+def test_training_beyond_what_can_be_squared_counts_as_diverged():
+    outcome = check_seed(1555)  # a loss of 1e169
+    assert outcome.kind == "refused"
+    assert outcome.reason.startswith("Training diverged: the loss, or its square, is not finite")

@@ -45,7 +45,7 @@ class WatchRun(Callback):
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         """Close the epoch's sums, in one wait for the device."""
         losses = torch.stack(self._losses).double().cpu()
-        finite = torch.isfinite(losses)
+        finite = torch.isfinite(losses**2)  # estimates square the squares of predictions
         if not bool(finite.all()):
             raise ValueError(diverged(self.n_updates - len(losses) + int(finite.long().argmin()) + 1))
         rows = torch.tensor(self._rows, dtype=torch.float64)
@@ -55,8 +55,8 @@ class WatchRun(Callback):
 def diverged(stage: int) -> str:
     """Message for training whose loss stopped being finite."""
     return (
-        f"Training diverged: the loss is not finite at stage {stage}. Lower learning_rate_init, scale the inputs and "
-        "the target, or lower init_scale."
+        f"Training diverged: the loss, or its square, is not finite at stage {stage}. Lower "
+        "learning_rate_init, scale the inputs and the target, or lower init_scale."
     )
 
 
