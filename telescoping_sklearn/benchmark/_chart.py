@@ -61,12 +61,16 @@ def _two_digits(error: float) -> str:
 
 
 def mean_and_error(part: pd.DataFrame, quantity: str) -> tuple[float, float]:
-    """Mean over seeds with its standard error; for one seed, the standard error in the results, if any."""
+    """Mean over seeds with its standard error; for one seed, the standard error in the results, if any.
+
+    Effective parameters have an error that seeds share, since sections make them too low: it joins that of the mean.
+    """
     values = part[quantity].dropna().to_numpy(dtype=float) if quantity in part else np.empty(0)
     if len(values) == 0:
         return np.nan, np.nan
     if len(values) > 1:
-        return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+        shared = float(part[f"{quantity}_se"].mean()) if quantity.startswith("effective_params") else 0.0
+        return float(values.mean()), float(np.hypot(values.std(ddof=1) / np.sqrt(len(values)), shared))
     within = f"{quantity}_se"
     return float(values[0]), float(part[within].to_numpy(dtype=float)[0]) if within in part else np.nan
 

@@ -42,7 +42,9 @@ def tabulate_results(results: pd.DataFrame, study: BenchmarkStudy, errors: Any) 
 
 def _tabulate_part(data: str, score: str, part: pd.DataFrame, study: BenchmarkStudy, errors: Any) -> str:
     models = list(part["model"].unique())
-    means = part.groupby(["model", "set_value"])[["mse", "kernel_norm_ratio", "effective_params"]].mean()
+    means = part.groupby(["model", "set_value"])[
+        ["mse", "kernel_norm_ratio", "effective_params", "effective_params_se"]
+    ].mean()
     values = sorted(part["set_value"].unique())
     shifted = part["set_kind"].iloc[0] == "shift"
     shares = [f"{value:.0%}" if value or not shifted else "near" for value in values]
@@ -58,9 +60,11 @@ def _tabulate_part(data: str, score: str, part: pd.DataFrame, study: BenchmarkSt
         for value, reason in gaps["reason"].items():
             if reason:
                 reasons.setdefault(reason, []).append(f"{value:.0%}")
-    for title, quantity, how in (("kernel", "kernel_norm_ratio", ".2f"), ("p", "effective_params", ".0f")):
-        told = {model: means.loc[model, quantity] for model in models}
-        columns |= {f"{title} {m}": _column(column, values, how) for m, column in told.items() if column.notna().any()}
+    told = {model: means.loc[model] for model in models}
+    for model in (model for model in models if told[model]["kernel_norm_ratio"].notna().any()):
+        columns[f"kernel {model}"] = _column(told[model]["kernel_norm_ratio"], values, ".2f")
+    for model in (model for model in models if told[model]["effective_params"].notna().any()):
+        columns[f"p {model}"] = [_with_error(*told[model].reindex(values).loc[value].iloc[-2:]) for value in values]
     lines = [_heading(data, score, part, study), "", _with_bars(columns), ""]
     lines += [_training_line(model, part[(part["model"] == model) & (part["set_value"] == 0)]) for model in models]
     lines += [f"   (*) no relative gap at {', '.join(where)}: {reason}" for reason, where in reasons.items()]
@@ -76,6 +80,10 @@ def _with_bars(columns: dict[str, list[str]]) -> str:
 
 def _column(means: pd.Series, values: list[float], how: str) -> list[str]:
     return [format(means.get(value, np.nan), how) for value in values]
+
+
+def _with_error(p: float, error: float) -> str:
+    return f"{p:.0f} +- {error:.0f}" if error > 0 else f"{p:.0f}"
 
 
 def _interval(gap: Any) -> str:
@@ -116,7 +124,7 @@ def _legend(study: BenchmarkStudy) -> str:
     sentences = [
         f"MSE in units of the training labels' variance; {gap}"
         "kernel = largest kernel norm on the test rows, averaged over stages, over the same on the training rows; "
-        "p = effective parameters.",
+        "p = effective parameters, with their standard error.",
         f"Means over {seeds}; {tuned}; {study.n_probes} probes; a net's section: {study.section}, its "
         f"kernels at {study.kernel_stages} stages.",
         *(_settings(spec, tuned=study.tuner is not None) for spec in study.specs),
