@@ -40,11 +40,12 @@ def tabulate_results(results: pd.DataFrame, study: BenchmarkStudy, errors: Any) 
     return "\n\n".join([*tables, _legend(study)])
 
 
+_P = ["effective_params", "effective_params_se"]
+
+
 def _tabulate_part(data: str, score: str, part: pd.DataFrame, study: BenchmarkStudy, errors: Any) -> str:
     models = list(part["model"].unique())
-    means = part.groupby(["model", "set_value"])[
-        ["mse", "kernel_norm_ratio", "effective_params", "effective_params_se"]
-    ].mean()
+    means = part.groupby(["model", "set_value"])[["mse", "kernel_norm_ratio", *_P]].mean()
     values = sorted(part["set_value"].unique())
     shifted = part["set_kind"].iloc[0] == "shift"
     shares = [f"{value:.0%}" if value or not shifted else "near" for value in values]
@@ -64,7 +65,7 @@ def _tabulate_part(data: str, score: str, part: pd.DataFrame, study: BenchmarkSt
     for model in (model for model in models if told[model]["kernel_norm_ratio"].notna().any()):
         columns[f"kernel {model}"] = _column(told[model]["kernel_norm_ratio"], values, ".2f")
     for model in (model for model in models if told[model]["effective_params"].notna().any()):
-        columns[f"p {model}"] = [_with_error(*told[model].reindex(values).loc[value].iloc[-2:]) for value in values]
+        columns[f"p {model}"] = [_with_error(*told[model].reindex(values).loc[value, _P]) for value in values]
     lines = [_heading(data, score, part, study), "", _with_bars(columns), ""]
     lines += [_training_line(model, part[(part["model"] == model) & (part["set_value"] == 0)]) for model in models]
     lines += [f"   (*) no relative gap at {', '.join(where)}: {reason}" for reason, where in reasons.items()]
