@@ -367,7 +367,11 @@ class Telescope(ABC):
         """Last stage at which the label response passes the model's own checks; answers end there."""
         return self.n_stages
 
-    def response_error(self, stages: NDArray) -> NDArray:
+    def is_sound(self, stages: NDArray) -> NDArray:
+        """Whether the label response passes the model's own checks at stages, (n_stages,)."""
+        return np.ones(len(stages), dtype=bool)
+
+    def response_error(self, X: NDArray | None, stages: NDArray) -> NDArray:
         """Relative error of effective parameters that an approximate response leaves at stages, (n_stages,)."""
         return np.zeros(len(stages))
 
@@ -522,7 +526,7 @@ class Telescope(ABC):
 
         question = ("energies", joblib.hash(sets))
         estimate = self._while_sound(
-            asked, lambda sound: self._column_statistic(X, energies, sound, n_probes, question), "effective_params"
+            X, asked, lambda sound: self._column_statistic(X, energies, sound, n_probes, question), "effective_params"
         )
         return estimate if subsets is not None else Estimate(estimate.value[:, 0], estimate.standard_error[:, 0])
 
@@ -540,6 +544,7 @@ class Telescope(ABC):
 
         asked = resolve_stages(stages, self.n_stages)
         values, errors = self._while_sound(
+            None,
             asked,
             lambda sound: self._column_statistic(None, energy_and_trace, sound, n_probes, ("summary",)),
             "effective_params",
@@ -621,22 +626,22 @@ class Telescope(ABC):
 
     def _refuse_unsound(self, question: str) -> None:
         """Raise `UnstableResponseError` where the response fails its checks before the last stage."""
-        last = self.last_sound_stage
-        if last < self.n_stages:
-            raise UnstableResponseError(
-                f"{question} does not exist after stage {self.n_stages}: {self._unsound_after(last)}"
-            )
+        if not self.is_sound(np.array([self.n_stages])).all():
+            raise UnstableResponseError(f"{question} does not exist after stage {self.n_stages}: {self._unsound()}")
 
-    def _unsound_after(self, last: int) -> str:
-        """Say where the response ends, and what to do."""
+    def _unsound(self) -> str:
+        """Say where the response is not sound, and what to do."""
+        last = self.last_sound_stage
         return (
-            f"the label response of this run passes its checks only up to stage {last} of {self.n_stages}. Beyond, the "
-            "recursion is unstable and its numbers mean nothing. Ask for earlier stages, as in "
-            f"staged_effective_params(X, stages=[{last}]), fit with max_iter or learning_rate_init lowered, or use "
-            "section=1 or rule='gauss2' where they are not in use."
+            f"the label response of this run fails its checks there, and passes them last at stage {last} of "
+            f"{self.n_stages}. Where it fails, the recursion is unstable, or sections are too long. Ask for earlier "
+            f"stages, as in staged_effective_params(X, stages=[{last}]), fit with max_iter or learning_rate_init "
+            "lowered, or use section=1 or rule='gauss2' where they are not in use."
         )
 
-    def _while_sound(self, stages: NDArray, answer: Callable[[NDArray], Estimate], question: str) -> Estimate:
+    def _while_sound(
+        self, X: NDArray | None, stages: NDArray, answer: Callable[[NDArray], Estimate], question: str
+    ) -> Estimate:
         """Answer for the stages at which the response is sound; the others are nan, and a warning says so.
 
         What an approximate response leaves joins the standard error.
@@ -646,18 +651,19 @@ class Telescope(ABC):
         UnstableResponseError
             If the response is sound at none of the stages.
         """
-        last = self.last_sound_stage
-        sound = stages[stages <= last]
+        passes = self.is_sound(stages)
+        sound = stages[passes]
         if not len(sound):
-            raise UnstableResponseError(f"{question} does not exist at stage {stages[0]}: {self._unsound_after(last)}")
+            raise UnstableResponseError(f"{question} does not exist at stage {stages[-1]}: {self._unsound()}")
         value, error = answer(sound)
-        left = self.response_error(sound).reshape(-1, *[1] * (value.ndim - 1)) * np.abs(value)
+        left = self.response_error(X, sound).reshape(-1, *[1] * (value.ndim - 1)) * np.abs(value)
         error = np.hypot(error, left)
         if len(sound) < len(stages):
             message = f"{question} is nan at {len(stages) - len(sound)} of the stages asked for: "
-            warnings.warn(message + self._unsound_after(last), UserWarning, stacklevel=4)
-            beyond = np.full((len(stages) - len(sound), *value.shape[1:]), np.nan)
-            value, error = (np.concatenate([part, beyond]) for part in (value, error))
+            warnings.warn(message + self._unsound(), UserWarning, stacklevel=4)
+            whole = np.full((2, len(stages), *value.shape[1:]), np.nan)
+            whole[:, passes] = value, error
+            value, error = whole
         return Estimate(value, error)
 
     def _column_statistic(

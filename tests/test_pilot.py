@@ -1,6 +1,7 @@
 """Effective parameters of nets are right to the error stated, and answers end where the response stops being sound."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from sklearn.datasets import make_friedman1
 from sklearn.preprocessing import scale
 
 from telescoping_sklearn import TelescopingMLPRegressor
-from telescoping_sklearn.neural._pilot import ResponseAccuracy, run_pilot
+from telescoping_sklearn.neural import _pilot
+from telescoping_sklearn.neural._pilot import Pilot, ResponseAccuracy, run_pilot
+from telescoping_sklearn.neural._sections import equal_sections
 
 SGD = {"optimizer": "sgd", "learning_rate_init": 0.1}
 #: Usual learning rates, both families of optimisers, small and large initial weights.
@@ -95,12 +98,12 @@ def test_answers_end_where_the_response_stops_being_sound(unstable):
     last = model.last_sound_stage_
     assert 600 <= last < model.n_stages_ == 1400
     for question in (model.kernel_weights, model.offset, model.effective_params, model.top_examples):
-        with pytest.raises(ValueError, match=f"only up to stage {last} of 1400"):
+        with pytest.raises(ValueError, match=f"passes them last at stage {last} of 1400"):
             question(X[:2])
     for name in ("kernel_weights_", "effective_params_", "degrees_of_freedom_"):
-        with pytest.raises(ValueError, match=f"only up to stage {last} of 1400"):
+        with pytest.raises(ValueError, match=f"passes them last at stage {last} of 1400"):
             getattr(model, name)
-    with pytest.raises(ValueError, match="stage 1390"):
+    with pytest.raises(ValueError, match="at stage 1400"):
         model.staged_effective_params(X, [1390, 1400])
     with pytest.warns(UserWarning, match=f"nan at 2 of the stages asked for.*stage {last}"):
         p, error = model.staged_effective_params(X, [last, 1390, 1400], n_probes=4, return_se=True)
@@ -131,17 +134,72 @@ def test_the_pilot_knows_the_labels_column(rows):
     telescope = fitted(X, y, section=1, activation="gelu", dtype="float64").telescope_
     pilot = run_pilot(telescope, np.array([10, telescope.n_stages]))
     assert pilot.gaps.max() < 1e-3
-    assert pilot.last_sound == telescope.n_stages
+    assert pilot.sound.all()
     telescope.y = telescope.y[::-1].copy()  # labels that the net never saw: the check must not pass
-    assert run_pilot(telescope, np.array([10, telescope.n_stages])).last_sound < telescope.n_stages
+    assert not run_pilot(telescope, np.array([10, telescope.n_stages])).sound[-1]
+
+
+def pilot_of(residuals, gaps=0.0):
+    """A pilot of two training rows with given residuals of its random columns."""
+    n = len(residuals)
+    random = np.ones((n, 4, 4)) - np.asarray(residuals, dtype=float)[:, None, None]
+    return Pilot(np.arange(1, n + 1), np.ones((2, 4)), random, np.full((n, 4), gaps))
+
+
+@pytest.mark.parametrize(
+    ("residuals", "sound"),
+    [
+        ([1.0, 0.9, 0.95, 0.7], [True] * 4),
+        ([1.0, 0.2, 0.0, 0.5, 0.1, 0.0], [True, True, True, False, True, True]),  # an interpolating net that spikes
+        ([9.0, 4.0, 1.2, 1.0], [True] * 4),  # the first steps of an adaptive optimiser
+        ([1.0, 0.5, 3.0, np.inf, np.nan], [True, True, False, False, False]),
+    ],
+)
+def test_residuals_may_not_rise(residuals, sound):
+    pilot = pilot_of(residuals)
+    assert pilot.sound.tolist() == sound
+    accuracy = ResponseAccuracy(pilot.stages, np.zeros((len(sound), 2)), pilot.sound)
+    assert accuracy.last_sound == np.flatnonzero(sound)[-1] + 1
+    assert accuracy.is_sound(pilot.stages).tolist() == sound
+
+
+def test_the_reconstruction_of_the_labels_must_stay_with_the_net():
+    assert pilot_of([1.0, 0.9], gaps=0.2).sound.all()
+    assert not pilot_of([1.0, 0.9], gaps=0.3).sound.any()
+
+
+def test_a_stage_is_as_sound_as_its_neighbours():
+    errors = np.array([[0.0, 0.0], [0.1, 0.3], [0.2, 0.4]])
+    accuracy = ResponseAccuracy(np.array([1, 10, 20]), errors, np.array([True, True, False]))
+    assert accuracy.is_sound(np.array([1, 5, 10, 15, 20])).tolist() == [True, True, True, False, False]
+    np.testing.assert_allclose(accuracy.relative_error(np.array([10, 15])), [0.3, 0.35])
+    np.testing.assert_allclose(accuracy.relative_error(np.array([10, 15]), training=True), [0.1, 0.15])
+
+
+def test_sections_are_cut_to_single_updates_where_a_response_fails_before_they_are_given_up():
+    tried = []
+
+    def sound_over_single_updates(sections, stages):
+        tried.append(sections)
+        longer = sections.lengths[np.searchsorted(sections.ends, stages)] > 1
+        pilot = pilot_of(np.where(longer & (stages > 8), 3.0, 0.5))
+        return replace(pilot, stages=stages)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_pilot, "run_pilot", sound_over_single_updates)
+        sections, accuracy = _pilot.refined_sections(lambda sections: sections, equal_sections(256, 64), 0.02)
+    assert sections.lengths.max() == 1
+    assert accuracy.last_sound == 256
+    assert accuracy.sound.all()
+    assert len(tried) <= 4
 
 
 def test_a_response_that_never_passes_is_refused_everywhere(rows, monkeypatch):
     X, y, others = rows
     model = fitted(X, y)
-    nothing = ResponseAccuracy(np.array([model.n_stages_]), np.zeros(1), 0)
+    nothing = ResponseAccuracy(np.array([model.n_stages_]), np.zeros(1), np.zeros(1, dtype=bool))
     monkeypatch.setattr(model.telescope_, "_accuracy", nothing)
-    with pytest.raises(ValueError, match="only up to stage 0"):
+    with pytest.raises(ValueError, match="passes them last at stage 0"):
         model.staged_effective_params(others)
 
 

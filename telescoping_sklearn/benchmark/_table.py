@@ -107,6 +107,10 @@ def _training_line(model: str, of_model: pd.DataFrame) -> str:
             0,
             f"p on training rows {mean['effective_params_train']:.0f} +- {mean['effective_params_train_se']:.0f}",
         )
+    unstable = of_model["n_stages"].notna() & of_model["effective_params_train"].isna()
+    if unstable.any() and pd.notna(mean["explain_seconds"]):
+        seeds = ", ".join(map(str, of_model.loc[unstable, "seed"]))
+        said.append(f"no p for seed {seeds}: the response is unstable there (last_sound_stage_)")
     if pd.notna(mean["explain_seconds"]):
         said.append(f"explained in {mean['explain_seconds']:.1f} s")
     return f"{model:>6}: {', '.join(said)}"

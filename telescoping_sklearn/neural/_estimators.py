@@ -112,8 +112,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         is far closer, "gauss2" costs two evaluations and is closer still. May be set after fitting.
     section : "auto" or int, default="auto"
         Updates bridged by one evaluation. "auto" chooses section ends so that the telescope stays within `section_tol`
-        of the net on 256 training rows, and effective parameters change by at most twice that when every section is
-        halved. May be set after fitting.
+        of the net on 256 training rows, and effective parameters change by at most twice that when sections are halved
+        once more. May be set after fitting.
     section_tol : float, default=0.01
         Mean gap that "auto" allows at any section's end, in units of the labels' standard deviation; half of the
         relative change that it allows of effective parameters. `section_gap_` and `section_bias_` say what was
@@ -601,8 +601,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     @property
     def section_bias_(self) -> float:
         """Relative error of effective parameters that sections leave at the last sound stage."""
-        telescope = self.telescope_
-        return telescope.response_error(np.array([telescope.last_sound_stage])).item()
+        telescope = cast(TangentTelescope, self.telescope_)
+        return telescope.accuracy.relative_error(np.array([telescope.last_sound_stage])).item()
 
     @property
     def last_sound_stage_(self) -> int:

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
 from telescoping_sklearn._telescope import read_only
@@ -31,13 +32,17 @@ MOST_STAGES_READ = 128
 #: Mean gap between the reconstruction S y + c and the net beyond which an answer is refused, in units of the labels'
 #: spread. Sound runs stay below a tenth of it.
 LARGEST_GAP = 0.25
-#: How far the residual of random columns may rise above the least that it was, in units of the columns. It is counted
-#: from the first stage read, since Adam's first denominators are small. Over ten sound runs of usual learning rates it
-#: rose by 0.1; unstable ones pass any bound within a few hundred updates.
-LARGEST_RISE = 1.0
+#: How far the residual of random columns may rise above the least that it was, in units of the columns. A net that
+#: interpolates has n effective parameters on its n training rows; a residual of r adds about r^2 n to them. Over
+#: sixteen runs of usual learning rates it rose by 0.2 at most, between one batch and the next.
+LARGEST_RISE = 0.3
 #: What a change is multiplied with to give an error. A method of first order errs by twice what halving changes; half
 #: as much again is for rows asked about that differ from the rows watched.
 _ERROR_OF_CHANGE = 3.0
+#: Relative changes beyond this mean no more than it does: the response is unstable there.
+_LARGEST_CHANGE = 1e6
+#: Mean length of sections below which single updates cost little more.
+_HARDLY_LONGER = 1.5
 
 
 class CarriesColumns(Protocol):
@@ -87,12 +92,15 @@ class Pilot:
             return np.sqrt((left**2).mean(axis=(1, 2)))
 
     @property
-    def last_sound(self) -> int:
-        """Last stage at which the response passes both checks; 0 if it never does."""
+    def sound(self) -> NDArray:
+        """Whether the response passes both checks at every stage read, (n_read,).
+
+        A residual counts from the first stage: adaptive optimisers begin with small denominators, and what decays from
+        there is no instability.
+        """
         least = np.fmin.accumulate(self.residuals)
         with np.errstate(invalid="ignore"):
-            sound = (self.residuals <= least + LARGEST_RISE) & (self.gaps.mean(axis=1) <= LARGEST_GAP)
-        return int(self.stages[sound].max(initial=0))
+            return (self.residuals <= least + LARGEST_RISE) & (self.gaps.mean(axis=1) <= LARGEST_GAP)
 
 
 @dataclass(frozen=True)
@@ -102,32 +110,38 @@ class ResponseAccuracy:
     Attributes
     ----------
     stages : ndarray of int of shape (n_read,)
-        Stages at which it was measured.
-    errors : ndarray of shape (n_read,)
-        Relative error of effective parameters that sections leave: three times their change when sections are halved;
-        zero where no section is longer than one update.
-    last_sound : int
-        Stage up to which the response passes its checks.
+        Stages at which it was measured, the last one of the run among them.
+    errors : ndarray of shape (n_read, 2)
+        Relative error of effective parameters that sections leave, on training rows and on any: three times their
+        change when sections are halved; zero where no section is longer than one update.
+    sound : ndarray of bool of shape (n_read,)
+        Whether the response passes its checks.
     """
 
     stages: NDArray[np.intp]
     errors: NDArray
-    last_sound: int
+    sound: NDArray
 
     def __post_init__(self) -> None:
         """Hand out read-only arrays: every later standard error depends on them."""
+        object.__setattr__(self, "sound", read_only(self.sound))
         object.__setattr__(self, "stages", read_only(self.stages))
         object.__setattr__(self, "errors", read_only(self.errors))
 
     @property
-    def typical(self) -> float:
-        """Root mean square of the changes while the response is sound; 0 where it never is."""
-        sound = self.errors[self.stages <= self.last_sound]
-        return float(np.sqrt((sound**2).mean())) if len(sound) else 0.0
+    def last_sound(self) -> int:
+        """Last stage that is sound; 0 if none is."""
+        return int(self.stages[self.sound].max(initial=0))
 
-    def relative_error(self, stages: NDArray) -> NDArray:
-        """Relative error of effective parameters at stages, (n_stages,): the change there, at least the typical one."""
-        return np.maximum(self.typical, np.interp(stages, self.stages, self.errors))
+    def is_sound(self, stages: NDArray) -> NDArray:
+        """Whether the response is sound at stages, (n_stages,): at the last one measured before and the next."""
+        after = np.minimum(np.searchsorted(self.stages, stages), len(self.stages) - 1)
+        before = np.maximum(np.searchsorted(self.stages, stages, side="right") - 1, 0)
+        return self.sound[after] & self.sound[before]
+
+    def relative_error(self, stages: NDArray, *, training: bool = False) -> NDArray:
+        """Relative error of effective parameters at stages, (n_stages,), on training rows or on any."""
+        return np.interp(stages, self.stages, self.errors[:, 0 if training else 1])
 
 
 def run_pilot(telescope: CarriesColumns, stages: NDArray[np.intp]) -> Pilot:
@@ -176,22 +190,19 @@ def measured_accuracy(make: Callable[[Sections], CarriesColumns], sections: Sect
     Returns
     -------
     ResponseAccuracy
-        The changes are those from the sections to their halves.
+        The errors come from the change of effective parameters when every section is halved.
     """
-    stages = _stages_read(sections)
+    stages = _stages_read(int(sections.ends[-1]))
     pilot = run_pilot(make(sections), stages)
     halves = sections.halved()
-    if halves is None:
-        return ResponseAccuracy(stages, np.zeros(len(stages)), pilot.last_sound)
-    return ResponseAccuracy(
-        stages, _ERROR_OF_CHANGE * _change(pilot, run_pilot(make(halves), stages)), pilot.last_sound
-    )
+    change = np.zeros((len(stages), 2)) if halves is None else _change(pilot, run_pilot(make(halves), stages))
+    return ResponseAccuracy(stages, _ERROR_OF_CHANGE * change, pilot.sound)
 
 
 def refined_sections(
     make: Callable[[Sections], CarriesColumns], sections: Sections, tolerance: float
 ) -> tuple[Sections, ResponseAccuracy]:
-    """Halve sections until that changes effective parameters by no more than a tolerance.
+    """Halve sections, where that changes effective parameters by more than a tolerance, until it does so nowhere.
 
     Parameters
     ----------
@@ -200,44 +211,58 @@ def refined_sections(
     sections : Sections
         Sections to begin with.
     tolerance : float
-        Largest root mean square, over the stages read, of the relative change of effective parameters.
+        Largest relative change of effective parameters.
 
     Returns
     -------
     Sections
-        The first that are within the tolerance of those before them, and sound to the end; single updates if none are.
+        The sections. Where the response fails its checks, single updates were tried.
     ResponseAccuracy
-        The changes are those from the sections before to these.
+        The errors come from the changes that halving made.
     """
-    stages = _stages_read(sections)
+    stages = _stages_read(int(sections.ends[-1]))
     pilot = run_pilot(make(sections), stages)
-    while (finer := _finer(sections, pilot)) is not None:
+    change, wanting = np.zeros((len(stages), 2)), np.ones(len(stages), dtype=bool)
+    while (finer := _finer(sections, pilot, wanting)) is not None:
         refined = run_pilot(make(finer), stages)
-        accuracy = ResponseAccuracy(stages, _ERROR_OF_CHANGE * _change(pilot, refined), refined.last_sound)
-        gained = refined.last_sound > pilot.last_sound
+        # Where sections stayed as they were, what earlier sections changed adds to what their own halving had.
+        change = np.where(wanting[:, None], 0.0, change) + _change(pilot, refined)
         sections, pilot = finer, refined
-        if accuracy.typical <= _ERROR_OF_CHANGE * tolerance and not gained and sections.halved() is not None:
-            return sections, accuracy
-    return sections, ResponseAccuracy(stages, np.zeros(len(stages)), pilot.last_sound)
+        wanting = (change[:, 1] > tolerance) | ~refined.sound
+    change[stages <= sections.single_until] = 0.0
+    return sections, ResponseAccuracy(stages, _ERROR_OF_CHANGE * change, pilot.sound)
 
 
-def _finer(sections: Sections, pilot: Pilot) -> Sections | None:
-    """Halve sections, twice where the response fails before the end; None where none can be halved."""
-    halves = sections.halved()
-    if halves is None or pilot.last_sound == pilot.stages[-1]:
-        return halves
-    return halves.halved() or halves
+def _finer(sections: Sections, pilot: Pilot, wanting: NDArray) -> Sections | None:
+    """Halve sections near the stages that want it; None where none of them can be halved.
+
+    Single updates take their place where the response fails its checks, and everywhere once sections are hardly longer.
+    """
+    nearest = np.minimum(np.searchsorted(pilot.stages, sections.ends), len(pilot.stages) - 1)
+    halves = sections.halved(wanting[nearest])
+    if halves is None:
+        return None
+    if halves.lengths.mean() < _HARDLY_LONGER:
+        return sections.at_most(1)
+    return halves if pilot.sound.all() else halves.at_most(1, after=int(pilot.stages[np.argmin(pilot.sound) - 1]))
 
 
-def _stages_read(sections: Sections) -> NDArray[np.intp]:
-    """Section ends at which pilots are read: evenly spaced ones, with the last."""
-    positions = np.linspace(0, len(sections.ends), min(MOST_STAGES_READ, len(sections.ends)) + 1)[1:]
-    return sections.ends[np.round(positions).astype(np.intp) - 1]
+def _stages_read(n_stages: int) -> NDArray[np.intp]:
+    """Stages at which pilots are read: evenly spaced ones with the last, and the powers of two, where most happens."""
+    evenly = np.round(np.linspace(0, n_stages, min(MOST_STAGES_READ, n_stages) + 1)[1:]).astype(np.intp)
+    return np.union1d(evenly, 2 ** np.arange(n_stages.bit_length()))
 
 
 def _change(coarse: Pilot, fine: Pilot) -> NDArray:
-    """Relative change of effective parameters, the larger of training rows and mixtures, (n_read,)."""
-    least = 1.0 / len(fine.labels)  # early in training effective parameters are next to nothing
-    with np.errstate(over="ignore", invalid="ignore"):
-        change = np.abs(coarse.energies - fine.energies) / (fine.energies + least)
-    return np.where(np.isfinite(change), change, np.inf).max(axis=1)
+    """Relative change of effective parameters, (n_read, 2): of training rows, and the larger of these and mixtures.
+
+    Four columns are few, so that a change may come out small by chance: it is the root mean square over neighbouring
+    stages, or the change at the stage itself where that is larger.
+    """
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        changes = np.abs(coarse.energies - fine.energies) / fine.energies
+    changes[coarse.energies == fine.energies] = 0.0
+    changes = np.minimum(np.where(np.isfinite(changes), changes, np.inf), _LARGEST_CHANGE)
+    near = min(1 + 2 * max(2, len(changes) // 16), len(changes))
+    changes = np.maximum(changes, np.sqrt(uniform_filter1d(changes**2, near, axis=0, mode="nearest")))
+    return np.maximum.accumulate(changes, axis=1)

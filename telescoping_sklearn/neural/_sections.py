@@ -50,21 +50,27 @@ class Sections:
         """Updates of every section."""
         return np.diff(self.ends, prepend=0)
 
-    def halved(self) -> "Sections | None":
-        """Cut every section in two; None where none is longer than one update."""
-        if self.lengths.max() == 1:
+    @property
+    def single_until(self) -> int:
+        """Stage up to which no section is longer than one update."""
+        longer = np.flatnonzero(self.lengths > 1)
+        return int(self.ends[longer[0]] - self.lengths[longer[0]]) if len(longer) else int(self.ends[-1])
+
+    def halved(self, which: NDArray | None = None) -> "Sections | None":
+        """Cut sections in two, all or some; None where none of them is longer than one update."""
+        cut = (self.lengths > 1) if which is None else (self.lengths > 1) & which
+        if not cut.any():
             return None
-        middles = self.ends - self.lengths // 2
+        middles = (self.ends - self.lengths // 2)[cut]
         return replace(self, ends=np.union1d(middles, self.ends))
 
-    def at_most(self, longest: int) -> "Sections":
-        """Cut sections that are longer than `longest` into pieces of that length."""
-        if self.lengths.max() <= longest:
+    def at_most(self, longest: int, after: int = 0) -> "Sections":
+        """Cut sections that are longer than `longest` into pieces of that length, those that end after a stage."""
+        cut = (self.lengths > longest) & (self.ends > after)
+        if not cut.any():
             return self
-        pieces = [
-            np.arange(first + longest, end, longest)
-            for first, end in zip(self.ends - self.lengths, self.ends, strict=True)
-        ]
+        bounds = zip((self.ends - self.lengths)[cut], self.ends[cut], strict=True)
+        pieces = [np.arange(first + longest, end, longest) for first, end in bounds]
         return replace(self, ends=np.union1d(np.concatenate(pieces), self.ends))
 
 

@@ -215,12 +215,16 @@ class TangentTelescope(Telescope):
 
     @property
     def last_sound_stage(self) -> int:
-        """Stage up to which the response passes its checks."""
+        """Last stage at which the response passes its checks."""
         return self.accuracy.last_sound
 
-    def response_error(self, stages: NDArray) -> NDArray:
+    def is_sound(self, stages: NDArray) -> NDArray:
+        """Whether the response passes its checks at stages, (n_stages,)."""
+        return self.accuracy.is_sound(stages)
+
+    def response_error(self, X: NDArray | None, stages: NDArray) -> NDArray:
         """Relative error of effective parameters that sections leave at stages, (n_stages,)."""
-        return self.accuracy.relative_error(stages)
+        return self.accuracy.relative_error(stages, training=X is None)
 
     def _with_sections(self, sections: Sections) -> "TangentTelescope":
         """Cut the same run in another way."""
