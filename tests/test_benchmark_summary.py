@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from telescoping_sklearn.benchmark import SquaredErrors, compare_models, relative_gaps
+from telescoping_sklearn.benchmark._table import _training_line
 
 N = 400
 
@@ -199,3 +200,11 @@ def test_no_gap_is_relative_to_one_whose_interval_holds_zero():
         reasons.append(baseline.reason)
     assert any("interval" in reason for reason in reasons)
     assert "" in reasons
+
+
+@pytest.mark.parametrize("p_asked", [True, False])
+def test_seeds_without_effective_parameters_are_named(p_asked):
+    of_model = pd.DataFrame({"seed": [0, 1, 2], "fit_seconds": 1.0, "n_stages": 100, "explain_seconds": 1.0})
+    of_model["effective_params_train"], of_model["effective_params_train_se"] = [10.0, np.nan, np.nan], 1.0
+    line = _training_line("net", of_model, p_asked=p_asked)
+    assert ("no p for seed 1, 2: the response is unstable there" in line) == p_asked

@@ -67,7 +67,8 @@ def _tabulate_part(data: str, score: str, part: pd.DataFrame, study: BenchmarkSt
     for model in (model for model in models if told[model]["effective_params"].notna().any()):
         columns[f"p {model}"] = [_with_error(*told[model].reindex(values).loc[value, _P]) for value in values]
     lines = [_heading(data, score, part, study), "", _with_bars(columns), ""]
-    lines += [_training_line(model, part[(part["model"] == model) & (part["set_value"] == 0)]) for model in models]
+    of_models = [(model, part[(part["model"] == model) & (part["set_value"] == 0)]) for model in models]
+    lines += [_training_line(*of_model, p_asked="effective_params" in study.metrics) for of_model in of_models]
     lines += [f"   (*) no relative gap at {', '.join(where)}: {reason}" for reason, where in reasons.items()]
     return "\n".join(lines)
 
@@ -97,7 +98,7 @@ def _heading(data: str, score: str, part: pd.DataFrame, study: BenchmarkStudy) -
     return f"{data}, {score}: {n_train} training rows, test sets of {n_test}{cut}"
 
 
-def _training_line(model: str, of_model: pd.DataFrame) -> str:
+def _training_line(model: str, of_model: pd.DataFrame, *, p_asked: bool) -> str:
     mean = of_model.mean(numeric_only=True)
     said = [f"fitted in {mean['fit_seconds']:.1f} s"]
     if pd.notna(mean["n_stages"]):
@@ -108,7 +109,7 @@ def _training_line(model: str, of_model: pd.DataFrame) -> str:
             f"p on training rows {mean['effective_params_train']:.0f} +- {mean['effective_params_train_se']:.0f}",
         )
     unstable = of_model["n_stages"].notna() & of_model["effective_params_train"].isna()
-    if unstable.any() and pd.notna(mean["explain_seconds"]):
+    if p_asked and unstable.any():
         seeds = ", ".join(map(str, of_model.loc[unstable, "seed"]))
         said.append(f"no p for seed {seeds}: the response is unstable there (last_sound_stage_)")
     if pd.notna(mean["explain_seconds"]):
