@@ -14,9 +14,9 @@ from test_boosting import library_of, tolerance
 from test_leaf_telescope import backward_weights, forward_weights
 from test_tree_settings import SPLITTING, coded, random_frame
 
-from telescoping_sklearn.boosting._newton_leaves import newton_steps
-from telescoping_sklearn.boosting._placement import may_bundle
-from telescoping_sklearn.boosting._quantile_leaves import quantile_weights
+from telescoping_sklearn.boosting.libraries.lightgbm._newton_leaves import newton_steps
+from telescoping_sklearn.boosting.libraries.lightgbm._placement import may_bundle
+from telescoping_sklearn.boosting.libraries.lightgbm._quantile_leaves import quantile_weights
 
 N, M = 60, 20
 LOSSES = {
@@ -328,7 +328,7 @@ def test_an_abort_on_an_empty_leaf_names_what_keeps_leaves_from_being_empty(rows
 def test_hessians_of_fairs_loss_that_are_too_small_are_refused(rows, others, scale):
     X, y = rows
     for c in (1e-6 * scale, 1e-5 * scale):
-        with pytest.raises(ValueError, match=r"fair_c=.* is too small for labels that lie up to .* apart"):
+        with pytest.raises(ValueError, match=r"fair_c=.* is too small for labels that differ by up to"):
             make_trees(objective="fair", fair_c=c).fit(X, scale * y)
     model = make_trees(objective="fair", fair_c=1e-3 * scale).fit(X, scale * y)
     assert np.abs(model.telescope_.kernel_form() - model.predict(X)).max() < 1e-5 * scale

@@ -1,7 +1,7 @@
-"""Derivatives of a curved loss along the training of a boosted ensemble.
+"""Derivatives of a non-quadratic loss along the training of a boosted ensemble.
 
-With a loss that is not squared error they change with the prediction. They are not kept by row and tree: the raw
-training predictions are walked from tree to tree, in either direction, and the derivatives taken where they stand.
+They change with the prediction. They are not stored by row and tree: the raw training predictions are moved from tree
+to tree, forward or back, and the derivatives are computed where they are needed.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from telescoping_sklearn._telescope import read_only
-from telescoping_sklearn.losses import CurvedLoss
+from telescoping_sklearn.losses import NonQuadraticLoss
 
 
 class Derivatives(NamedTuple):
@@ -25,7 +25,7 @@ class Derivatives(NamedTuple):
     curvature : ndarray
         h = dg/df.
     hessian : ndarray
-        H, what the library puts in its leaf denominators for h.
+        H, which the library uses for h in its leaf denominators.
     """
 
     gradient: NDArray
@@ -34,12 +34,12 @@ class Derivatives(NamedTuple):
     hessian: NDArray
 
 
-class CurvaturePath:
-    """Derivatives before every stage, at the raw predictions of the real training run.
+class LossPath:
+    """Derivatives of the loss before every stage, at the raw predictions of the training run.
 
     Parameters
     ----------
-    loss : CurvedLoss
+    loss : NonQuadraticLoss
         The loss.
     labels : ndarray of shape (n_train,)
         Training labels.
@@ -51,7 +51,9 @@ class CurvaturePath:
         What every leaf adds to the raw prediction, by stage.
     """
 
-    def __init__(self, loss: CurvedLoss, labels: NDArray, start: float, leaves: NDArray, leaf_values: list[NDArray]):
+    def __init__(
+        self, loss: NonQuadraticLoss, labels: NDArray, start: float, leaves: NDArray, leaf_values: list[NDArray]
+    ):
         self.loss = loss
         self.labels = read_only(labels)
         self.start = start
@@ -61,17 +63,29 @@ class CurvaturePath:
         self._derivatives: tuple[int, Derivatives] | None = None
 
     def before(self, stage: int) -> Derivatives:
-        """Give the derivatives at f_{t-1} of stage t, counted from 1."""
+        """Return the derivatives at f_{t-1}, for stage t counted from 1."""
         if self._derivatives is None or self._derivatives[0] != stage:
             y, f = self.labels, self._raw_after(stage - 1)
             loss = self.loss
             of_rows = loss.gradient(y, f), loss.label_rate(y, f), loss.curvature(y, f), loss.hessian(y, f)
             found = Derivatives(*map(read_only, of_rows))
-            self._derivatives = stage, found  # in one step, so that an interruption leaves nothing half made
+            self._derivatives = stage, found  # one assignment: an interruption leaves the old or the new pair
         return self._derivatives[1]
 
+    def gradient(self, stage: int) -> NDArray:
+        """Return g at every row before stage t, (n_train,)."""
+        return self.before(stage).gradient
+
+    def label_rate(self, stage: int) -> NDArray:
+        """Return q = -dg/dy at every row before stage t, (n_train,): what a label injects."""
+        return self.before(stage).label_rate
+
+    def curvature(self, stage: int) -> NDArray:
+        """Return h = dg/df at every row before stage t, (n_train,): what the response feeds back."""
+        return self.before(stage).curvature
+
     def _raw_after(self, wanted: int) -> NDArray:
-        """Walk the raw training predictions to where they stood after so many trees."""
+        """Raw training predictions after so many trees, moved there from the last ones computed."""
         done, raw = (0, np.full(len(self.labels), self.start)) if wanted == 0 else self._at
         while done < wanted:
             raw = raw + self._leaf_values[done][self._leaves[done]]

@@ -1,8 +1,8 @@
-"""The rows that LightGBM is given, and what they must be for a fit on them to have label weights.
+"""The rows that LightGBM is given, and the checks that they must pass for label weights to exist.
 
-LightGBM keeps labels, weights and gradients in float32, and adds 1e-15 to sums of hessians. What it would lose there,
-it loses in silence. Labels far from zero are centred before LightGBM sees them, under losses that allow it; all else is
-refused here, before any training.
+LightGBM keeps labels, weights and gradients in float32, and adds 1e-15 to sums of hessians. It loses digits without
+warning. Labels far from zero are therefore centred before LightGBM gets them, under losses that allow it. Everything
+else that it would lose is refused here, before training.
 """
 
 from collections.abc import Mapping
@@ -11,67 +11,53 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from telescoping_sklearn.boosting._parameters import curved_loss, follows_shifts, quantile_loss
-from telescoping_sklearn.boosting._replay import ZERO_START
-from telescoping_sklearn.losses import CurvedLoss, Fair
+from telescoping_sklearn.boosting._checked import spread_tolerance
+from telescoping_sklearn.boosting.libraries.lightgbm._objectives import (
+    follows_shifts,
+    non_quadratic_loss,
+    quantile_loss,
+)
+from telescoping_sklearn.boosting.libraries.lightgbm._replay import ZERO_START
+from telescoping_sklearn.losses import Fair, NonQuadraticLoss
 
 _FLOAT32, _FLOAT64 = np.finfo(np.float32), np.finfo(np.float64)
-#: Labels are centred where float32 would take more than this share of the tolerance of the telescope's check: gaps were
-#: up to three times what float32 takes, at a learning rate of 1.9.
+#: Labels are centred where float32 would change one by more than this share of the tolerance of the telescope's check.
+#: Gaps of up to three times that change were measured, at a learning rate of 1.9.
 _CENTRED_ABOVE = 0.25
-#: Share of the labels' standard deviation that float32 may take where they cannot be centred.
+#: Largest change of a label by float32, in standard deviations of the labels, where they cannot be centred.
 _MOST_LOST = 1e-3
-#: What float32 may change in a raw score: rounding is relative to a label, and raw scores are logarithms of labels.
-RAW_ROUNDING = 4 * float(_FLOAT32.eps)
-#: LightGBM takes leaf values of 1e-35 for zero.
+#: LightGBM treats leaf values of 1e-35 as zero.
 _SMALLEST_LABEL = 1e-30
-#: Hessian of a row beside which the 1e-15 that LightGBM adds to sums of hessians is within the telescope's tolerance.
+#: Smallest hessian of a row for which the 1e-15 that LightGBM adds to sums of hessians is within the tolerance.
 _SMALLEST_HESSIAN = 1e-9
-#: Below this weight of a leaf rounding errors of sums of hessians pass for rows, and LightGBM aborts, unless leaves
-#: must hold as many rows: it counts them exactly where hessians are equal, and guesses elsewhere.
+#: With a smaller min_child_weight, LightGBM mistakes rounding errors of sums of hessians for rows, and aborts, unless
+#: min_child_samples is at least the second number (equal hessians, rows counted) or the third (rows estimated).
 _SAFE_CHILD_WEIGHT, _SAFE_CHILD_SAMPLES, SAFE_GUESSED_SAMPLES = 1e-12, 1, 10
 
 
 class Rows(NamedTuple):
-    """Rows given to LightGBM; weights of None take a faster path of its own than ones."""
+    """Rows given to LightGBM, which is faster with weights of None than with ones."""
 
     X: NDArray
     y: NDArray
     sample_weight: NDArray | None
 
     def take(self, rows: slice | NDArray) -> "Rows":
-        """Take some of the rows."""
+        """Select rows."""
         weights = self.sample_weight
         return Rows(self.X[rows], self.y[rows], None if weights is None else weights[rows])
 
     def shifted(self, shift: float) -> "Rows":
-        """Take a constant off the labels."""
+        """Subtract a constant from the labels."""
         return self if shift == 0 else self._replace(y=self.y - shift)
 
     def weighted_labels(self) -> NDArray:
-        """Labels of the rows that weigh something."""
+        """Labels of the rows with positive weight."""
         return self.y if self.sample_weight is None else self.y[self.sample_weight > 0]
 
 
-def spread_tolerance(values: NDArray) -> float:
-    """Give the gap that rounding explains between two models of labels: small beside the spread of the labels.
-
-    Parameters
-    ----------
-    values : ndarray
-        Labels, or raw scores, of the rows trained on.
-
-    Returns
-    -------
-    float
-        1e-5 standard deviations, 1e-6 of the largest deviation from the mean, and the last digits of float64.
-    """
-    largest_deviation = np.abs(values - values.mean()).max()
-    return float(1e-5 * values.std() + 1e-6 * largest_deviation + 16 * _FLOAT64.eps * np.abs(values).max())
-
-
 def label_shift(params: Mapping[str, Any], rows: Rows) -> float:
-    """Choose the constant that is taken off the labels before LightGBM rounds them to float32.
+    """Choose the constant that is subtracted from the labels before LightGBM rounds them to float32.
 
     Parameters
     ----------
@@ -83,26 +69,26 @@ def label_shift(params: Mapping[str, Any], rows: Rows) -> float:
     Returns
     -------
     float
-        Their weighted mean label where rounding would cost more than a quarter of `spread_tolerance`; 0 where it would
-        not, and under losses whose trees do not follow a shift of the labels.
+        The weighted mean label where rounding would change a label by more than a quarter of `spread_tolerance`.
+        0 otherwise, and for losses whose trees depend on a shift of the labels.
     """
     labels = rows.weighted_labels()
-    if not (follows_shifts(params) and len(labels) and _in_range(np.abs(labels).max())):  # refused later, or as it is
+    if not (follows_shifts(params) and len(labels) and _in_range(np.abs(labels).max())):
         return 0.0
     if lost_in_float32(labels) <= _CENTRED_ABOVE * spread_tolerance(labels):
         return 0.0
     weights = rows.sample_weight
     mean = np.average(labels, weights=None if weights is None else weights[weights > 0])
-    return float(np.clip(mean, labels.min(), labels.max()))  # the mean of equal labels is that label, to the last digit
+    return float(np.clip(mean, labels.min(), labels.max()))  # the mean of equal labels must be that label exactly
 
 
 def lost_in_float32(labels: NDArray) -> float:
-    """Give the largest change of a label where it is rounded to float32."""
+    """Return the largest change of a label by rounding to float32."""
     return float(np.abs(labels - labels.astype(np.float32)).max())
 
 
 def refuse_trained(params: Mapping[str, Any], rows: Rows, shift: float) -> None:
-    """Raise ValueError for rows that cannot be trained on, or not with the settings given.
+    """Raise ValueError for rows that cannot be trained on with the settings given.
 
     Parameters
     ----------
@@ -111,14 +97,13 @@ def refuse_trained(params: Mapping[str, Any], rows: Rows, shift: float) -> None:
     rows : Rows
         The rows to train on, as LightGBM is given them.
     shift : float
-        What was taken off their labels.
+        Constant that was subtracted from their labels.
 
     Raises
     ------
     ValueError
-        If there are too few, their labels are not what the loss takes and starts from, their labels or weights leave
-        the range of float32, bags hold no row, or the rows that LightGBM smooths by or counts in leaves cannot be
-        counted.
+        If there are too few rows, the loss does not accept the labels, labels or weights are out of the range of
+        float32, bags would be empty, or LightGBM cannot count the rows that smoothing or leaves need.
     """
     y, weights = rows.y, np.ones(len(rows.y)) if rows.sample_weight is None else rows.sample_weight
     if len(y) < 2:
@@ -131,14 +116,14 @@ def refuse_trained(params: Mapping[str, Any], rows: Rows, shift: float) -> None:
     _refuse_lost_digits(y, weights, ("y", "sample_weight"), shift)
     if not follows_shifts(params):
         _refuse_lost_spread(params["objective"], rows.weighted_labels())
-    loss = curved_loss(params)
+    loss = non_quadratic_loss(params)
     if loss is not None and not (_covers(loss, y) and loss.accepts(y[weights > 0])):
         raise ValueError(
             f"objective={params['objective']!r} takes {loss.takes}; y runs from {y.min()} to {y.max()} on the rows "
             "trained on."
         )
     quantile = quantile_loss(params)
-    if not shift and (quantile is not None or loss is None or isinstance(loss, Fair)):  # what a shift leaves is small
+    if not shift and (quantile is not None or loss is None or isinstance(loss, Fair)):  # a shift leaves a mean near 0
         start_weights = weights / weights.sum() if quantile is None else quantile.start_weights(y, rows.sample_weight)
         _refuse_lost_start(y, weights, start_weights)
     other = None
@@ -157,7 +142,7 @@ def refuse_trained(params: Mapping[str, Any], rows: Rows, shift: float) -> None:
 
 
 def _refuse_empty_bags(params: Mapping[str, Any], n_rows: int) -> None:
-    """Raise ValueError where LightGBM sizes its bags for no row: it makes a data set of that size and fails."""
+    """Raise ValueError where bags would be empty: LightGBM fails on them."""
     subsample = params["subsample"]
     if subsample < 1 and params["subsample_freq"] > 0 and int(subsample * n_rows) == 0:
         raise ValueError(
@@ -167,25 +152,25 @@ def _refuse_empty_bags(params: Mapping[str, Any], n_rows: int) -> None:
 
 
 def _refuse_small_hessians(loss: Fair, params: Mapping[str, Any], y: NDArray, lightest: float) -> None:
-    """Raise ValueError where hessians of Fair's loss are so small that what LightGBM adds to their sums is not."""
+    """Raise ValueError where hessians of Fair's loss are not large beside what LightGBM adds to their sums."""
     spread = float(np.ptp(y))
     smallest = lightest * (loss.c / (spread + loss.c)) ** 2
     if smallest < _SMALLEST_HESSIAN:
         raise ValueError(
-            f"fair_c={params['fair_c']} is too small for labels that lie up to {spread:.3g} apart: hessians of a row "
+            f"fair_c={params['fair_c']} is too small for labels that differ by up to {spread:.3g}: hessians of a row "
             f"become as small as {smallest:.3g}, and LightGBM adds 1e-15 to each sum of them. Use a larger fair_c, or "
             "rescale y or sample_weight."
         )
 
 
 def _refuse_empty_leaves(params: Mapping[str, Any], other: str | None) -> None:
-    """Raise ValueError where LightGBM cannot tell leaves from empty ones; ``other`` makes hessians unequal."""
+    """Raise ValueError where LightGBM may make empty leaves; ``other`` says what makes hessians unequal."""
     needed = _SAFE_CHILD_SAMPLES if other is None else SAFE_GUESSED_SAMPLES
     if params["min_child_weight"] < _SAFE_CHILD_WEIGHT and params["min_child_samples"] < needed:
         raise ValueError(
             f"min_child_weight={params['min_child_weight']} with min_child_samples={params['min_child_samples']} is "
-            f"not supported{'' if other is None else f' with {other}'}: LightGBM then takes rounding errors for rows "
-            f"and aborts on empty leaves. Use min_child_weight={_SAFE_CHILD_WEIGHT} or more, or "
+            f"not supported{'' if other is None else f' with {other}'}: LightGBM then mistakes rounding errors for "
+            f"rows and aborts on empty leaves. Use min_child_weight={_SAFE_CHILD_WEIGHT} or more, or "
             f"min_child_samples={needed} or more."
         )
 
@@ -198,22 +183,22 @@ def refuse_watched(params: Mapping[str, Any], rows: Rows, suffix: str, shift: fl
     params : mapping
         Parameters of the estimator.
     rows : Rows
-        The rows, as LightGBM is given them.
+        The rows for early stopping, as LightGBM is given them.
     suffix : str
-        What the names of their labels and weights in `fit` end in: "_val", or "" for a share of the training rows.
+        Suffix of the names of their labels and weights in `fit`: "_val", or "" for a share of the training rows.
     shift : float
-        What was taken off their labels.
+        Constant that was subtracted from their labels.
 
     Raises
     ------
     ValueError
-        If their labels are not what the loss takes, they have no weight, or they leave the range of float32.
+        If the loss does not accept the labels, all weights are zero, or values are out of the range of float32.
     """
     y, weights = rows.y, np.ones(len(rows.y)) if rows.sample_weight is None else rows.sample_weight
-    if not suffix:  # what is given to `fit` for this is validated there
+    if not suffix:  # weights given for validation rows are checked by `fit`
         _refuse_zero_weights(weights, f"holds out with validation_fraction={params['validation_fraction']}")
     _refuse_lost_digits(y, weights, (f"y{suffix}", f"sample_weight{suffix}"), shift)
-    loss = curved_loss(params)
+    loss = non_quadratic_loss(params)
     if loss is not None and not _covers(loss, y):
         raise ValueError(
             f"objective={params['objective']!r} takes {loss.takes}; y{suffix} runs from {y.min()} to {y.max()} on the "
@@ -221,13 +206,13 @@ def refuse_watched(params: Mapping[str, Any], rows: Rows, suffix: str, shift: fl
         )
 
 
-def _covers(loss: CurvedLoss, y: NDArray) -> bool:
-    """Whether the loss takes every label, also as LightGBM keeps it."""
+def _covers(loss: NonQuadraticLoss, y: NDArray) -> bool:
+    """Whether the loss accepts every label, also in float32."""
     return loss.covers(y) and loss.covers(y.astype(np.float32))
 
 
 def _refuse_zero_weights(weights: NDArray, share: str) -> None:
-    """Raise ValueError where a share of the training rows has no weight."""
+    """Raise ValueError where all rows of a share of the training rows have weight zero."""
     if not weights.any():
         raise ValueError(
             f"sample_weight is zero on all {len(weights)} rows that early stopping {share}. Give X_val instead, "
@@ -236,23 +221,23 @@ def _refuse_zero_weights(weights: NDArray, share: str) -> None:
 
 
 def _refuse_lost_spread(objective: str, y: NDArray) -> None:
-    """Raise ValueError where float32 takes much of the spread of labels that cannot be centred."""
+    """Raise ValueError where float32 would lose much of the spread of labels that cannot be centred."""
     lost, spread = lost_in_float32(y), y.std()
     if lost > _MOST_LOST * spread and spread > 16 * _FLOAT64.eps * np.abs(y).max():
         raise ValueError(
-            f"objective={objective!r} needs y as it is, and LightGBM keeps y in float32: that changes labels by up to "
-            f"{lost:.3g}, where their standard deviation is {spread:.3g}. Use objective='regression', which takes the "
-            "mean off y first, or labels that spread more beside their size."
+            f"objective={objective!r} allows no shift of y, and LightGBM keeps y in float32: that changes labels by up "
+            f"to {lost:.3g}, and their standard deviation is {spread:.3g}. Use objective='regression', which "
+            "subtracts the mean of y first, or labels with a larger spread relative to their size."
         )
 
 
 def _in_range(largest: float) -> bool:
-    """Whether float32 holds labels up to this size, and differences of them."""
+    """Whether float32 can represent labels up to this size, and their differences."""
     return bool(largest == 0 or _SMALLEST_LABEL <= largest <= _FLOAT32.max / 2)
 
 
 def _refuse_lost_digits(y: NDArray, weights: NDArray, names: tuple[str, str], shift: float) -> None:
-    """Raise ValueError where labels or weights leave the range of float32."""
+    """Raise ValueError where labels or weights are out of the range of float32."""
     largest, heaviest = np.abs(y).max(), weights.max()
     if not _in_range(largest):
         raise _out_of_range(names[0], y, shift)
@@ -261,15 +246,15 @@ def _refuse_lost_digits(y: NDArray, weights: NDArray, names: tuple[str, str], sh
 
 
 def _refuse_lost_start(y: NDArray, weights: NDArray, start_weights: NDArray) -> None:
-    """Raise ValueError where LightGBM would start from zero instead of a mean or quantile that is not."""
+    """Raise ValueError where LightGBM would start from zero although the mean or quantile is not zero."""
     if spread_tolerance(y[weights > 0]) < abs(start_weights @ y) <= ZERO_START:
         raise _out_of_range("y", y)
 
 
 def _out_of_range(name: str, values: NDArray, shift: float = 0.0) -> ValueError:
     sizes = np.abs(values[values != 0])
-    less = f" once {shift:.6g} is taken off" if shift else ""
+    less = f" after subtracting {shift:.6g}" if shift else ""
     return ValueError(
-        f"{name} has absolute values from {sizes.min():.3g} to {sizes.max():.3g}{less}. LightGBM keeps float32 and "
-        f"would lose them: rescale {name}, for example to a mean size of 1."
+        f"{name} has absolute values from {sizes.min():.3g} to {sizes.max():.3g}{less}, and LightGBM's float32 would "
+        f"lose some of them. Rescale {name}, for example to a mean size of 1."
     )

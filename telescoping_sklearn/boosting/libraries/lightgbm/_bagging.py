@@ -1,11 +1,11 @@
 """The bags of a LightGBM model, drawn again.
 
-LightGBM does not tell which rows were in the bag of a tree, but how it draws them is known: rows come in blocks of
-1024, the b-th block has a linear congruential generator of its own that starts from ``bagging_seed + b``, and a row is
-in the bag where the next draw lies below the bagging fraction. A bag is drawn when the number of trees grown so far is
-a multiple of ``bagging_freq``; where no tree can be grown on it, the next attempt draws another; and a bag of all rows
-is the last. The fit notes which attempts grew a tree, the bags are drawn here in the same order, and every tree's bag
-must put as many rows in each of its leaves as LightGBM counted there: if one does not, that is an error.
+LightGBM does not say which rows were in the bag of a tree, but its generator is known. Rows come in blocks of 1024.
+Block b has its own linear congruential generator, seeded with ``bagging_seed + b``. A row is in the bag if its draw is
+below the bagging fraction. A new bag is drawn when the number of trees so far is a multiple of ``bagging_freq``. An
+iteration that grows no tree is followed by another draw. After a bag of all rows no further bag is drawn. The fit
+records which iterations grew a tree, and the bags are drawn here in the same order. Each bag must put as many rows in
+each leaf of its tree as LightGBM counted there; otherwise an error is raised.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,7 +32,7 @@ class BaggingPlan(NamedTuple):
     seed : int
         LightGBM's ``bagging_seed``.
     grown : tuple of bool
-        Whether each attempt to grow a tree gave one.
+        Whether each iteration grew a tree.
     """
 
     fraction: float
@@ -42,7 +42,7 @@ class BaggingPlan(NamedTuple):
 
 
 def _jumps() -> tuple[NDArray, NDArray]:
-    """Factor and increment that take the generator 1, 2, ..., 1024 steps ahead."""
+    """Factors and increments that advance the generator by 1, 2, ..., 1024 steps."""
     factors, increments = np.empty(_BLOCK, dtype=np.uint32), np.empty(_BLOCK, dtype=np.uint32)
     factor, increment = 1, 0
     for step in range(_BLOCK):
@@ -53,20 +53,7 @@ def _jumps() -> tuple[NDArray, NDArray]:
 
 
 def draw_bags(plan: BaggingPlan, n_rows: int) -> Iterator[NDArray]:
-    """Yield bags in LightGBM's order.
-
-    Parameters
-    ----------
-    plan : BaggingPlan
-        How they were drawn.
-    n_rows : int
-        Rows given to LightGBM.
-
-    Yields
-    ------
-    ndarray of bool of shape (n_rows,)
-        Whether each row is in the bag.
-    """
+    """Yield bags of ``n_rows`` rows in LightGBM's order, each (n_rows,) bool."""
     factors, increments = _jumps()
     n_blocks = -(-n_rows // _BLOCK)
     states = ((np.arange(n_blocks) + plan.seed) % 2**32).astype(np.uint32)
@@ -96,7 +83,7 @@ def find_bags(plan: BaggingPlan, leaves: NDArray, leaf_counts: Sequence[NDArray]
     bags : list of ndarray of bool of shape (n_rows,)
         The bags in use.
     of_stage : list of int
-        Position of every tree's bag.
+        Position in `bags` of the bag of every tree.
 
     Raises
     ------
@@ -106,13 +93,13 @@ def find_bags(plan: BaggingPlan, leaves: NDArray, leaf_counts: Sequence[NDArray]
     every_row = np.ones(leaves.shape[1], dtype=bool)
     drawn, bags, of_stage = draw_bags(plan, leaves.shape[1]), [every_row], list[int]()
     iteration = 0
-    for grown in plan.grown[: _attempts(plan.grown, len(leaf_counts))]:
+    for grown in plan.grown[: _iterations(plan.grown, len(leaf_counts))]:
         if iteration % plan.freq == 0 and (len(bags) == 1 or not bags[-1].all()):
             bags.append(next(drawn))
         if not grown:
             continue
         stage = len(of_stage)
-        constant = len(leaf_counts[stage]) <= 1  # the first tree only: the start, and no iteration of LightGBM's
+        constant = len(leaf_counts[stage]) <= 1  # the first tree, holding the start alone; LightGBM does not count it
         of_stage.append(0 if constant else len(bags) - 1)
         iteration += not constant
         if not constant and not _fits(bags[-1], leaves[stage], leaf_counts[stage]):
@@ -120,8 +107,8 @@ def find_bags(plan: BaggingPlan, leaves: NDArray, leaf_counts: Sequence[NDArray]
     return bags, of_stage
 
 
-def _attempts(grown: tuple[bool, ...], n_trees: int) -> int:
-    """Count the attempts up to the last of so many trees."""
+def _iterations(grown: tuple[bool, ...], n_trees: int) -> int:
+    """Count the iterations up to the last of so many trees."""
     return int(np.flatnonzero(grown)[n_trees - 1]) + 1 if n_trees else 0
 
 
@@ -131,22 +118,22 @@ def _fits(bag: NDArray, leaves: NDArray, counts: NDArray) -> bool:
 
 def _no_bag(stage: int) -> ValueError:
     return ValueError(
-        f"The bag drawn again for tree {stage} does not fit the leaves of that tree: this version of LightGBM draws "
-        "bags in another way. Fit with subsample=1.0 and report it."
+        f"The bag drawn again for tree {stage} does not match the row counts of its leaves: this version of LightGBM "
+        "draws bags in another way. Fit with subsample=1.0, and please report this."
     )
 
 
 def stack_bags(segments: Iterable[tuple[list[NDArray], list[int]]], rows: NDArray, n_rows: int) -> RowSets:
-    """Join the bags of consecutive stretches of trees, over all rows that `fit` was given.
+    """Join the bags of consecutive fits, over all rows that `fit` was given.
 
     Parameters
     ----------
     segments : iterable of (bags, of_stage)
-        What `find_bags` gave for every stretch.
+        Result of `find_bags` for every fit that added trees.
     rows : ndarray of int
         Rows that LightGBM was given.
     n_rows : int
-        Rows that `fit` was given.
+        Number of rows that `fit` was given.
 
     Returns
     -------
