@@ -324,11 +324,11 @@ def test_shares_without_weight_are_refused(share):
 @pytest.mark.parametrize("scale", [1e39, 3e38, 1e-31, 1e-42, 1e-50, 1e-16])
 def test_labels_that_float32_loses_are_refused(rows, scale):
     X, y = rows
-    with pytest.raises(ValueError, match=r"y has absolute values .* float32 .* rescale y"):
+    with pytest.raises(ValueError, match=r"y has absolute values .* float32 .* Rescale y"):
         make_trees().fit(X, y * scale)
     watched = make_trees(early_stopping_rounds=2)
     if scale != 1e-16:  # a start of zero is lost on the rows trained on only
-        with pytest.raises(ValueError, match="rescale y_val"):
+        with pytest.raises(ValueError, match="Rescale y_val"):
             watched.fit(X, y, X_val=X, y_val=y * scale)
 
 
@@ -336,9 +336,9 @@ def test_labels_that_float32_loses_are_refused(rows, scale):
 def test_weights_that_float32_loses_are_refused(rows, scale):
     X, y = rows
     sample_weight = np.linspace(0.5, 3.5, 60) * scale
-    with pytest.raises(ValueError, match=r"sample_weight has absolute values .* float32 .* rescale sample_weight,"):
+    with pytest.raises(ValueError, match=r"sample_weight has absolute values .* float32 .* Rescale sample_weight,"):
         make_trees().fit(X, y, sample_weight=sample_weight)
-    with pytest.raises(ValueError, match="rescale sample_weight_val"):
+    with pytest.raises(ValueError, match="Rescale sample_weight_val"):
         make_trees(early_stopping_rounds=2).fit(X, y, X_val=X, y_val=y, sample_weight_val=sample_weight)
 
 

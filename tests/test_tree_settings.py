@@ -291,7 +291,7 @@ def test_a_given_validation_set_is_watched_as_lightgbm_watches_it(frame, weighte
 @pytest.mark.parametrize(
     ("settings", "options", "match"),
     [
-        ({"early_stopping_rounds": 3}, {"y_val": [1.0]}, "belong to X_val"),
+        ({"early_stopping_rounds": 3}, {"y_val": [1.0]}, "need X_val"),
         ({"early_stopping_rounds": 3}, {"X_val": np.zeros((2, 4))}, "X_val needs y_val"),
         ({}, {"X_val": np.zeros((2, 4)), "y_val": [0.0, 1.0]}, "set early_stopping_rounds"),
         ({"early_stopping_rounds": 3}, {"X_val": np.zeros((2, 3)), "y_val": [0.0, 1.0]}, "3 features"),
@@ -409,7 +409,7 @@ def test_a_warm_start_refuses_what_changed_by_name(frame):
         model.set_params(n_estimators=3).fit(X, y)
     with pytest.raises(ValueError, match="warm_start=True needs record=True"):
         make_trees(warm_start=True, record=False).fit(X, y)
-    with pytest.raises(ValueError, match="fit afresh"):
+    with pytest.raises(ValueError, match="needs an earlier fit with record=True"):
         make_trees(record=False).fit(X, y).set_params(warm_start=True, record=True).fit(X, y)
 
 

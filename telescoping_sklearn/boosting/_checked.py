@@ -15,17 +15,9 @@ _RAW_ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
 
 def spread_tolerance(values: NDArray) -> float:
-    """Largest gap between two models of the same labels that counts as rounding; proportional to the labels' spread.
+    """Largest gap between two models of the same labels, or raw scores, that counts as rounding.
 
-    Parameters
-    ----------
-    values : ndarray
-        Labels, or raw scores, of the rows trained on.
-
-    Returns
-    -------
-    float
-        1e-5 standard deviations, plus 1e-6 of the largest deviation from the mean, plus the rounding of float64.
+    It is 1e-5 standard deviations, plus 1e-6 of the largest deviation from the mean, plus the rounding of float64.
     """
     largest_deviation = np.abs(values - values.mean()).max()
     rounding = 16 * np.finfo(np.float64).eps * np.abs(values).max()

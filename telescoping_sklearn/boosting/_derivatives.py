@@ -16,16 +16,8 @@ from telescoping_sklearn.losses import NonQuadraticLoss
 class Derivatives(NamedTuple):
     """Derivatives of the loss at every row before a stage, each (n_train,).
 
-    Attributes
-    ----------
-    gradient : ndarray
-        g, the first derivative in the raw prediction f.
-    label_rate : ndarray
-        q = -dg/dy.
-    curvature : ndarray
-        h = dg/df.
-    hessian : ndarray
-        H, which the library uses for h in its leaf denominators.
+    ``gradient`` is g, the first derivative in the raw prediction f. ``label_rate`` is q = -dg/dy, ``curvature`` is
+    h = dg/df, and ``hessian`` is H, which the library uses for h in its leaf denominators.
     """
 
     gradient: NDArray

@@ -34,22 +34,7 @@ def compact_leaves(leaves: NDArray, n_leaves: int) -> NDArray:
 
 
 def membership(leaves: NDArray, n_leaves: int, values: NDArray | None = None) -> sparse.csc_array:
-    """Leaf-membership matrix of one tree, (n_leaves, n_rows), with at most one entry a row.
-
-    Parameters
-    ----------
-    leaves : ndarray of int of shape (n_rows,)
-        Leaf of every row.
-    n_leaves : int
-        Number of leaves.
-    values : ndarray of shape (n_rows,), default=None
-        The entries; ones if not given. Zeros are dropped.
-
-    Returns
-    -------
-    scipy.sparse.csc_array of shape (n_leaves, n_rows)
-        The matrix.
-    """
+    """Leaf-membership matrix of one tree, (n_leaves, n_rows); its entries are ``values``, without zeros, or ones."""
     n_rows = len(leaves)
     entries = np.ones(n_rows) if values is None else values.copy()  # eliminate_zeros works in place
     found = sparse.csc_array((entries, leaves.astype(np.int32), np.arange(n_rows + 1)), shape=(n_leaves, n_rows))
@@ -80,15 +65,7 @@ class RowSets:
 
 
 class BaggedWeights:
-    """Weights of rows by stage, zero outside the bag of the stage.
-
-    Parameters
-    ----------
-    row_weights : ndarray of shape (n_train,)
-        Weights in the bag.
-    bags : RowSets
-        The bag of every stage.
-    """
+    """Weights of rows by stage: ``row_weights``, and zero outside the bag of the stage."""
 
     def __init__(self, row_weights: NDArray, bags: RowSets):
         self.row_weights = read_only(row_weights)

@@ -67,28 +67,10 @@ def draw_bags(plan: BaggingPlan, n_rows: int) -> Iterator[NDArray]:
 
 
 def find_bags(plan: BaggingPlan, leaves: NDArray, leaf_counts: Sequence[NDArray]) -> tuple[list[NDArray], list[int]]:
-    """Find the bag of every tree.
+    """Find the bags in use, each (n_rows,) bool, and the position among them of the bag of every tree.
 
-    Parameters
-    ----------
-    plan : BaggingPlan
-        How bags were drawn.
-    leaves : ndarray of int of shape (n_stages, n_rows)
-        Leaf of every row given to LightGBM, in every tree.
-    leaf_counts : sequence of ndarray of int of shape (n_leaves,)
-        Rows of its bag in every leaf, as LightGBM counted them.
-
-    Returns
-    -------
-    bags : list of ndarray of bool of shape (n_rows,)
-        The bags in use.
-    of_stage : list of int
-        Position in `bags` of the bag of every tree.
-
-    Raises
-    ------
-    ValueError
-        If a bag does not fit its tree.
+    ``leaves``, (n_stages, n_rows), are those of the rows given to LightGBM. Each bag is checked against ``leaf_counts``,
+    LightGBM's row counts of every leaf.
     """
     every_row = np.ones(leaves.shape[1], dtype=bool)
     drawn, bags, of_stage = draw_bags(plan, leaves.shape[1]), [every_row], list[int]()
@@ -124,22 +106,7 @@ def _no_bag(stage: int) -> ValueError:
 
 
 def stack_bags(segments: Iterable[tuple[list[NDArray], list[int]]], rows: NDArray, n_rows: int) -> RowSets:
-    """Join the bags of consecutive fits, over all rows that `fit` was given.
-
-    Parameters
-    ----------
-    segments : iterable of (bags, of_stage)
-        Result of `find_bags` for every fit that added trees.
-    rows : ndarray of int
-        Rows that LightGBM was given.
-    n_rows : int
-        Number of rows that `fit` was given.
-
-    Returns
-    -------
-    RowSets
-        The bags of all trees.
-    """
+    """Join results of `find_bags` for consecutive fits, over all ``n_rows`` rows, of which LightGBM got ``rows``."""
     bags: list[NDArray] = []
     of_stage: list[int] = []
     for found, positions in segments:

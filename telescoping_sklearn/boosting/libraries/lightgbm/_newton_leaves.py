@@ -27,14 +27,8 @@ from telescoping_sklearn.losses import NonQuadraticLoss, SquaredError
 class _Pulls(NamedTuple):
     """What the rows contribute to the leaves of a stage, each (n_train,) or None.
 
-    Attributes
-    ----------
-    pull : ndarray or None
-        Negative gradient; None where no leaf has a threshold.
-    hessian : ndarray or None
-        Hessian; None for ones.
-    free : ndarray of bool or None
-        Rows whose gradient is not clipped; None for all.
+    ``pull`` is the negative gradient, or None where no leaf has a threshold. ``hessian`` is None for ones. ``free`` marks
+    the rows whose gradient is not clipped, and is None for all.
     """
 
     pull: NDArray | None = None
@@ -45,21 +39,9 @@ class _Pulls(NamedTuple):
 def newton_steps(
     sums: NDArray, denominators: NDArray, reg_alpha: float, max_delta_step: float
 ) -> tuple[NDArray, NDArray]:
-    """Value of a node as an affine map of its sum of negative gradients, at the sums given.
+    """Value of a node as an affine map of its sum of negative gradients: ``rates * sums + constants``.
 
-    Parameters
-    ----------
-    sums : ndarray of shape (n_nodes,)
-        Sums of negative gradients.
-    denominators : ndarray of shape (n_nodes,)
-        Sums of hessians plus ridge.
-    reg_alpha, max_delta_step : float
-        LightGBM's parameters; 0 for no penalty and no limit.
-
-    Returns
-    -------
-    rates, constants : ndarray of shape (n_nodes,)
-        The values are ``rates * sums + constants``.
+    ``denominators`` are sums of hessians plus ridge; 0 means no penalty and no limit.
 
     Examples
     --------
@@ -84,23 +66,8 @@ def newton_ensemble(
 ) -> LeafEnsemble:
     """Make the ensemble of trees whose leaves are Newton steps.
 
-    Parameters
-    ----------
-    grown : GrownTrees
-        The trees.
-    ridges : sequence of tuple of ndarray
-        Ridge of every inner node and of every leaf, by stage; see `node_ridges`.
-    loss : NonQuadraticLoss or None
-        The loss, where it is non-quadratic.
-    huber : float or None
-        Size of a residual beyond which it is clipped; None for squared error.
-    params : mapping
-        Parameters that LightGBM was given.
-
-    Returns
-    -------
-    LeafEnsemble
-        The ensemble.
+    ``ridges`` are those of the inner nodes and the leaves, by stage, from `node_ridges`; ``loss`` is None unless it is
+    non-quadratic; ``huber`` is the largest unclipped residual, or None.
     """
     if params["path_smooth"] > 0:
         refuse_if_too_large(

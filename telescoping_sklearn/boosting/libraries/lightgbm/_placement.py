@@ -73,13 +73,6 @@ class Placement:
     """Callback that compares, after the last tree, training's own predictions of its rows with those from their values.
 
     An early-stopping callback must be `wrapped`, so that rows are also compared where it ends the training.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_rows, n_features)
-        Rows to train on.
-    n_threads : int
-        Threads; 0 leaves the choice to LightGBM.
     """
 
     order = 29  # before early stopping, which ends the training
@@ -119,18 +112,9 @@ class Placement:
 
 
 def refuse_misplaced(misplaced: NDArray, n_rows: int, rows: NDArray | None, params: Mapping[str, Any]) -> None:
-    """Raise ValueError naming rows that training put into other leaves than predictions do.
+    """Raise ValueError naming rows, among those trained on, that training put into other leaves than predictions do.
 
-    Parameters
-    ----------
-    misplaced : ndarray of int
-        These rows, among those trained on.
-    n_rows : int
-        Number of rows trained on.
-    rows : ndarray of int of shape (n_rows,) or None
-        Positions of the rows trained on in the rows given to `fit`; None where all were trained on.
-    params : mapping
-        Parameters of the estimator.
+    ``rows`` are the positions of those trained on in the rows given to `fit`; None where all were.
     """
     if not len(misplaced):
         return

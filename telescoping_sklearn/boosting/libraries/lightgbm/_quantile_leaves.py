@@ -44,39 +44,16 @@ class QuantileLoss(NamedTuple):
         return None if weights is None else weights.astype(np.float64)
 
     def start_weights(self, labels: NDArray, sample_weight: NDArray | None) -> NDArray:
-        """Return A in f_0 = A y, the quantile of all labels, (n_rows,).
-
-        Parameters
-        ----------
-        labels : ndarray of shape (n_rows,)
-            Labels, as LightGBM keeps them.
-        sample_weight : ndarray of shape (n_rows,) or None
-            What LightGBM was given.
-        """
+        """Return A in f_0 = A y, the quantile of all labels, (n_rows,), for labels in LightGBM's float32."""
         groups = np.zeros(len(labels), dtype=np.intp)
         return quantile_weights(labels, groups, self.row_weights(labels, sample_weight), self.alpha)
 
 
 def quantile_weights(values: NDArray, groups: NDArray, weights: NDArray | None, alpha: float) -> NDArray:
-    """Weights of the values in the quantile of their group: one or two of each group are not zero.
+    """Weights of the values in the quantile of their group, (n_values,): one or two of each group are not zero.
 
-    Among equal values, the first counts as the smallest.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n_values,)
-        The values.
-    groups : ndarray of int of shape (n_values,)
-        Group of each.
-    weights : ndarray of shape (n_values,) or None
-        Their weights; None for LightGBM's unweighted formula.
-    alpha : float
-        Level of the quantile.
-
-    Returns
-    -------
-    ndarray of shape (n_values,)
-        Weights that sum to 1 in every group.
+    They sum to 1 in every group. Among equal values, the first counts as the smallest. LightGBM's unweighted formula is
+    used where ``weights`` is None.
     """
     order = np.lexsort((values, groups))
     counts = np.bincount(groups)
@@ -126,24 +103,7 @@ def _weighted_rank(weights: NDArray, alpha: float) -> tuple[int, float]:
 def quantile_ensemble(
     grown: GrownTrees, loss: QuantileLoss, sample_weight: NDArray | None, learning_rate: float
 ) -> LeafEnsemble:
-    """Make the ensemble of trees whose leaves are quantiles.
-
-    Parameters
-    ----------
-    grown : GrownTrees
-        The trees.
-    loss : QuantileLoss
-        The loss.
-    sample_weight : ndarray of shape (n_train,) or None
-        What LightGBM was given, for all training rows.
-    learning_rate : float
-        Shrinkage.
-
-    Returns
-    -------
-    LeafEnsemble
-        The ensemble.
-    """
+    """Make the ensemble of trees whose leaves are quantiles; ``sample_weight`` is that of all training rows."""
     labels, weights_given = grown.labels[grown.given], None if sample_weight is None else sample_weight[grown.given]
     start, weights = np.zeros(len(grown.labels)), None
     start[grown.given] = loss.start_weights(labels, weights_given)

@@ -30,19 +30,7 @@ from telescoping_sklearn.boosting.libraries.lightgbm._tree_text import (
 
 
 class LightGBMTrees:
-    """A fitted booster.
-
-    Parameters
-    ----------
-    booster : lightgbm.Booster
-        The fitted booster.
-    n_stages : int
-        Number of trees that predict.
-    n_jobs : int or None
-        Threads; None leaves the choice to LightGBM.
-    label_shift : float, default=0.0
-        Constant subtracted from the labels before training; it is added to predictions.
-    """
+    """A fitted booster: the first ``n_stages`` trees predict, and ``label_shift`` is added to predictions."""
 
     def __init__(self, booster: lightgbm.Booster, n_stages: int, n_jobs: int | None, label_shift: float = 0.0):
         self.booster = booster

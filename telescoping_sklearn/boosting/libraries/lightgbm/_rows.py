@@ -59,18 +59,8 @@ class Rows(NamedTuple):
 def label_shift(params: Mapping[str, Any], rows: Rows) -> float:
     """Choose the constant that is subtracted from the labels before LightGBM rounds them to float32.
 
-    Parameters
-    ----------
-    params : mapping
-        Parameters of the estimator.
-    rows : Rows
-        The rows to train on.
-
-    Returns
-    -------
-    float
-        The weighted mean label where rounding would change a label by more than a quarter of `spread_tolerance`.
-        0 otherwise, and for losses whose trees depend on a shift of the labels.
+    It is the weighted mean label where rounding would change a label by more than a quarter of `spread_tolerance`. It is
+    0 otherwise, and for losses whose trees depend on a shift of the labels.
     """
     labels = rows.weighted_labels()
     if not (follows_shifts(params) and len(labels) and _in_range(np.abs(labels).max())):
@@ -90,20 +80,9 @@ def lost_in_float32(labels: NDArray) -> float:
 def refuse_trained(params: Mapping[str, Any], rows: Rows, shift: float) -> None:
     """Raise ValueError for rows that cannot be trained on with the settings given.
 
-    Parameters
-    ----------
-    params : mapping
-        Parameters of the estimator.
-    rows : Rows
-        The rows to train on, as LightGBM is given them.
-    shift : float
-        Constant that was subtracted from their labels.
-
-    Raises
-    ------
-    ValueError
-        If there are too few rows, the loss does not accept the labels, labels or weights are out of the range of
-        float32, bags would be empty, or LightGBM cannot count the rows that smoothing or leaves need.
+    This is so where there are too few rows, the loss does not accept the labels (from which ``shift`` was subtracted),
+    labels or weights are out of the range of float32, bags would be empty, or LightGBM cannot count the rows that
+    smoothing or leaves need.
     """
     y, weights = rows.y, np.ones(len(rows.y)) if rows.sample_weight is None else rows.sample_weight
     if len(y) < 2:
@@ -176,23 +155,9 @@ def _refuse_empty_leaves(params: Mapping[str, Any], other: str | None) -> None:
 
 
 def refuse_watched(params: Mapping[str, Any], rows: Rows, suffix: str, shift: float) -> None:
-    """Raise ValueError for rows that early stopping cannot watch.
+    """Raise ValueError for validation rows whose labels, weights or range LightGBM or the loss does not accept.
 
-    Parameters
-    ----------
-    params : mapping
-        Parameters of the estimator.
-    rows : Rows
-        The rows for early stopping, as LightGBM is given them.
-    suffix : str
-        Suffix of the names of their labels and weights in `fit`: "_val", or "" for a share of the training rows.
-    shift : float
-        Constant that was subtracted from their labels.
-
-    Raises
-    ------
-    ValueError
-        If the loss does not accept the labels, all weights are zero, or values are out of the range of float32.
+    ``suffix`` ends the names of their labels and weights in `fit`: "_val", or "" for a share of the training rows.
     """
     y, weights = rows.y, np.ones(len(rows.y)) if rows.sample_weight is None else rows.sample_weight
     if not suffix:  # weights given for validation rows are checked by `fit`

@@ -22,14 +22,14 @@ _SEEDS = ("bagging_seed", "feature_fraction_seed", "extra_seed")
 def fit_booster(
     new: FitRecord, trained: Rows, watched: Rows | None, seed: int, earlier: lightgbm.Booster | None = None
 ) -> tuple[lightgbm.Booster, BaggingPlan | None]:
-    """Fit ``LGBMRegressor`` with its own messages silenced.
+    """Fit ``LGBMRegressor``, with its own messages silenced, or add trees to an ``earlier`` booster.
 
     Parameters
     ----------
     new : FitRecord
         What the fit is given.
     trained, watched : Rows
-        Rows to train on, and rows that early stopping watches (None for none), from `new`.
+        Its rows to train on, and those for early stopping (None for none).
     seed : int
         Seed of the fit.
     earlier : lightgbm.Booster, default=None
@@ -41,12 +41,6 @@ def fit_booster(
         The booster. With early stopping, its ``best_iteration`` is the number of trees at the best iteration.
     plan : BaggingPlan or None
         How its bags were drawn; None without bagging.
-
-    Raises
-    ------
-    ValueError
-        If training put rows into other leaves than predictions do, and a record is kept; or if LightGBM aborts for a
-        known reason.
     """
     params = new.params
     settings = library_settings(params, seed)

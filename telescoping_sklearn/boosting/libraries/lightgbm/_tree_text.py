@@ -69,23 +69,9 @@ def text_parameter(text: str, name: str) -> str:
 
 
 def node_ridges(tree: TreeText, many: NDArray, reg_lambda: float, cat_l2: float) -> tuple[NDArray, NDArray]:
-    """Ridge in the denominator of every node: lambda, plus cat_l2 below a split over many categories.
+    """Ridge of every inner node, (n_leaves - 1,), the root first, and of every leaf, (n_leaves,).
 
-    Parameters
-    ----------
-    tree : TreeText
-        The tree.
-    many : ndarray of bool of shape (n_features,)
-        Columns with too many categories for splits of one category against the rest.
-    reg_lambda, cat_l2 : float
-        The two ridge terms.
-
-    Returns
-    -------
-    splits : ndarray of shape (n_leaves - 1,)
-        Ridge of every inner node; the root is the first.
-    leaves : ndarray of shape (n_leaves,)
-        Ridge of every leaf.
+    It is lambda, plus cat_l2 below a split over many categories; ``many`` says which columns have many.
     """
     over_many = many[tree.split_feature] & (tree.decision_type & _CATEGORICAL).astype(bool)
     splits, leaves = np.full(max(tree.n_leaves - 1, 0), reg_lambda), np.full(tree.n_leaves, reg_lambda)
@@ -100,13 +86,6 @@ def path_smoothing(tree: TreeText, smooth: float) -> tuple[NDArray, NDArray]:
 
     With n rows of the bag in a node, a = n / (n + smooth) and r the node's own Newton step, its smoothed value is
     v = a r + (1 - a) v_parent. The root is not smoothed.
-
-    Parameters
-    ----------
-    tree : TreeText
-        The tree.
-    smooth : float
-        LightGBM's ``path_smooth``.
 
     Returns
     -------
