@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
-from lightgbm import Booster
 from numpy.typing import NDArray
 from sklearn.base import _fit_context
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -17,6 +16,7 @@ from telescoping_sklearn.boosting._checked import checked_telescope
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
 from telescoping_sklearn.boosting._stopping import CRITERIA, StoppingCurve, stopping_curve
 from telescoping_sklearn.boosting.libraries.lightgbm import (
+    Booster,
     ColumnCategories,
     FitRecord,
     LightGBMParameters,

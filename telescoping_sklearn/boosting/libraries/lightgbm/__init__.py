@@ -7,6 +7,8 @@
   tree saw), `_replay` (training predictions, bit for bit), and `_newton_leaves` or `_quantile_leaves` (leaf values).
 """
 
+from lightgbm import Booster
+
 from telescoping_sklearn.boosting.libraries.lightgbm._categories import ColumnCategories
 from telescoping_sklearn.boosting.libraries.lightgbm._fit_record import (
     FitRecord,
@@ -26,6 +28,7 @@ from telescoping_sklearn.boosting.libraries.lightgbm._rows import (
 from telescoping_sklearn.boosting.libraries.lightgbm._training import count_stages, first_trees, fit_booster
 
 __all__ = [
+    "Booster",
     "ColumnCategories",
     "FitRecord",
     "LightGBMParameters",

@@ -69,7 +69,7 @@ def draw_bags(plan: BaggingPlan, n_rows: int) -> Iterator[NDArray]:
 def find_bags(plan: BaggingPlan, leaves: NDArray, leaf_counts: Sequence[NDArray]) -> tuple[list[NDArray], list[int]]:
     """Find the bags in use, each (n_rows,) bool, and the position among them of the bag of every tree.
 
-    ``leaves``, (n_stages, n_rows), are those of the rows given to LightGBM. Each bag is checked against ``leaf_counts``,
+    ``leaves``, (n_stages, n_rows), are those of the rows given to LightGBM. Bags are checked against ``leaf_counts``,
     LightGBM's row counts of every leaf.
     """
     every_row = np.ones(leaves.shape[1], dtype=bool)

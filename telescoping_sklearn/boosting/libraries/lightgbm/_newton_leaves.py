@@ -27,8 +27,8 @@ from telescoping_sklearn.losses import NonQuadraticLoss, SquaredError
 class _Pulls(NamedTuple):
     """What the rows contribute to the leaves of a stage, each (n_train,) or None.
 
-    ``pull`` is the negative gradient, or None where no leaf has a threshold. ``hessian`` is None for ones. ``free`` marks
-    the rows whose gradient is not clipped, and is None for all.
+    ``pull`` is the negative gradient, or None where no leaf has a threshold. ``hessian`` is None for ones. ``free``
+    marks the rows whose gradient is not clipped, and is None for all.
     """
 
     pull: NDArray | None = None

@@ -59,7 +59,7 @@ _NOT_PARAMETERS = {
     "init_score": "subtract it from y",
     "boost_from_average": "boosting always starts from the mean label, or the quantile",
     "verbosity": "use verbose; LightGBM's own messages are never shown",
-    "metric": "early stopping watches the loss of the objective",
+    "metric": "early stopping uses the loss of the objective",
     "use_quantized_grad": "rounded gradients are not linear in the labels",
     "data_sample_strategy": "goss selects rows by their gradients, which is not linear in the labels",
     "refit_decay_rate": "leaves are not refitted",

@@ -32,7 +32,7 @@ _SMALLEST_LABEL = 1e-30
 _SMALLEST_HESSIAN = 1e-9
 #: With a smaller min_child_weight, LightGBM mistakes rounding errors of sums of hessians for rows, and aborts, unless
 #: min_child_samples is at least the second number (equal hessians, rows counted) or the third (rows estimated).
-_SAFE_CHILD_WEIGHT, _SAFE_CHILD_SAMPLES, SAFE_GUESSED_SAMPLES = 1e-12, 1, 10
+_SAFE_CHILD_WEIGHT, _SAFE_CHILD_SAMPLES, SAFE_ESTIMATED_SAMPLES = 1e-12, 1, 10
 
 
 class Rows(NamedTuple):
@@ -59,8 +59,8 @@ class Rows(NamedTuple):
 def label_shift(params: Mapping[str, Any], rows: Rows) -> float:
     """Choose the constant that is subtracted from the labels before LightGBM rounds them to float32.
 
-    It is the weighted mean label where rounding would change a label by more than a quarter of `spread_tolerance`. It is
-    0 otherwise, and for losses whose trees depend on a shift of the labels.
+    It is the weighted mean label where rounding would change a label by more than a quarter of `spread_tolerance`. It
+    is 0 otherwise, and for losses whose trees depend on a shift of the labels.
     """
     labels = rows.weighted_labels()
     if not (follows_shifts(params) and len(labels) and _in_range(np.abs(labels).max())):
@@ -113,7 +113,7 @@ def refuse_trained(params: Mapping[str, Any], rows: Rows, shift: float) -> None:
     if params["path_smooth"] > 0 and other is not None and quantile is None:
         raise ValueError(
             f"path_smooth={params['path_smooth']} is not supported with {other}: LightGBM then smooths by row counts "
-            "that it guesses from hessians. Use path_smooth=0, or squared error and no sample_weight."
+            "that it estimates from hessians. Use path_smooth=0, or squared error and no sample_weight."
         )
     _refuse_empty_leaves(params, other)
     if isinstance(loss, Fair):
@@ -144,7 +144,7 @@ def _refuse_small_hessians(loss: Fair, params: Mapping[str, Any], y: NDArray, li
 
 def _refuse_empty_leaves(params: Mapping[str, Any], other: str | None) -> None:
     """Raise ValueError where LightGBM may make empty leaves; ``other`` says what makes hessians unequal."""
-    needed = _SAFE_CHILD_SAMPLES if other is None else SAFE_GUESSED_SAMPLES
+    needed = _SAFE_CHILD_SAMPLES if other is None else SAFE_ESTIMATED_SAMPLES
     if params["min_child_weight"] < _SAFE_CHILD_WEIGHT and params["min_child_samples"] < needed:
         raise ValueError(
             f"min_child_weight={params['min_child_weight']} with min_child_samples={params['min_child_samples']} is "
@@ -167,7 +167,7 @@ def refuse_watched(params: Mapping[str, Any], rows: Rows, suffix: str, shift: fl
     if loss is not None and not _covers(loss, y):
         raise ValueError(
             f"objective={params['objective']!r} takes {loss.takes}; y{suffix} runs from {y.min()} to {y.max()} on the "
-            "rows that early stopping watches."
+            "validation rows."
         )
 
 

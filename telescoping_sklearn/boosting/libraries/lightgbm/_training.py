@@ -12,7 +12,7 @@ from telescoping_sklearn.boosting.libraries.lightgbm._fit_record import FitRecor
 from telescoping_sklearn.boosting.libraries.lightgbm._objectives import non_quadratic_loss, quantile_loss
 from telescoping_sklearn.boosting.libraries.lightgbm._parameters import library_settings
 from telescoping_sklearn.boosting.libraries.lightgbm._placement import Placement, may_bundle, refuse_misplaced
-from telescoping_sklearn.boosting.libraries.lightgbm._rows import SAFE_GUESSED_SAMPLES, Rows
+from telescoping_sklearn.boosting.libraries.lightgbm._rows import SAFE_ESTIMATED_SAMPLES, Rows
 from telescoping_sklearn.boosting.libraries.lightgbm._tree_text import text_parameter
 
 #: Parameters that seed the draws of a booster.
@@ -89,11 +89,11 @@ def _explain_abort(params: Mapping[str, Any], train: Rows, error: Exception) -> 
             "objective='regression_l1' with sample_weight / np.maximum(1, np.abs(y)): its leaves are the same "
             "quantiles."
         ) from error
-    if (unequal or non_quadratic_loss(params) is not None) and params["min_child_samples"] < SAFE_GUESSED_SAMPLES:
+    if (unequal or non_quadratic_loss(params) is not None) and params["min_child_samples"] < SAFE_ESTIMATED_SAMPLES:
         raise ValueError(
             f"min_child_samples={params['min_child_samples']} with min_child_weight={params['min_child_weight']} made "
             "LightGBM abort: it took rounding errors of large hessians for the rows of a leaf. Use a larger "
-            f"min_child_weight, or min_child_samples={SAFE_GUESSED_SAMPLES} or more."
+            f"min_child_weight, or min_child_samples={SAFE_ESTIMATED_SAMPLES} or more."
         ) from error
 
 
