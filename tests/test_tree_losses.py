@@ -218,6 +218,14 @@ def test_the_kernel_form_rebuilds_the_raw_score_whatever_the_settings(objective,
     np.testing.assert_allclose(model.telescope_.kernel_form(), raw, rtol=0, atol=raw_tolerance(raw))
 
 
+def test_the_start_is_lightgbms_own_where_the_raw_score_is_far_from_its_derivative_times_labels():
+    X, y = random_rows(60)[0], np.full(60, 0.99987)
+    telescope = make_trees(objective="cross_entropy").fit(X, y).telescope_
+    start = np.log(np.float32(y[0]).astype(float) / (1 - np.float32(y[0]).astype(float)))
+    np.testing.assert_allclose(next(telescope.staged_model(X, [0])), start, rtol=1e-12)
+    np.testing.assert_allclose(telescope.kernel_form(), start, rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     "loss", [Poisson(0.7), Gamma(), Tweedie(1.3), Logistic(), Fair(0.7)], ids=lambda loss: type(loss).__name__
 )

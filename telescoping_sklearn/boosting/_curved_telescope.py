@@ -30,7 +30,7 @@ class CurvedLeafTelescope(LeafTelescope):
         """f_0 - sum_t sum_i K_t g_it at the training rows, (n_train,): the raw score, rebuilt from gradients."""
         ensemble = self.ensemble
         assert ensemble.gradient is not None  # otherwise the ensemble is a smoother
-        raw = np.full(self.n_samples, ensemble.start_weights @ self.y + ensemble.start_offset)
+        raw = np.full(self.n_samples, ensemble.start(self.y))
         for stage in range(1, self.n_stages + 1):
             pulls = -ensemble.stage_weights(stage) * ensemble.gradient(stage)
             values = ensemble.leaf_values(stage, ensemble.leaf_sums(stage, pulls))

@@ -113,9 +113,9 @@ class LeafEnsemble:
         R_t by stage, learning rate and denominators included: the diagonal, or the full matrix where a leaf value
         depends on sums over other leaves.
     start_weights : ndarray of shape (n_train,)
-        A in the start f_0 = A y + b.
+        A in the start f_0 = A y + b of a smoother; else the derivative of f_0 in the labels.
     start_offset : float, default=0.0
-        b in the start f_0 = A y + b.
+        b in the start f_0 = A y + b of a smoother; else f_0.
     constants : sequence of ndarray of shape (n_leaves,), default=None
         c_t by stage; None for zero.
     weights_by_stage : callable, default=None
@@ -163,6 +163,10 @@ class LeafEnsemble:
     def smoother(self) -> bool:
         """Whether the prediction is S y + c."""
         return self.gradient is None
+
+    def start(self, y: NDArray) -> float:
+        """Return f_0, given the labels."""
+        return (float(self.start_weights @ y) if self.smoother else 0.0) + self.start_offset
 
     @property
     def fits_residuals(self) -> bool:

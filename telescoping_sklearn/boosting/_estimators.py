@@ -39,9 +39,10 @@ from telescoping_sklearn.boosting.libraries.lightgbm import (
 class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     """Gradient-boosted trees whose predictions are exact weighted sums of the training labels.
 
-    The model is LightGBM's; parameters have the names of ``LGBMRegressor``. For every query,
-    ``kernel_weights(X) @ y + offset(X)`` is the prediction up to LightGBM's rounding of labels to float32, also for
-    medians and quantiles. `fit` refuses settings whose leaf values are not piecewise affine in the labels.
+    The model is LightGBM's; parameters have the names of ``LGBMRegressor``. Other names are refused, with what to use
+    instead. For every query, ``kernel_weights(X) @ y + offset(X)`` is the prediction up to LightGBM's rounding of
+    labels to float32, also for medians and quantiles. `fit` refuses settings whose leaf values are not piecewise affine
+    in the labels.
 
     Parameters
     ----------
@@ -139,10 +140,6 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         Whether to keep what explanations need, including copies of X and y. ``False`` suits grid searches.
     verbose : int, default=False
         Above 0 (True counts as 1) to show the progress of fitting and of long computations.
-    **others : dict
-        Not supported: other names raise TypeError, which says what to use for LightGBM's other names of the parameters
-        above. `boosting_type`, `class_weight`, `linear_tree` and `monotone_constraints` are ignored with a
-        FutureWarning where they have the defaults of ``LGBMRegressor``.
 
     Attributes
     ----------

@@ -167,7 +167,7 @@ class LeafTelescope(Telescope):
         """Yield the library's own prediction after each tree."""
         wanted = resolve_stages(stages, self.n_stages)
         if wanted[0] == 0:
-            yield np.full(self.n_query(X), self.ensemble.start_weights @ self.y + self.ensemble.start_offset)
+            yield np.full(self.n_query(X), self.ensemble.start(self.y))
         prediction = np.zeros(self.n_query(X))
         for stage, output in enumerate(self._tree_outputs(self._rows(X)), start=1):
             prediction += output

@@ -84,7 +84,7 @@ def newton_ensemble(
         raw, start = loss.start(grown.row_weights, grown.labels)
         values = [tree.leaf_value - (0.0 if stage else raw) for stage, tree in enumerate(grown.trees)]
         path = LossPath(loss, grown.labels, raw, grown.leaves, values)
-        of_loss = {"start_weights": start, "start_offset": raw - start @ grown.labels}
+        of_loss = {"start_weights": start, "start_offset": raw}
         of_loss |= {"injection": path.label_rate, "feedback": path.curvature, "gradient": path.gradient}
         pulls = _non_quadratic_pulls(path, len(grown.trees))
     rates, constants, responding = [], [], list[NDArray]()

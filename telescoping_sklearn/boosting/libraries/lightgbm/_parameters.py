@@ -1,7 +1,9 @@
 """The parameters of boosted trees by name: defaults, ranges, and settings without known label weights."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
+from inspect import signature
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -132,6 +134,21 @@ def _without_removed(params: Mapping[str, Any], estimator: str, error: type[Exce
     return kept
 
 
+def _explain_others(init: Callable[..., None]) -> Callable[..., None]:
+    """Let a constructor say what to use for names of LightGBM's that are not its own."""
+    names = signature(init).parameters
+
+    @wraps(init)
+    def init_or_explain(self: Any, **params: Any) -> None:
+        estimator = type(self).__name__
+        kept = _without_removed(params, estimator, TypeError)
+        for name in kept.keys() - names.keys():
+            raise TypeError(f"{estimator} got an unexpected keyword argument {name!r}.")
+        init(self, **kept)
+
+    return init_or_explain
+
+
 class LightGBMParameters(BaseEstimator):
     """Constructor of an estimator over LightGBM: every parameter by name, nothing passed on unseen."""
 
@@ -178,6 +195,7 @@ class LightGBMParameters(BaseEstimator):
         "verbose": ["boolean", Integral],
     }
 
+    @_explain_others
     def __init__(
         self,
         *,
@@ -223,11 +241,7 @@ class LightGBMParameters(BaseEstimator):
         warm_start: bool = False,
         record: bool = True,
         verbose: int = False,
-        **others: Any,
     ):
-        estimator = type(self).__name__
-        for name in _without_removed(others, estimator, TypeError):
-            raise TypeError(f"{estimator} got an unexpected keyword argument {name!r}.")
         self.num_leaves = num_leaves
         self.max_depth = max_depth
         self.learning_rate = learning_rate
