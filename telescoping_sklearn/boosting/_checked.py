@@ -35,10 +35,8 @@ def checked_telescope(
         The trees on the training rows.
     trees : FittedTrees
         The model, as its library predicts with it.
-    X : ndarray of shape (n_train, n_features)
-        Training rows.
-    y : ndarray of shape (n_train,)
-        Training labels.
+    X, y : ndarray
+        Training rows and labels.
     seed : int
         Seed of the probes.
     rounding : float, default=0.0

@@ -29,18 +29,8 @@ class Derivatives(NamedTuple):
 class LossPath:
     """Derivatives of the loss before every stage, at the raw predictions of the training run.
 
-    Parameters
-    ----------
-    loss : NonQuadraticLoss
-        The loss.
-    labels : ndarray of shape (n_train,)
-        Training labels.
-    start : float
-        Raw prediction f_0, the same at every row.
-    leaves : ndarray of int of shape (n_stages, n_train)
-        Leaf of every training row in every tree.
-    leaf_values : list of ndarray of shape (n_leaves,)
-        What every leaf adds to the raw prediction, by stage.
+    Training starts from the raw prediction ``start`` at every row. ``leaf_values`` of a stage, (n_leaves,), are what its
+    leaves add, and ``leaves``, (n_stages, n_train), are those of the training rows.
     """
 
     def __init__(

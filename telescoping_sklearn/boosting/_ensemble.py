@@ -44,15 +44,7 @@ def membership(leaves: NDArray, n_leaves: int, values: NDArray | None = None) ->
 
 
 class RowSets:
-    """A set of rows for every stage, stored as bits; several stages may share a set.
-
-    Parameters
-    ----------
-    sets : sequence of ndarray of bool of shape (n_train,)
-        The sets.
-    of_stage : ndarray of int of shape (n_stages,)
-        Position in `sets` of the set of every stage.
-    """
+    """A set of rows, (n_train,) bool, for every stage, stored as bits; ``of_stage`` are positions in ``sets``."""
 
     def __init__(self, sets: Sequence[NDArray], of_stage: NDArray):
         self.n_rows = len(sets[0])
@@ -77,13 +69,7 @@ class BaggedWeights:
 
 
 class SparseWeights:
-    """Weights of the few rows that define the leaf values of a stage.
-
-    Parameters
-    ----------
-    weights : scipy.sparse.csr_array of shape (n_stages, n_train)
-        The weights; they sum to 1 over the rows of a leaf.
-    """
+    """Weights of the few rows that define the leaf values of a stage: a matrix of shape (n_stages, n_train)."""
 
     def __init__(self, weights: sparse.csr_array):
         self.weights = weights

@@ -21,18 +21,9 @@ _MULTIPLIER, _INCREMENT = 214013, 2531011
 
 
 class BaggingPlan(NamedTuple):
-    """How bags were drawn.
+    """How bags were drawn: share of the rows in a bag, trees between two bags, LightGBM's ``bagging_seed``.
 
-    Attributes
-    ----------
-    fraction : float
-        Share of the rows in a bag.
-    freq : int
-        Trees between two bags.
-    seed : int
-        LightGBM's ``bagging_seed``.
-    grown : tuple of bool
-        Whether each iteration grew a tree.
+    ``grown`` says of each iteration whether it grew a tree.
     """
 
     fraction: float
