@@ -29,8 +29,8 @@ class Derivatives(NamedTuple):
 class LossPath:
     """Derivatives of the loss before every stage, at the raw predictions of the training run.
 
-    Training starts from the raw prediction ``start`` at every row. ``leaf_values`` of a stage, (n_leaves,), are what its
-    leaves add, and ``leaves``, (n_stages, n_train), are those of the training rows.
+    Training starts from the raw prediction ``start`` at every row. ``leaf_values`` of a stage, (n_leaves,), are what
+    its leaves add, and ``leaves``, (n_stages, n_train), are those of the training rows.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from telescoping_sklearn.boosting.libraries.lightgbm._replay import GrownTrees
 
 
 class QuantileLoss(NamedTuple):
-    """A loss whose best constant is the quantile of level ``alpha``; ``relative`` divides row weights by max(1, |y|)."""
+    """A loss minimised by the quantile of level ``alpha``; ``relative`` divides row weights by max(1, |y|)."""
 
     alpha: float
     relative: bool = False
