@@ -182,7 +182,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             self._answered_under = settings
         if getattr(self, "_telescope", None) is None:
             self._telescope = self._make_telescope()
-        self._telescope.verbose = bool(getattr(self, "verbose", False))
+        self._telescope.verbose = getattr(self, "verbose", 0) > 0
         return self._telescope
 
     @property

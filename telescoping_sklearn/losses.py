@@ -76,7 +76,7 @@ class SquaredError:
         return row_weights / row_weights.sum()
 
 
-class CurvedLoss(ABC):
+class NonQuadraticLoss(ABC):
     """A non-quadratic loss of the raw prediction f.
 
     Subclasses define its derivatives and the link between f and the mean label; all take and return arrays of shape
@@ -141,7 +141,7 @@ class CurvedLoss(ABC):
         return raw, row_weights * self.label_rate(y, at) / (row_weights @ self.curvature(y, at))
 
 
-class Poisson(CurvedLoss):
+class Poisson(NonQuadraticLoss):
     """Poisson deviance with log link: g = e^f - y.
 
     Parameters
@@ -182,7 +182,7 @@ class Poisson(CurvedLoss):
         return bool(y.min() >= 0)
 
 
-class Gamma(CurvedLoss):
+class Gamma(NonQuadraticLoss):
     """Gamma deviance with log link: g = 1 - y e^-f.
 
     Examples
@@ -211,7 +211,7 @@ class Gamma(CurvedLoss):
         return bool(y.min() > 0)
 
 
-class Tweedie(CurvedLoss):
+class Tweedie(NonQuadraticLoss):
     """Tweedie deviance with log link: g = e^((2 - rho) f) - y e^((1 - rho) f).
 
     Parameters
@@ -249,7 +249,7 @@ class Tweedie(CurvedLoss):
         return bool(y.min() >= 0)
 
 
-class Logistic(CurvedLoss):
+class Logistic(NonQuadraticLoss):
     """Cross entropy with logit link, for labels in [0, 1]: g = sigma(f) - y.
 
     Parameters
@@ -297,7 +297,7 @@ class Logistic(CurvedLoss):
         return bool(np.isin(y, (0, 1)).all() if self.binary else y.min() >= 0 and y.max() <= 1)
 
 
-class Fair(CurvedLoss):
+class Fair(NonQuadraticLoss):
     """Fair's loss, c^2 (|x| / c - log(1 + |x| / c)) with x = f - y: g = c x / (|x| + c).
 
     Between squared error near zero and the absolute error far from it; the prediction is in the units of the label.

@@ -105,6 +105,7 @@ def test_arrows_point_down_only(path, group):
 def test_heavy_libraries_stay_where_they_belong(path, group):
     libraries = {name.split(".")[0] for name in imported(parse(path))}
     assert not {library for library in libraries & set(ONLY_IN) if group not in ONLY_IN[library]}
+    assert "lightgbm" not in libraries or path.is_relative_to(ROOT / "boosting" / "libraries" / "lightgbm")
 
 
 @pytest.mark.parametrize(("path", "group"), FILES, ids=IDS)

@@ -142,7 +142,7 @@ def test_mistakes_do_not_mask_each_other():
             models={
                 "net": {"settings": {"activation": "swish9", "section": "often", "hidden_layer_sizes": 5.5}},
                 "trees": {
-                    "settings": {"monotone_constraints": [1], "linear_tree": True, "num_leaves": "many", "leaves": 3},
+                    "settings": {"objective": "rank", "linear_tree": True, "num_leaves": "many", "leaves": 3},
                     "preparation": "best",
                     "space": {"max_depth": {"uniform": [2, 1]}, "subsample": [], "depth": [1]},
                     "colour": "red",
@@ -152,12 +152,7 @@ def test_mistakes_do_not_mask_each_other():
     lines = raised.value.mistakes
     parts = ["draws must", "validation must", "option folds"]
     parts += ["'activation' parameter", "'section' parameter", "'hidden_layer_sizes' parameter"]
-    parts += [
-        "monotone_constraints=[1] is not",
-        "linear_tree=True is not",
-        "'num_leaves' parameter",
-        "no parameter leaves",
-    ]
+    parts += ["objective='rank' is not", "'num_leaves' parameter", "no parameter leaves, linear_tree"]
     parts += ["preparation must", "max_depth must", "subsample must", "space: TelescopingGBTRegressor", "option colour"]
     for part in parts:
         assert sum(part in line for line in lines) == 1, part
@@ -165,11 +160,11 @@ def test_mistakes_do_not_mask_each_other():
 
 
 def test_what_fit_refuses_is_what_the_study_says():
-    trees = TelescopingGBTRegressor(linear_tree=True, monotone_constraints=[1])
-    assert list(trees.unsupported_params()) == ["linear_tree", "monotone_constraints"]
-    with pytest.raises(ValueError, match="linear_tree") as raised:
+    trees = TelescopingGBTRegressor(objective="lambdarank")
+    assert list(trees.unsupported_params()) == ["objective"]
+    with pytest.raises(ValueError, match="objective='lambdarank' is not supported") as raised:
         trees.fit(np.zeros((4, 1)), np.arange(4.0))
-    assert str(raised.value) == trees.unsupported_params()["linear_tree"]
+    assert str(raised.value) == trees.unsupported_params()["objective"]
     assert TelescopingGBTRegressor().unsupported_params() == {}
 
 

@@ -1,5 +1,7 @@
 """Boosted trees, against explicit loops over leaves and against LightGBM itself."""
 
+import re
+
 import lightgbm
 import numpy as np
 import pandas as pd
@@ -175,8 +177,16 @@ def test_weighted_predictions_are_those_of_lightgbm_bit_for_bit(rows, others):
 def test_parameters_and_defaults_are_those_of_lightgbm():
     library = lightgbm.LGBMRegressor().get_params()
     ours = type(make_trees())().get_params()
-    assert set(library) <= set(ours)
-    assert {name: ours[name] for name in library} == library
+    others = {name for name in library if name not in ours}
+    assert others == {"boosting_type", "class_weight"}
+    assert {name: ours[name] for name in library if name in ours} == {
+        name: value for name, value in library.items() if name not in others
+    }
+    assert "linear_tree" not in ours
+    with pytest.warns(FutureWarning, match="no longer a parameter") as warned:
+        copied = type(make_trees())(**library)
+    assert sum("no longer" in str(warning.message) and warning.filename == __file__ for warning in warned) == 2
+    assert copied.get_params() == ours
 
 
 # Refusals
@@ -185,20 +195,41 @@ def test_parameters_and_defaults_are_those_of_lightgbm():
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
-        ({"boosting_type": "dart"}, "boosting_type"),
-        ({"boosting_type": "rf"}, "boosting_type"),
-        ({"boosting_type": "goss"}, "boosting_type"),
         ({"objective": "lambdarank"}, "objective"),
         ({"objective": lambda y, prediction: (prediction - y, np.ones_like(y))}, "objective"),
-        ({"class_weight": "balanced"}, "class_weight"),
-        ({"linear_tree": True}, "linear_tree"),
-        ({"monotone_constraints": [1, 0, 0, 0]}, "monotone_constraints"),
     ],
 )
 def test_settings_without_algebra_are_refused_by_name_in_fit(rows, settings, name):
     model = make_trees(**settings)
     with pytest.raises(ValueError, match=f"{name}.*not supported"):
         model.fit(*rows)
+
+
+@pytest.mark.parametrize(
+    ("settings", "supported"),
+    [
+        ({"boosting_type": "dart"}, "gbdt"),
+        ({"boosting_type": "rf"}, "gbdt"),
+        ({"boosting_type": "goss"}, "gbdt"),
+        ({"class_weight": "balanced"}, None),
+        ({"class_weight": {0: 1.0}}, None),
+        ({"linear_tree": True}, False),
+        ({"monotone_constraints": [1, 0, 0, 0]}, None),
+        ({"monotone_constraints": np.ones(4)}, None),
+    ],
+    ids=str,
+)
+def test_parameters_of_one_supported_value_are_refused_by_name_and_value(settings, supported):
+    ((name, value),) = settings.items()
+    said = re.escape(f"{name}={value!r} is not supported by TelescopingGBTRegressor: ") + ".*Leave it out"
+    with pytest.raises(TypeError, match=said):
+        make_trees(**settings)
+    with pytest.raises(ValueError, match=said):
+        make_trees().set_params(**settings)
+    assert name not in make_trees().get_params()
+    for make in (make_trees, make_trees().set_params):
+        with pytest.warns(FutureWarning, match=f"{name} is no longer a parameter"):
+            assert name not in make(**{name: supported}).get_params()
 
 
 @pytest.mark.parametrize(
@@ -293,11 +324,11 @@ def test_shares_without_weight_are_refused(share):
 @pytest.mark.parametrize("scale", [1e39, 3e38, 1e-31, 1e-42, 1e-50, 1e-16])
 def test_labels_that_float32_loses_are_refused(rows, scale):
     X, y = rows
-    with pytest.raises(ValueError, match=r"y has absolute values .* float32 .* rescale y"):
+    with pytest.raises(ValueError, match=r"y has absolute values .* float32 .* Rescale y"):
         make_trees().fit(X, y * scale)
     watched = make_trees(early_stopping_rounds=2)
     if scale != 1e-16:  # a start of zero is lost on the rows trained on only
-        with pytest.raises(ValueError, match="rescale y_val"):
+        with pytest.raises(ValueError, match="Rescale y_val"):
             watched.fit(X, y, X_val=X, y_val=y * scale)
 
 
@@ -305,9 +336,9 @@ def test_labels_that_float32_loses_are_refused(rows, scale):
 def test_weights_that_float32_loses_are_refused(rows, scale):
     X, y = rows
     sample_weight = np.linspace(0.5, 3.5, 60) * scale
-    with pytest.raises(ValueError, match=r"sample_weight has absolute values .* float32 .* rescale sample_weight,"):
+    with pytest.raises(ValueError, match=r"sample_weight has absolute values .* float32 .* Rescale sample_weight,"):
         make_trees().fit(X, y, sample_weight=sample_weight)
-    with pytest.raises(ValueError, match="rescale sample_weight_val"):
+    with pytest.raises(ValueError, match="Rescale sample_weight_val"):
         make_trees(early_stopping_rounds=2).fit(X, y, X_val=X, y_val=y, sample_weight_val=sample_weight)
 
 
@@ -392,11 +423,11 @@ def test_staged_predictions_are_those_of_lightgbm_cut_short(rows, others):
 
 def test_progress_is_shown_where_asked_for_and_nowhere_else(capsys):
     X, y = random_rows()
-    for verbose in (False, True):
+    for verbose in (False, -1, 0, True, 2):
         model = make_trees(verbose=verbose).fit(X, y)
         model.kernel_weights(X[:2])
         model.effective_params(X, n_probes=4)
         shown = capsys.readouterr().err
-        assert ("trees grown" in shown) == ("labels through groups of trees" in shown) == verbose
+        assert ("trees grown" in shown) == ("labels through groups of trees" in shown) == (verbose > 0)
     model.set_params(verbose=False).offset(X)
     assert not capsys.readouterr().err

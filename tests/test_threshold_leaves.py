@@ -14,9 +14,9 @@ from test_boosting import library_of, tolerance
 from test_leaf_telescope import backward_weights, forward_weights
 from test_tree_settings import SPLITTING, coded, random_frame
 
-from telescoping_sklearn.boosting._newton_leaves import newton_steps
-from telescoping_sklearn.boosting._placement import may_bundle
-from telescoping_sklearn.boosting._quantile_leaves import quantile_weights
+from telescoping_sklearn.boosting.libraries.lightgbm._newton_leaves import newton_steps
+from telescoping_sklearn.boosting.libraries.lightgbm._placement import _has_frequent_value, _repeats, may_bundle
+from telescoping_sklearn.boosting.libraries.lightgbm._quantile_leaves import quantile_weights
 
 N, M = 60, 20
 LOSSES = {
@@ -191,7 +191,7 @@ def test_mape_far_from_zero_is_exact_to_what_float32_keeps(rows, others):
     assert model.label_shift_ == 0
     rounding = np.abs(y - y.astype(np.float32)).max()
     np.testing.assert_allclose(model.kernel_weights(others) @ y, model.predict(others), rtol=0, atol=4 * rounding)
-    with pytest.raises(ValueError, match=r"objective='mape' needs y as it is"):
+    with pytest.raises(ValueError, match=r"objective='mape' allows no shift of y"):
         make_trees(objective="mape").fit(X, y + 1e9)
 
 
@@ -328,7 +328,7 @@ def test_an_abort_on_an_empty_leaf_names_what_keeps_leaves_from_being_empty(rows
 def test_hessians_of_fairs_loss_that_are_too_small_are_refused(rows, others, scale):
     X, y = rows
     for c in (1e-6 * scale, 1e-5 * scale):
-        with pytest.raises(ValueError, match=r"fair_c=.* is too small for labels that lie up to .* apart"):
+        with pytest.raises(ValueError, match=r"fair_c=.* is too small for labels that differ by up to"):
             make_trees(objective="fair", fair_c=c).fit(X, scale * y)
     model = make_trees(objective="fair", fair_c=1e-3 * scale).fit(X, scale * y)
     assert np.abs(model.telescope_.kernel_form() - model.predict(X)).max() < 1e-5 * scale
@@ -415,3 +415,26 @@ def test_rows_that_training_puts_elsewhere_are_refused_in_fit(settings, conflict
 def test_training_is_compared_only_where_columns_may_be_bundled(columns, settings, expected):
     X = columns(np.random.default_rng(0))
     assert may_bundle(X, make_trees(**settings).get_params()) == expected
+
+
+@given(
+    n_rows=st.integers(1, 90),
+    n_frequent=st.floats(0, 1),
+    values=st.sampled_from([1e-32, 1e-9, 1.0, 1e9, 1e300, np.nan]),
+    seed=st.integers(0, 2**31 - 1),
+    ordered=st.booleans(),
+)
+@hypothesis_settings(deadline=None, max_examples=300)
+def test_no_column_with_a_frequent_value_is_passed_over(n_rows, n_frequent, values, seed, ordered):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n_rows, 3)) * (1.0 if np.isnan(values) else values)
+    frequent = np.arange(n_rows) if ordered else rng.permutation(n_rows)
+    X[frequent[: int(n_frequent * n_rows)], 1] = values * (1 + 1e-10 * rng.random())
+    found = _repeats(X)
+    assert all(found[column] for column in range(3) if _has_frequent_value(X[:, column]))
+
+
+def test_columns_of_distinct_values_are_passed_over_without_sorting():
+    X = np.random.default_rng(0).normal(size=(5000, 30))
+    X[:, 4], X[::3, 7] = np.nan, 0.0
+    assert list(np.flatnonzero(_repeats(X))) == [4, 7]

@@ -218,6 +218,14 @@ def test_the_kernel_form_rebuilds_the_raw_score_whatever_the_settings(objective,
     np.testing.assert_allclose(model.telescope_.kernel_form(), raw, rtol=0, atol=raw_tolerance(raw))
 
 
+def test_the_start_is_lightgbms_own_where_the_raw_score_is_far_from_its_derivative_times_labels():
+    X, y = random_rows(60)[0], np.full(60, 0.99987)
+    telescope = make_trees(objective="cross_entropy").fit(X, y).telescope_
+    start = np.log(np.float32(y[0]).astype(float) / (1 - np.float32(y[0]).astype(float)))
+    np.testing.assert_allclose(next(telescope.staged_model(X, [0])), start, rtol=1e-12)
+    np.testing.assert_allclose(telescope.kernel_form(), start, rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     "loss", [Poisson(0.7), Gamma(), Tweedie(1.3), Logistic(), Fair(0.7)], ids=lambda loss: type(loss).__name__
 )
@@ -237,16 +245,17 @@ def test_derivatives_of_losses_are_those_of_finite_differences(loss):
 
 def test_the_path_gives_the_same_derivatives_in_any_order_of_stages():
     X, y = rows_for("tweedie")
-    path = make_trees(objective="tweedie").fit(X, y).telescope_.ensemble.curvature
-    forward = [path.before(stage) for stage in range(1, 13)]
+    ensemble = make_trees(objective="tweedie").fit(X, y).telescope_.ensemble
+    of_stage = [ensemble.gradient, ensemble.injection, ensemble.feedback]
+    forward = [[values(stage) for values in of_stage] for stage in range(1, 13)]
     for stage in (12, 5, 4, 11, 1, 7):
-        np.testing.assert_allclose(path.before(stage), forward[stage - 1], rtol=1e-12)
+        np.testing.assert_allclose([values(stage) for values in of_stage], forward[stage - 1], rtol=1e-12)
 
 
 @pytest.mark.parametrize("objective", ["poisson", "gamma"])
 def test_an_interruption_anywhere_leaves_derivatives_as_they_were(objective):
     X, y = rows_for(objective)
-    path = make_trees(objective=objective).fit(X, y).telescope_.ensemble.curvature
+    path = make_trees(objective=objective).fit(X, y).telescope_.ensemble.gradient.__self__
     expected = {stage: path.before(stage).curvature.copy() for stage in (1, 5, 9)}
     real = type(path.loss).curvature
 

@@ -214,7 +214,7 @@ def test_bags_that_do_not_fit_the_leaves_are_an_error(frame):
     model = make_trees(subsample=0.5, subsample_freq=1).fit(X, frame[1])
     kept = model._fit_record.train.X
     kept[:] = kept[::-1].copy()
-    with pytest.raises(ValueError, match="bag drawn again for tree 1 does not fit"):
+    with pytest.raises(ValueError, match="bag drawn again for tree 1 does not match"):
         _ = model.telescope_
 
 
@@ -291,7 +291,7 @@ def test_a_given_validation_set_is_watched_as_lightgbm_watches_it(frame, weighte
 @pytest.mark.parametrize(
     ("settings", "options", "match"),
     [
-        ({"early_stopping_rounds": 3}, {"y_val": [1.0]}, "belong to X_val"),
+        ({"early_stopping_rounds": 3}, {"y_val": [1.0]}, "need X_val"),
         ({"early_stopping_rounds": 3}, {"X_val": np.zeros((2, 4))}, "X_val needs y_val"),
         ({}, {"X_val": np.zeros((2, 4)), "y_val": [0.0, 1.0]}, "set early_stopping_rounds"),
         ({"early_stopping_rounds": 3}, {"X_val": np.zeros((2, 3)), "y_val": [0.0, 1.0]}, "3 features"),
@@ -409,7 +409,7 @@ def test_a_warm_start_refuses_what_changed_by_name(frame):
         model.set_params(n_estimators=3).fit(X, y)
     with pytest.raises(ValueError, match="warm_start=True needs record=True"):
         make_trees(warm_start=True, record=False).fit(X, y)
-    with pytest.raises(ValueError, match="fit afresh"):
+    with pytest.raises(ValueError, match="needs an earlier fit with record=True"):
         make_trees(record=False).fit(X, y).set_params(warm_start=True, record=True).fit(X, y)
 
 
@@ -470,19 +470,21 @@ def test_a_warm_start_without_more_trees_warns_and_leaves_the_model(frame):
         ("lambda_l2", "reg_lambda"),
         ("eta", "learning_rate"),
         ("seed", "random_state"),
-        ("categorical_feature", "give it to fit"),
+        ("categorical_feature", "pass it to fit"),
         ("use_quantized_grad", "not linear in the labels"),
     ],
 )
 def test_other_names_of_lightgbm_are_refused_with_what_to_use(name, advice):
     with pytest.raises(ValueError, match=f"'{name}' is not a parameter of TelescopingGBTRegressor: .*{advice}"):
         make_trees().set_params(**{name: 1})
+    with pytest.raises(TypeError, match=f"'{name}' is not a parameter of TelescopingGBTRegressor: .*{advice}"):
+        make_trees(**{name: 1})
 
 
 def test_unknown_parameters_are_refused():
     with pytest.raises(ValueError, match="Invalid parameter 'no_such_thing'"):
         make_trees().set_params(no_such_thing=1)
-    with pytest.raises(TypeError, match="no_such_thing"):
+    with pytest.raises(TypeError, match="TelescopingGBTRegressor got an unexpected keyword argument 'no_such_thing'"):
         make_trees(no_such_thing=1)
 
 

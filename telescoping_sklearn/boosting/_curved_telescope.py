@@ -1,8 +1,8 @@
-"""The telescope of a boosted ensemble with a curved loss: exact in its kernels, a derivative in its labels.
+"""The telescope of a boosted ensemble with a non-quadratic loss: exact in its kernels, a derivative in its labels.
 
 On the raw score f the sum over stages is exact, f_T = f_0 - sum_t sum_i K_t(x, x_i) g_it. The response to labels is
-the derivative of f_T in the labels, with the trees, and the H in their denominators, held as they are. It is not a
-smoother: S y does not rebuild f, and what presumes that it does is refused.
+the derivative of f_T in the labels, with the trees and the H in their denominators held fixed. It is not a smoother:
+S y does not rebuild f, and questions that assume it are refused.
 """
 
 from collections.abc import Iterator
@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from telescoping_sklearn._telescope import Estimate, NotASmootherError, resolve_stages
-from telescoping_sklearn.boosting._curvature import CurvaturePath
+from telescoping_sklearn._telescope import Estimate, NotASmootherError
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
 
 
@@ -25,30 +24,18 @@ def _not_a_smoother(question: str) -> NotASmootherError:
 
 
 class CurvedLeafTelescope(LeafTelescope):
-    """The telescope of a boosted ensemble on the raw score of a curved loss; takes what `LeafTelescope` takes."""
-
-    @property
-    def path(self) -> CurvaturePath:
-        """Derivatives of the loss along training."""
-        assert self.ensemble.curvature is not None  # what makes the loss curved
-        return self.ensemble.curvature
+    """The telescope of a boosted ensemble on the raw score of a non-quadratic loss."""
 
     def kernel_form(self) -> NDArray:
-        """Give f_0 - sum_t sum_i K_t g_it at the training rows, (n_train,): the raw score, rebuilt from gradients."""
-        raw = np.full(self.n_samples, self.path.start)
+        """f_0 - sum_t sum_i K_t g_it at the training rows, (n_train,): the raw score, rebuilt from gradients."""
+        ensemble = self.ensemble
+        assert ensemble.gradient is not None  # otherwise the ensemble is a smoother
+        raw = np.full(self.n_samples, ensemble.start(self.y))
         for stage in range(1, self.n_stages + 1):
-            pulls = -self.ensemble.stage_weights(stage) * self.path.before(stage).gradient
-            values = self.ensemble.leaf_values(stage, self.ensemble.leaf_sums(stage, pulls))
-            raw += values[self.ensemble.leaves[stage - 1]]
+            pulls = -ensemble.stage_weights(stage) * ensemble.gradient(stage)
+            values = ensemble.leaf_values(stage, ensemble.leaf_sums(stage, pulls))
+            raw += values[ensemble.leaves[stage - 1]]
         return raw
-
-    def staged_model(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
-        """Yield the library's own raw score after each tree."""
-        wanted = resolve_stages(stages, self.n_stages)
-        if wanted[0] == 0:
-            yield np.full(self.n_query(X), self.path.start)
-        if wanted[-1] > 0:
-            yield from super().staged_model(X, wanted[wanted > 0])
 
     def offset(self, X: NDArray | None) -> NDArray:
         """Raise: without a smoother nothing is left over."""

@@ -1,17 +1,18 @@
-"""What a boosted ensemble is, whichever library grew it.
+"""A tree ensemble as its telescope needs it, whichever library grew it.
 
-A tree is known by the leaf of every training row, by the weights that the rows have in their leaves, and by an affine
-map from sums over the leaves to leaf values. With P_t the leaf-membership matrix of a tree, B_t the same with the
-weights as entries, R_t the matrix of the map and c_t its constants, a tree adds
+With P_t the leaf-membership matrix of tree t, and B_t the same matrix with the weights of the rows as entries, tree t
+adds
 
     P_t^T (R_t B_t (q_t V - h_t F_{t-1}) + c_t)
 
-to the response F to labels V; q = h = 1 for squared error, and c_t enters the offset only.
+to the response F to labels V. The constants c_t enter the offset only. `LeafEnsemble` holds these quantities:
 
-- Newton leaves: all rows of the bag weigh, and R_t is the learning rate over the sum of weights plus ridge.
-- Newton leaves with a threshold: a leaf that is shrunk to zero or clipped has no response, a row of R_t that is zero;
-  what the penalty takes off a leaf, and where it is clipped, are constants.
-- Leaves that are quantiles of residuals: only the one or two rows weigh that the quantile is taken from.
+- q_t is what a label injects, h_t what the response feeds back. Squared error: 1 and 1. A forest, whose trees do not
+  see each other's residuals: 1 and 0. Other losses: the derivatives of the gradient, by row and stage.
+- R_t is diagonal for Newton leaves: learning rate over (sum of weights + ridge).
+- A leaf that a penalty sets to zero, or that is clipped, has a zero row in R_t. What the penalty takes off the other
+  leaves, and the values of clipped leaves, are the constants c_t.
+- In leaves that are quantiles of residuals, only the one or two rows that define the quantile have weight.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +23,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from telescoping_sklearn._telescope import read_only
-from telescoping_sklearn.boosting._curvature import CurvaturePath
+
+#: Gives a value for every training row in a stage (counted from 1), (n_train,).
+StageRates = Callable[[int], NDArray]
 
 
 def compact_leaves(leaves: NDArray, n_leaves: int) -> NDArray:
@@ -31,24 +34,9 @@ def compact_leaves(leaves: NDArray, n_leaves: int) -> NDArray:
 
 
 def membership(leaves: NDArray, n_leaves: int, values: NDArray | None = None) -> sparse.csc_array:
-    """Leaf-membership matrix of one tree, (n_leaves, n_rows), with at most one entry a row.
-
-    Parameters
-    ----------
-    leaves : ndarray of int of shape (n_rows,)
-        Leaf of every row.
-    n_leaves : int
-        Number of leaves.
-    values : ndarray of shape (n_rows,), default=None
-        The entries, of which zeros are left out; ones if not given.
-
-    Returns
-    -------
-    scipy.sparse.csc_array of shape (n_leaves, n_rows)
-        The matrix.
-    """
+    """Leaf-membership matrix of one tree, (n_leaves, n_rows); its entries are ``values``, without zeros, or ones."""
     n_rows = len(leaves)
-    entries = np.ones(n_rows) if values is None else values.copy()  # in which zeros are left out
+    entries = np.ones(n_rows) if values is None else values.copy()  # eliminate_zeros works in place
     found = sparse.csc_array((entries, leaves.astype(np.int32), np.arange(n_rows + 1)), shape=(n_leaves, n_rows))
     if values is not None:
         found.eliminate_zeros()
@@ -56,15 +44,7 @@ def membership(leaves: NDArray, n_leaves: int, values: NDArray | None = None) ->
 
 
 class RowSets:
-    """A set of rows for every stage, eight rows to a byte; stages may share one.
-
-    Parameters
-    ----------
-    sets : sequence of ndarray of bool of shape (n_train,)
-        The sets.
-    of_stage : ndarray of int of shape (n_stages,)
-        Position of the set of every stage.
-    """
+    """A set of rows, (n_train,) bool, for every stage, stored as bits; ``of_stage`` are positions in ``sets``."""
 
     def __init__(self, sets: Sequence[NDArray], of_stage: NDArray):
         self.n_rows = len(sets[0])
@@ -77,15 +57,7 @@ class RowSets:
 
 
 class BaggedWeights:
-    """Weights of rows that are zero off the bag of a stage.
-
-    Parameters
-    ----------
-    row_weights : ndarray of shape (n_train,)
-        Weights in the bag.
-    bags : RowSets
-        The bag of every stage.
-    """
+    """Weights of rows by stage: ``row_weights``, and zero outside the bag of the stage."""
 
     def __init__(self, row_weights: NDArray, bags: RowSets):
         self.row_weights = read_only(row_weights)
@@ -97,13 +69,7 @@ class BaggedWeights:
 
 
 class SparseWeights:
-    """Weights of the few rows that a stage takes its leaf values from.
-
-    Parameters
-    ----------
-    weights : scipy.sparse.csr_array of shape (n_stages, n_train)
-        The weights; those of the rows of a leaf sum to 1.
-    """
+    """Weights of the few rows that define the leaf values of a stage: a matrix of shape (n_stages, n_train)."""
 
     def __init__(self, weights: sparse.csr_array):
         self.weights = weights
@@ -117,47 +83,57 @@ class SparseWeights:
 
 @dataclass(frozen=True)
 class LeafEnsemble:
-    """A boosted ensemble as its telescope needs it.
+    """A tree ensemble on its training rows; the module's docstring has the notation.
 
     Attributes
     ----------
     leaves : ndarray of int of shape (n_stages, n_train)
         Leaf of every training row in every tree.
     n_leaves : ndarray of int of shape (n_stages,)
-        Leaves of every tree.
+        Number of leaves of every tree.
     row_weights : ndarray of shape (n_train,)
         Weights w of the rows, zero for rows not trained on.
     trained : ndarray of bool of shape (n_train,)
         Rows whose labels can have weight in a prediction.
-    start_weights : ndarray of shape (n_train,)
-        A in f_0 = A y.
     rates : sequence of ndarray of shape (n_leaves,) or (n_leaves, n_leaves)
-        R_t by stage, learning rate and denominators included: its diagonal, or all of it where leaf values depend on
-        sums over other leaves.
+        R_t by stage, learning rate and denominators included: the diagonal, or the full matrix where a leaf value
+        depends on sums over other leaves.
+    start_weights : ndarray of shape (n_train,)
+        A in the start f_0 = A y + b of a smoother; else the derivative of f_0 in the labels.
+    start_offset : float, default=0.0
+        b in the start f_0 = A y + b of a smoother; else f_0.
     constants : sequence of ndarray of shape (n_leaves,), default=None
-        c_t by stage, what leaves add whatever the labels are; None for nothing.
+        c_t by stage; None for zero.
     weights_by_stage : callable, default=None
-        Gives the weights of all rows in a stage, counted from 1, where they are not `row_weights`.
+        Gives the weights of all rows in a stage, counted from 1, where they differ from `row_weights`.
     responding : RowSets, default=None
-        Rows whose residual moves their leaf; None for all. The others are clipped: they have weight in the leaf, but no
-        response.
-    curvature : CurvaturePath, default=None
-        Derivatives of the loss along training; None where they are constant.
+        Rows whose residual moves their leaf, by stage; None for all rows. The other rows are clipped: they count in the
+        weight of the leaf, but have no response.
+    injection : float or callable, default=1.0
+        q_t, one number, or the values of all rows in a stage.
+    feedback : float or callable, default=1.0
+        h_t, one number, or the values of all rows in a stage.
+    gradient : callable, default=None
+        Gives the first derivatives g_t of the loss before a stage, where the response to labels is a derivative of the
+        prediction. None for a smoother, whose prediction is S y + c.
     """
 
     leaves: NDArray
     n_leaves: NDArray
     row_weights: NDArray
     trained: NDArray
-    start_weights: NDArray
     rates: Sequence[NDArray]
+    start_weights: NDArray
+    start_offset: float = 0.0
     constants: Sequence[NDArray] | None = None
-    weights_by_stage: Callable[[int], NDArray] | None = None
+    weights_by_stage: StageRates | None = None
     responding: RowSets | None = None
-    curvature: CurvaturePath | None = None
+    injection: float | StageRates = 1.0
+    feedback: float | StageRates = 1.0
+    gradient: StageRates | None = None
 
     def __post_init__(self) -> None:
-        """Let nobody who is handed an array change it: answers depend on all of them."""
+        """Make all arrays read-only: answers that are kept depend on them."""
         for name, value in vars(self).items():
             if isinstance(value, np.ndarray):
                 object.__setattr__(self, name, read_only(value))
@@ -170,18 +146,40 @@ class LeafEnsemble:
         return len(self.n_leaves)
 
     @property
+    def smoother(self) -> bool:
+        """Whether the prediction is S y + c."""
+        return self.gradient is None
+
+    def start(self, y: NDArray) -> float:
+        """Return f_0, given the labels."""
+        return (float(self.start_weights @ y) if self.smoother else 0.0) + self.start_offset
+
+    @property
+    def fits_residuals(self) -> bool:
+        """Whether every tree is fitted to V - F: labels inject 1 and the response feeds back 1."""
+        return self.injection == 1.0 and self.feedback == 1.0
+
+    @property
     def same_rows(self) -> bool:
-        """Whether rows weigh the same in every stage."""
-        return self.weights_by_stage is None and self.responding is None and self.curvature is None
+        """Whether every tree is fitted to V - F with the same row weights."""
+        return self.weights_by_stage is None and self.responding is None and self.fits_residuals
 
     def stage_weights(self, stage: int) -> NDArray:
         """Weights of the rows in the leaves of a stage (1-based), (n_train,)."""
         return self.row_weights if self.weights_by_stage is None else self.weights_by_stage(stage)
 
     def response_weights(self, stage: int) -> NDArray:
-        """Weights of the rows in a stage, zero for rows that are clipped in it: the entries of B_t, (n_train,)."""
+        """Entries of B_t: weights of the rows in a stage, zero for rows that are clipped in it, (n_train,)."""
         weights = self.stage_weights(stage)
         return weights if self.responding is None else weights * self.responding(stage)
+
+    def label_weights(self, stage: int) -> NDArray:
+        """Entries of B_t q_t: the weights with which labels enter a stage, (n_train,)."""
+        return _scaled(self.response_weights(stage), self.injection, stage)
+
+    def feedback_weights(self, stage: int) -> NDArray:
+        """Entries of B_t h_t: the weights with which the response enters a stage, (n_train,)."""
+        return _scaled(self.response_weights(stage), self.feedback, stage)
 
     def leaf_sums(self, stage: int, values: NDArray) -> NDArray:
         """Sum of values over the rows of each leaf of a stage, (n_leaves,)."""
@@ -197,10 +195,8 @@ class LeafEnsemble:
         """Membership matrix with the rows' weights in the stage as entries, (n_leaves, n_train)."""
         return membership(self.leaves[stage - 1], self.n_leaves[stage - 1], self.stage_weights(stage))
 
-    def label_rates(self, stage: int) -> NDArray | None:
-        """Give q_t = -dg/dy of every row before a stage, (n_train,); None stands for ones."""
-        return None if self.curvature is None else self.curvature.before(stage).label_rate
 
-    def curvatures(self, stage: int) -> NDArray | None:
-        """Give h_t = dg/df of every row before a stage, (n_train,); None stands for ones."""
-        return None if self.curvature is None else self.curvature.before(stage).curvature
+def _scaled(weights: NDArray, rates: float | StageRates, stage: int) -> NDArray:
+    if callable(rates):
+        return weights * rates(stage)
+    return weights if rates == 1.0 else weights * rates

@@ -138,8 +138,8 @@ class LeafCarrier:
         response : ndarray of shape (n_train, k)
             F at the training rows after the last group carried.
         """
-        curved = self.rates.curved
-        state = np.negative(start, out=start) if curved else np.subtract(labels, start, out=start)
+        residuals = self.rates.residuals
+        state = np.subtract(labels, start, out=start) if residuals else np.negative(start, out=start)
         pieces: list[NDArray] = []
         previous: TreeGroup | None = None
         for group in self.watched(self.groups, "labels through groups of trees"):
@@ -151,7 +151,7 @@ class LeafCarrier:
         if previous is not None:
             for block in self._blocks(state):
                 state[block] -= stacked(self._leaves(previous, block), previous.offsets) @ pieces[-1]
-        response = np.negative(state, out=state) if curved else np.subtract(labels, state, out=state)
+        response = np.subtract(labels, state, out=state) if residuals else np.negative(state, out=state)
         return np.concatenate(pieces), response
 
     def backward(self, reached: NDArray) -> NDArray:
@@ -169,7 +169,7 @@ class LeafCarrier:
         """
         n, m = len(self.ensemble.row_weights), reached.shape[1]
         state = np.zeros((n, m))
-        weights = np.zeros((n, m)) if self.rates.curved else None
+        weights = None if self.rates.residuals else np.zeros((n, m))
         given: NDArray | None = None
         later: TreeGroup | None = None
         last = len(reached)
@@ -193,7 +193,7 @@ class LeafCarrier:
         """Hand out the values of the group before, and sum what is left over the leaves of this one."""
         sums = np.zeros((group.n_leaves, state.shape[1]))
         feedback, on_labels = self._entries(group, self.rates.feedback), None
-        if self.rates.curved:
+        if not self.rates.residuals:
             on_labels = self._entries(group, self.rates.labels)
         for block in self._blocks(state):
             rows, leaves = state[block], self._leaves(group, block)

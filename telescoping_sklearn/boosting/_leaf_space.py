@@ -39,23 +39,17 @@ class RowRates:
 
     def __init__(self, ensemble: LeafEnsemble):
         self._ensemble = ensemble
-        self.curved = ensemble.curvature is not None
+        self.residuals = ensemble.fits_residuals
         self.shared = ensemble.same_rows
         self.ones = bool(self.shared and np.all(ensemble.row_weights == 1))
 
     def labels(self, stage: int) -> NDArray | None:
-        """Entries of B^q in a stage, counted from 1: weight times q; None stands for ones."""
-        return self._times(stage, self._ensemble.label_rates(stage))
+        """Entries of B^q in a stage, counted from 1; None stands for ones."""
+        return None if self.ones else self._ensemble.label_weights(stage)
 
     def feedback(self, stage: int) -> NDArray | None:
-        """Entries of B^h in a stage: weight times h; None stands for ones."""
-        return self._times(stage, self._ensemble.curvatures(stage))
-
-    def _times(self, stage: int, rates: NDArray | None) -> NDArray | None:
-        if self.ones:
-            return None
-        weights = self._ensemble.response_weights(stage)
-        return weights if rates is None else weights * rates
+        """Entries of B^h in a stage, counted from 1; None stands for ones."""
+        return None if self.ones else self._ensemble.feedback_weights(stage)
 
 
 def row_blocks(n_rows: int, size: int) -> Iterator[slice]:

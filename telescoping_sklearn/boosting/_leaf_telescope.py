@@ -1,4 +1,4 @@
-"""The telescope of a boosted ensemble: exact, since every leaf value is an affine function of what labels left over.
+"""The telescope of a tree ensemble: exact, since every leaf value is an affine function of what labels left over.
 
 With P_t the leaf-membership matrix of tree t and B_t the same with the rows' weights as entries, a stage adds
 
@@ -112,8 +112,8 @@ class LeafTelescope(Telescope):
         return self.ensemble.row_weights
 
     def start(self, X: NDArray | None) -> Start:
-        """Boosting starts from a mean or a quantile of the labels: f_0 = A y, b = 0."""
-        return Start(self.ensemble.start_weights, np.zeros(len(self._rows(X))))
+        """Start f_0 = A y + b of the ensemble: often a mean or a quantile of the labels, with b = 0."""
+        return Start(self.ensemble.start_weights, np.full(len(self._rows(X)), self.ensemble.start_offset))
 
     def staged_kernel(self, X: NDArray | None, stages: Any = None) -> Iterator[sparse.csr_array]:
         """k_t(x)_i = w_i 1{same leaf} / (weight in leaf), w the weights of rows in the stage; rows sum to 1."""
@@ -167,7 +167,7 @@ class LeafTelescope(Telescope):
         """Yield the library's own prediction after each tree."""
         wanted = resolve_stages(stages, self.n_stages)
         if wanted[0] == 0:
-            yield np.full(self.n_query(X), self.ensemble.start_weights @ self.y)
+            yield np.full(self.n_query(X), self.ensemble.start(self.y))
         prediction = np.zeros(self.n_query(X))
         for stage, output in enumerate(self._tree_outputs(self._rows(X)), start=1):
             prediction += output
@@ -307,7 +307,7 @@ class LeafTelescope(Telescope):
         return Plan("backward", work.group, work.operations, self._query_bytes())
 
     def _query_bytes(self) -> float:
-        held = 2 if self.ensemble.curvature is None else 3
+        held = 2 if self.ensemble.fits_residuals else 3
         return 8.0 * (held * self.n_samples + 3 * int(self._offsets[-1]))
 
     # -- how they are worked -----------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from telescoping_sklearn._telescope import Estimate
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
-from telescoping_sklearn.boosting._parameters import SQUARED_ERROR_NAMES
+from telescoping_sklearn.boosting.libraries.lightgbm._objectives import SQUARED_ERROR_NAMES
 
 CRITERIA = ("aicc", "gcv", "loo")
 #: What is left of a denominator of 1 by which no error is divided: rounding errors would be what is seen.

@@ -136,8 +136,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         Memory that the record may take: a size such as "500MiB", or bytes. While training, checkpoints are recorded;
         explanations train again between them: the same numbers, checked at every checkpoint. Where every update fits,
         this is done once, for about the time of one or two more fits; otherwise once a question.
-    verbose : bool, default=False
-        Whether to show progress.
+    verbose : int, default=False
+        Above 0 (True counts as 1) to show progress.
 
     Attributes
     ----------
@@ -245,7 +245,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         "random_state": ["random_state", np.random.Generator],
         "record": ["boolean"],
         "record_budget": [str, Interval(Integral, 1, None, closed="left")],
-        "verbose": ["verbose"],
+        "verbose": ["boolean", Integral],
     }
 
     def __init__(
@@ -284,7 +284,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         random_state: Any = None,
         record: bool = True,
         record_budget: str | int = "1GiB",
-        verbose: bool = False,
+        verbose: int = False,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -491,7 +491,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             shuffle=self.shuffle,
             record=self.record,
             record_budget=int(min(parse_budget(self.record_budget), _memory.available_memory().n_bytes)),
-            verbose=bool(self.verbose),
+            verbose=self.verbose > 0,
             dtype=_DTYPES[self.dtype],
             device=self.device,
             n_threads=threads_for(network, batch_size, self.n_jobs),

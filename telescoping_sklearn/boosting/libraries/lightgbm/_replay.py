@@ -1,8 +1,8 @@
-"""What LightGBM had before it when it set the leaf values of each tree.
+"""The training predictions of a LightGBM model before each tree, bit for bit.
 
-Which rows a quantile is taken from, which residuals are clipped and which leaves a penalty empties is decided by
-comparisons, which rounding errors turn round. So training is replayed as LightGBM did it: its float32 labels, its leaf
-values to the last bit, added up in its order.
+Comparisons decide which rows define a quantile, which residuals are clipped and which leaves a penalty sets to zero.
+Rounding errors can reverse a comparison, so training is replayed with LightGBM's own float32 labels and exact leaf
+values, added in its order.
 """
 
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from telescoping_sklearn.boosting._ensemble import BaggedWeights, RowSets
-from telescoping_sklearn.boosting._tree_text import TreeText
+from telescoping_sklearn.boosting.libraries.lightgbm._tree_text import TreeText
 
-#: LightGBM takes a start this close to zero for zero.
+#: LightGBM treats a start of this size or smaller as zero.
 ZERO_START = 1e-15
 
 
 class GrownTrees(NamedTuple):
-    """The trees of a fitted booster with the rows that they were grown on.
+    """The trees of a fitted booster, with the rows that they were grown on.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class GrownTrees(NamedTuple):
     labels : ndarray of shape (n_train,)
         Labels as LightGBM keeps them.
     row_weights : ndarray of shape (n_train,)
-        Weights as LightGBM keeps them, ones where it was given none; zero for rows that it was not given.
+        Weights as LightGBM keeps them, ones without weights; zero for rows that it was not given.
     given : ndarray of bool of shape (n_train,)
         Rows that LightGBM was given.
     bags : RowSets or None
@@ -51,7 +51,7 @@ class GrownTrees(NamedTuple):
 
     @property
     def bagged_weights(self) -> BaggedWeights | None:
-        """Weights of the rows by stage, zero off the bag; None without bagging."""
+        """Weights of the rows by stage, zero outside the bag; None without bagging."""
         return None if self.bags is None else BaggedWeights(self.row_weights, self.bags)
 
     def rows_of(self, stage: int) -> NDArray[np.intp]:
@@ -59,7 +59,7 @@ class GrownTrees(NamedTuple):
         return np.flatnonzero(self.given if self.bags is None else self.bags(stage))
 
     def staged_residuals(self, start: float) -> Iterator[NDArray]:
-        """Yield labels minus predictions before every tree, (n_train,), bit for bit LightGBM's."""
+        """Yield labels minus predictions before every tree, (n_train,), as LightGBM has them, bit for bit."""
         prediction = np.full(len(self.labels), start if abs(start) > ZERO_START else 0.0)
         for tree, leaves in zip(self.trees, self.leaves, strict=True):
             yield self.labels - prediction

@@ -1,24 +1,27 @@
-"""The parameters of boosted trees by name: defaults, ranges, and which settings have no label weights."""
+"""The parameters of boosted trees by name: defaults, ranges, and settings without known label weights."""
 
+import warnings
 from collections.abc import Callable, Mapping
+from functools import wraps
+from inspect import signature
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from telescoping_sklearn.boosting._quantile_leaves import QuantileLoss
-from telescoping_sklearn.losses import CurvedLoss, Fair, Gamma, Logistic, Poisson, Tweedie
+from telescoping_sklearn.boosting.libraries.lightgbm._objectives import OBJECTIVES
 
-#: Parameters that are not LightGBM's.
-OURS = ("early_stopping_rounds", "validation_fraction", "record", "verbose", "warm_start")
-#: Parameters that are given to LightGBM only where they are not None.
+#: Parameters that LightGBM does not have.
+_OURS = ("early_stopping_rounds", "validation_fraction", "record", "verbose", "warm_start")
+#: Parameters that LightGBM is given only where they are not None.
 _OPTIONAL = ("interaction_constraints", "bagging_seed", "feature_fraction_seed", "extra_seed")
 
-_RANDOM = "random_state seeds everything; bagging_seed, feature_fraction_seed and extra_seed seed their part alone"
-_ELSEWHERE = {
-    name: f"it is called {ours} here"
+_RANDOM = "use random_state, which seeds everything, or bagging_seed, feature_fraction_seed and extra_seed"
+#: Other names of LightGBM's parameters, and parameters that are not supported, with what to do instead.
+_NOT_PARAMETERS = {
+    name: f"use {ours}"
     for ours, names in {
         "num_leaves": ("num_leaf", "max_leaves", "max_leaf", "max_leaf_nodes"),
         "learning_rate": ("shrinkage_rate", "eta"),
@@ -45,160 +48,39 @@ _ELSEWHERE = {
         "enable_bundle": ("is_enable_bundle", "bundle"),
         "max_bin": ("max_bins",),
         "extra_trees": ("extra_tree",),
-        "boosting_type": ("boosting", "boost"),
         "n_jobs": ("num_threads", "num_thread", "nthread", "nthreads"),
         "early_stopping_rounds": ("early_stopping_round", "early_stopping", "n_iter_no_change"),
-        "monotone_constraints": ("mc", "monotone_constraint", "monotonic_cst"),
+        "objective": ("loss", "application", "app", "objective_type"),
     }.items()
     for name in names
 } | {
     "seed": _RANDOM,
     "random_seed": _RANDOM,
     "data_random_seed": _RANDOM,
-    "categorical_feature": "give it to fit",
-    "init_score": "it would add to the prediction what no label set; subtract it from y",
-    "boost_from_average": "boosting starts from the mean label, or the quantile",
-    "verbosity": "LightGBM prints nothing; verbose=True shows progress",
-    "metric": "early stopping watches the loss",
+    "categorical_feature": "pass it to fit",
+    "init_score": "subtract it from y",
+    "boost_from_average": "boosting always starts from the mean label, or the quantile",
+    "verbosity": "use verbose; LightGBM's own messages are never shown",
+    "metric": "early stopping uses the loss of the objective",
     "use_quantized_grad": "rounded gradients are not linear in the labels",
-    "data_sample_strategy": "goss picks rows by their gradients, which is not linear in the labels",
-    "refit_decay_rate": "models are not refitted",
-    "linear_lambda": "linear leaves follow another algebra",
-}
-SQUARED_ERROR_NAMES = (
-    *(None, "regression", "regression_l2", "l2", "mean_squared_error", "mse"),
-    *("l2_root", "root_mean_squared_error", "rmse"),
-)
-
-#: Losses on a raw score, made from the estimator's parameters.
-CURVED_LOSSES: dict[str, Callable[[Mapping[str, Any]], CurvedLoss]] = {
-    "poisson": lambda params: Poisson(params["poisson_max_delta_step"]),
-    "gamma": lambda params: Gamma(),
-    "tweedie": lambda params: Tweedie(params["tweedie_variance_power"]),
-    "cross_entropy": lambda params: Logistic(),
-    "xentropy": lambda params: Logistic(),
-    "binary": lambda params: Logistic(binary=True),
-    "fair": lambda params: Fair(params["fair_c"]),
+    "data_sample_strategy": "goss selects rows by their gradients, which is not linear in the labels",
+    "refit_decay_rate": "leaves are not refitted",
+    "linear_lambda": "linear leaves are not supported",
+    **dict.fromkeys(("boosting", "boost"), "only boosting_type='gbdt' is supported, and it is not given"),
+    **dict.fromkeys(("mc", "monotone_constraint", "monotonic_cst"), "monotone constraints are not supported"),
 }
 
-#: Losses whose leaves are quantiles of residuals, made from the estimator's parameters; alpha as LightGBM keeps it.
-QUANTILE_LOSSES: dict[str, Callable[[Mapping[str, Any]], QuantileLoss]] = {
-    **dict.fromkeys(("regression_l1", "l1", "mean_absolute_error", "mae"), lambda params: QuantileLoss(0.5)),
-    **dict.fromkeys(("mape", "mean_absolute_percentage_error"), lambda params: QuantileLoss(0.5, relative=True)),
-    "quantile": lambda params: QuantileLoss(float(np.float32(params["alpha"]))),
+#: Parameters of ``LGBMRegressor`` of which one value alone is supported: that value, and what is wrong with others.
+_ONE_VALUE: dict[str, tuple[Any, str]] = {
+    "boosting_type": ("gbdt", "dart changes earlier trees, rf averages trees and goss selects rows by their gradients"),
+    "class_weight": (None, "a regressor has no classes; pass sample_weight to fit"),
+    "linear_tree": (False, "the weights of linear leaves are not implemented"),
+    "monotone_constraints": (None, "the values of constrained leaves depend on other leaves"),
 }
-
-
-def curved_loss(params: Mapping[str, Any]) -> CurvedLoss | None:
-    """Make the loss of an estimator; None for squared error.
-
-    Parameters
-    ----------
-    params : mapping
-        Parameters of the estimator.
-
-    Returns
-    -------
-    CurvedLoss or None
-        The loss.
-    """
-    objective = params["objective"]
-    return CURVED_LOSSES[objective](params) if objective in CURVED_LOSSES else None
-
-
-def quantile_loss(params: Mapping[str, Any]) -> QuantileLoss | None:
-    """Make the loss of an estimator whose leaves are quantiles of residuals; None for other losses.
-
-    Parameters
-    ----------
-    params : mapping
-        Parameters of the estimator.
-
-    Returns
-    -------
-    QuantileLoss or None
-        The loss.
-    """
-    objective = params["objective"]
-    return QUANTILE_LOSSES[objective](params) if objective in QUANTILE_LOSSES else None
-
-
-def huber_width(params: Mapping[str, Any]) -> float | None:
-    """Give the size of a residual beyond which Huber's loss clips it; None for other losses.
-
-    Parameters
-    ----------
-    params : mapping
-        Parameters of the estimator.
-
-    Returns
-    -------
-    float or None
-        The size.
-    """
-    return params["alpha"] if params["objective"] == "huber" else None
-
-
-def follows_shifts(params: Mapping[str, Any]) -> bool:
-    """Whether the trees of an objective stay as they are, and predictions move along, where all labels are shifted.
-
-    Parameters
-    ----------
-    params : mapping
-        Parameters of the estimator.
-
-    Returns
-    -------
-    bool
-        True for losses of y - f whose telescope is a smoother.
-    """
-    quantile = quantile_loss(params)
-    return params["objective"] in (*SQUARED_ERROR_NAMES, "huber") or (quantile is not None and not quantile.relative)
-
-
-class Refusal(NamedTuple):
-    """A setting whose leaves are not weighted means of the labels that we can rebuild."""
-
-    parameter: str
-    accepts: Callable[[Any], bool]
-    reason: str
-
-
-_OBJECTIVES = (*SQUARED_ERROR_NAMES, "huber", *QUANTILE_LOSSES, *CURVED_LOSSES)
-_REFUSALS = (
-    Refusal("boosting_type", lambda value: value == "gbdt", "only 'gbdt' adds one fixed stage after the other"),
-    Refusal(
-        "objective",
-        lambda value: isinstance(value, str | None) and value in _OBJECTIVES,
-        "leaves must be Newton steps or quantiles: "
-        + ", ".join(
-            f"{name!r}"
-            for name in (
-                *("regression", "regression_l1", "quantile", "mape", "huber", "fair"),
-                *("poisson", "gamma", "tweedie", "cross_entropy", "binary"),
-            )
-        )
-        + " and LightGBM's other names for them; of a function we know no derivatives",
-    ),
-    Refusal("class_weight", lambda value: value is None, "a regressor has no classes; pass sample_weight to fit"),
-    Refusal("linear_tree", lambda value: not value, "linear leaves follow another algebra"),
-    Refusal("monotone_constraints", lambda value: value is None, "constrained leaf values depend on other leaves"),
-)
 
 
 def refuse_unsupported(params: Mapping[str, Any]) -> None:
-    """Raise ValueError, naming the parameter, for settings whose label weights are not known.
-
-    Parameters
-    ----------
-    params : mapping
-        Parameters of the estimator.
-
-    Raises
-    ------
-    ValueError
-        If a setting is not supported.
-    """
+    """Raise ValueError, naming the parameter, for settings whose label weights are not known."""
     for reason in _unsupported(params).values():
         raise ValueError(reason)
     if params["objective"] == "quantile" and not 0 < np.float32(params["alpha"]) < 1:
@@ -210,33 +92,61 @@ def refuse_unsupported(params: Mapping[str, Any]) -> None:
 
 def _unsupported(params: Mapping[str, Any]) -> dict[str, str]:
     """Find the parameters whose settings are not supported, and why."""
+    objective = params["objective"]
+    if isinstance(objective, str | None) and objective in OBJECTIVES:
+        return {}
     return {
-        name: f"{name}={params[name]!r} is not supported: {reason}. Leave {name} at its default, or use "
-        "lightgbm.LGBMRegressor where no label weights are needed."
-        for name, accepts, reason in _REFUSALS
-        if not accepts(params[name])
+        "objective": f"objective={objective!r} is not supported. Leaf values must be Newton steps or quantiles of a "
+        "known loss: use 'regression', 'regression_l1', 'quantile', 'mape', 'huber', 'fair', 'poisson', 'gamma', "
+        "'tweedie', 'cross_entropy', 'binary' or another of LightGBM's names for these; or use lightgbm.LGBMRegressor "
+        "where no label weights are needed."
     }
 
 
 def library_settings(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Choose what LightGBM is given.
-
-    Parameters
-    ----------
-    params : mapping
-        Parameters of the estimator.
-    seed : int
-        The fit's seed.
-
-    Returns
-    -------
-    dict
-        Parameters of ``LGBMRegressor``; with ``random_state=None`` its own fixed seeds stay.
-    """
+    """Choose the parameters of ``LGBMRegressor``; with ``random_state=None`` LightGBM keeps its own fixed seeds."""
     given = {
-        name: value for name, value in params.items() if name not in OURS and not (name in _OPTIONAL and value is None)
+        name: value for name, value in params.items() if name not in _OURS and not (name in _OPTIONAL and value is None)
     }
     return given | {"random_state": None if params["random_state"] is None else seed}
+
+
+def _without_removed(params: Mapping[str, Any], estimator: str, error: type[Exception]) -> dict[str, Any]:
+    """Drop what is no parameter but has its one supported value; raise for names that LightGBM has and we do not."""
+    kept = dict(params)
+    for name, value in params.items():
+        if name in _NOT_PARAMETERS:
+            raise error(f"{name!r} is not a parameter of {estimator}: {_NOT_PARAMETERS[name]}.")
+        if name in _ONE_VALUE:
+            supported, reason = _ONE_VALUE[name]
+            if value is not supported and not (isinstance(value, type(supported)) and value == supported):
+                raise error(
+                    f"{name}={value!r} is not supported by {estimator}: {reason}. Leave it out, or use "
+                    "lightgbm.LGBMRegressor where no label weights are needed."
+                )
+            del kept[name]
+            warnings.warn(
+                f"{name} is no longer a parameter of {estimator}: {value!r} is the only value supported. Leave it out; "
+                "the next release raises an error.",
+                FutureWarning,
+                stacklevel=3,
+            )
+    return kept
+
+
+def _explain_others(init: Callable[..., None]) -> Callable[..., None]:
+    """Let a constructor say what to use for names of LightGBM's that are not its own."""
+    names = signature(init).parameters
+
+    @wraps(init)
+    def init_or_explain(self: Any, **params: Any) -> None:
+        estimator = type(self).__name__
+        kept = _without_removed(params, estimator, TypeError)
+        for name in kept.keys() - names.keys():
+            raise TypeError(f"{estimator} got an unexpected keyword argument {name!r}.")
+        init(self, **kept)
+
+    return init_or_explain
 
 
 class LightGBMParameters(BaseEstimator):
@@ -282,20 +192,19 @@ class LightGBMParameters(BaseEstimator):
         "early_stopping_rounds": [Interval(Integral, 1, None, closed="left"), None],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "record": ["boolean"],
-        "verbose": ["verbose"],
+        "verbose": ["boolean", Integral],
     }
 
+    @_explain_others
     def __init__(
         self,
         *,
-        boosting_type: str = "gbdt",
         num_leaves: int = 31,
         max_depth: int = -1,
         learning_rate: float = 0.1,
         n_estimators: int = 100,
         subsample_for_bin: int = 200000,
         objective: str | None = None,
-        class_weight: None = None,
         min_split_gain: float = 0.0,
         min_child_weight: float = 1e-3,
         min_child_samples: int = 20,
@@ -310,8 +219,6 @@ class LightGBMParameters(BaseEstimator):
         extra_trees: bool = False,
         path_smooth: float = 0.0,
         max_delta_step: float = 0.0,
-        linear_tree: bool = False,
-        monotone_constraints: None = None,
         cat_l2: float = 10.0,
         cat_smooth: float = 10.0,
         max_cat_threshold: int = 32,
@@ -333,16 +240,14 @@ class LightGBMParameters(BaseEstimator):
         validation_fraction: float = 0.1,
         warm_start: bool = False,
         record: bool = True,
-        verbose: bool = False,
+        verbose: int = False,
     ):
-        self.boosting_type = boosting_type
         self.num_leaves = num_leaves
         self.max_depth = max_depth
         self.learning_rate = learning_rate
         self.n_estimators = n_estimators
         self.subsample_for_bin = subsample_for_bin
         self.objective = objective
-        self.class_weight = class_weight
         self.min_split_gain = min_split_gain
         self.min_child_weight = min_child_weight
         self.min_child_samples = min_child_samples
@@ -357,8 +262,6 @@ class LightGBMParameters(BaseEstimator):
         self.extra_trees = extra_trees
         self.path_smooth = path_smooth
         self.max_delta_step = max_delta_step
-        self.linear_tree = linear_tree
-        self.monotone_constraints = monotone_constraints
         self.cat_l2 = cat_l2
         self.cat_smooth = cat_smooth
         self.max_cat_threshold = max_cat_threshold
@@ -388,18 +291,18 @@ class LightGBMParameters(BaseEstimator):
         Returns
         -------
         dict of str to str
-            What `fit` says of each, by its name; empty where it refuses none.
+            The error of `fit` by the name of the parameter; empty where there is none.
 
         Examples
         --------
         >>> from telescoping_sklearn import TelescopingGBTRegressor
-        >>> list(TelescopingGBTRegressor(objective="lambdarank", linear_tree=True).unsupported_params())
-        ['objective', 'linear_tree']
+        >>> list(TelescopingGBTRegressor(objective="lambdarank").unsupported_params())
+        ['objective']
         """
         return _unsupported(self.get_params(deep=False))
 
     def set_params(self, **params: Any) -> "LightGBMParameters":
-        """Set parameters; names of LightGBM's that are not taken here are refused with what to use.
+        """Set parameters.
 
         Parameters
         ----------
@@ -414,13 +317,6 @@ class LightGBMParameters(BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter is not one of the constructor's.
+            If a parameter is not one of the constructor's, saying what to use for LightGBM's other names.
         """
-        for name in params:
-            if name in _ELSEWHERE:
-                raise ValueError(f"{name!r} is not a parameter of {type(self).__name__}: {_ELSEWHERE[name]}.")
-        return super().set_params(**params)
-
-
-# An argument that does not exist is told as the estimator's, whose constructor this is.
-LightGBMParameters.__init__.__qualname__ = "TelescopingGBTRegressor.__init__"
+        return super().set_params(**_without_removed(params, type(self).__name__, ValueError))

@@ -1,7 +1,7 @@
-"""Trees read from the text of a LightGBM model: what its predictions do not tell.
+"""The trees in the text of a LightGBM model, which says more than predictions do.
 
-The text gives the shape of every tree, how many rows of its bag each leaf holds, and the categories of each column.
-From these follow the ridge of every leaf, the mixing of leaf values under path smoothing, and which bag a tree saw.
+The text has the splits of every tree, the number of rows of the bag in each leaf, and the categories of each column.
+These determine the ridge of each leaf, how path smoothing mixes leaf values, and which bag a tree saw.
 """
 
 import re
@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-#: First bit of ``decision_type``: the split is over categories.
+#: Bit of ``decision_type`` of a split over categories.
 _CATEGORICAL = 1
 
 
 class TreeText(NamedTuple):
-    """One tree; a child below zero is the leaf ``~child``.
+    """One tree. A negative child is the leaf ``~child``.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class TreeText(NamedTuple):
     left_child, right_child : ndarray of int of shape (n_leaves - 1,)
         Children of every split.
     leaf_value : ndarray of shape (n_leaves,)
-        What every leaf adds to the prediction; the first tree's leaves hold the start too.
+        What every leaf adds to the prediction; the leaves of the first tree include the start.
     leaf_count : ndarray of int of shape (n_leaves,)
         Rows of the bag in every leaf.
     """
@@ -44,18 +44,7 @@ class TreeText(NamedTuple):
 
 
 def parse_trees(text: str) -> Iterator[TreeText]:
-    """Yield the trees of a model's text.
-
-    Parameters
-    ----------
-    text : str
-        What ``Booster.model_to_string`` gives.
-
-    Yields
-    ------
-    TreeText
-        One tree after the other.
-    """
+    """Yield the trees in a text from ``Booster.model_to_string``, in order."""
     trees = text[: text.index("end of trees")]
     for block in trees.split("\nTree=")[1:]:
         fields = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
@@ -65,7 +54,7 @@ def parse_trees(text: str) -> Iterator[TreeText]:
 
 
 def bins_of_categories(text: str) -> NDArray:
-    """Count the bins of every categorical column, the one for missing values included; 0 for other columns."""
+    """Count the bins of every categorical column, including that of missing values; 0 for other columns."""
     infos = re.search(r"^feature_infos=(.*)$", text, re.MULTILINE)
     assert infos is not None, "the text of a model has no feature_infos"
     categorical = [info != "none" and not info.startswith("[") for info in infos[1].split()]
@@ -80,52 +69,31 @@ def text_parameter(text: str, name: str) -> str:
 
 
 def node_ridges(tree: TreeText, many: NDArray, reg_lambda: float, cat_l2: float) -> tuple[NDArray, NDArray]:
-    """Ridge in the denominator of every node: lambda, and cat_l2 more where a many-category split made it.
+    """Ridge of every inner node, (n_leaves - 1,), the root first, and of every leaf, (n_leaves,).
 
-    Parameters
-    ----------
-    tree : TreeText
-        The tree.
-    many : ndarray of bool of shape (n_features,)
-        Columns whose categories are too many for splits of one against the rest.
-    reg_lambda, cat_l2 : float
-        The two ridge terms.
-
-    Returns
-    -------
-    splits : ndarray of shape (n_leaves - 1,)
-        Ridge of every inner node; the root is the first.
-    leaves : ndarray of shape (n_leaves,)
-        Ridge of every leaf.
+    It is lambda, plus cat_l2 below a split over many categories; ``many`` says which columns have many.
     """
-    dear = many[tree.split_feature] & (tree.decision_type & _CATEGORICAL).astype(bool)
+    over_many = many[tree.split_feature] & (tree.decision_type & _CATEGORICAL).astype(bool)
     splits, leaves = np.full(max(tree.n_leaves - 1, 0), reg_lambda), np.full(tree.n_leaves, reg_lambda)
-    for children in (tree.left_child[dear], tree.right_child[dear]):
+    for children in (tree.left_child[over_many], tree.right_child[over_many]):
         splits[children[children >= 0]] += cat_l2
         leaves[~children[children < 0]] += cat_l2
     return splits, leaves
 
 
 def path_smoothing(tree: TreeText, smooth: float) -> tuple[NDArray, NDArray]:
-    """Leaves below the nodes of a tree, and what the nodes give to leaf values that are drawn towards those above them.
+    """Leaves below every node, and the matrix that path smoothing applies to the nodes' own values.
 
-    With n rows of the bag in a node, a = n / (n + smooth) and r its value of its own, a node's value is
-    v = a r + (1 - a) v_parent; the root is not smoothed.
-
-    Parameters
-    ----------
-    tree : TreeText
-        The tree.
-    smooth : float
-        LightGBM's ``path_smooth``.
+    With n rows of the bag in a node, a = n / (n + smooth) and r the node's own Newton step, its smoothed value is
+    v = a r + (1 - a) v_parent. The root is not smoothed.
 
     Returns
     -------
     below : ndarray of shape (n_nodes, n_leaves)
-        Whether each leaf is below each node, or is it. Nodes are numbered as children are: splits come first, the root
-        before all, and leaves last, in reverse.
+        1 where a leaf is the node or below it. Nodes are numbered as children are: splits first, the root at 0, and
+        leaves last, in reverse order.
     mixing : ndarray of shape (n_leaves, n_nodes)
-        The matrix that turns the nodes' own values into leaf values.
+        Matrix from the nodes' own values to leaf values.
     """
     n_splits, n_nodes = tree.n_leaves - 1, 2 * tree.n_leaves - 1
     below = np.zeros((n_nodes, tree.n_leaves))

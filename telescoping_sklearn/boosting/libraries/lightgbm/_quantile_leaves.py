@@ -1,9 +1,9 @@
-"""Leaves that are quantiles of residuals, as LightGBM takes them, and the rows that these are taken from.
+"""Leaves that are quantiles of residuals, and the rows that define them.
 
-Under ``regression_l1``, ``quantile`` and ``mape`` LightGBM grows a tree on gradients and then sets the value of each
-leaf to the learning rate times a quantile of the residuals in it: a mean, with weights a and 1 - a, of one or two of
-them. Ridge, penalty, clipping and smoothing only choose the tree. So with R_t = learning rate and these weights as the
-entries of B_t the leaves follow the algebra of all others, and the start likewise.
+Under ``regression_l1``, ``quantile`` and ``mape`` LightGBM grows a tree on gradients, and then sets the value of each
+leaf to the learning rate times a quantile of the residuals in it: a mean of one or two residuals, with weights a and
+1 - a. Ridge, penalty, clipping and smoothing affect the structure of the tree only. With these weights as entries of
+B_t, and the learning rate as R_t, such leaves follow the algebra of all others, and so does the start.
 """
 
 from typing import NamedTuple
@@ -13,27 +13,19 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, SparseWeights
-from telescoping_sklearn.boosting._replay import GrownTrees
+from telescoping_sklearn.boosting.libraries.lightgbm._replay import GrownTrees
 
 
 class QuantileLoss(NamedTuple):
-    """A loss whose best constant is a quantile.
-
-    Attributes
-    ----------
-    alpha : float
-        Level of the quantile.
-    relative : bool
-        Whether a row's weight is divided by max(1, |y|).
-    """
+    """A loss minimised by the quantile of level ``alpha``; ``relative`` divides row weights by max(1, |y|)."""
 
     alpha: float
     relative: bool = False
 
     def row_weights(self, labels: NDArray, sample_weight: NDArray | None) -> NDArray | None:
-        """Weights in the quantile, (n_rows,), in LightGBM's float32; None for the quantile without weights.
+        """Weights in the quantile, (n_rows,), in LightGBM's float32; None for the unweighted quantile.
 
-        Weights that are all 1 are no weights to LightGBM.
+        LightGBM uses the unweighted formula where all weights are 1.
         """
         weights: NDArray | None = None
         if sample_weight is not None and np.any(sample_weight != 1):
@@ -44,49 +36,26 @@ class QuantileLoss(NamedTuple):
         return None if weights is None else weights.astype(np.float64)
 
     def start_weights(self, labels: NDArray, sample_weight: NDArray | None) -> NDArray:
-        """Give A in f_0 = A y, the quantile of all labels, (n_rows,).
-
-        Parameters
-        ----------
-        labels : ndarray of shape (n_rows,)
-            Labels, as LightGBM keeps them.
-        sample_weight : ndarray of shape (n_rows,) or None
-            What LightGBM was given.
-        """
+        """Return A in f_0 = A y, the quantile of all labels, (n_rows,), for labels in LightGBM's float32."""
         groups = np.zeros(len(labels), dtype=np.intp)
         return quantile_weights(labels, groups, self.row_weights(labels, sample_weight), self.alpha)
 
 
 def quantile_weights(values: NDArray, groups: NDArray, weights: NDArray | None, alpha: float) -> NDArray:
-    """Weights of the values in the quantile of each group: one or two of a group are not zero.
+    """Weights of the values in the quantile of their group, (n_values,): one or two of each group are not zero.
 
-    Of equal values the first counts as the smaller.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n_values,)
-        The values.
-    groups : ndarray of int of shape (n_values,)
-        Group of each.
-    weights : ndarray of shape (n_values,) or None
-        Their weights; None for LightGBM's other formula, without weights.
-    alpha : float
-        Level of the quantile.
-
-    Returns
-    -------
-    ndarray of shape (n_values,)
-        Weights that sum to 1 in every group.
+    They sum to 1 in every group. Among equal values, the first counts as the smallest. LightGBM's unweighted formula is
+    used where ``weights`` is None.
     """
     order = np.lexsort((values, groups))
     counts = np.bincount(groups)
     counts = counts[counts > 0]
     firsts = np.cumsum(counts) - counts
     if weights is None:
-        upper, share = _places(counts, alpha)
+        upper, share = _ranks(counts, alpha)
     else:
         of_groups = np.split(weights[order], firsts[1:])
-        upper, share = np.array([_weighted_place(of_group, alpha) for of_group in of_groups]).T
+        upper, share = np.array([_weighted_rank(of_group, alpha) for of_group in of_groups]).T
     found = np.zeros(len(values))
     found[order[firsts + upper.astype(np.intp)]] = share
     two = share != 1
@@ -94,10 +63,10 @@ def quantile_weights(values: NDArray, groups: NDArray, weights: NDArray | None, 
     return found
 
 
-def _places(counts: NDArray, alpha: float) -> tuple[NDArray, NDArray]:
-    """Place of the larger of the two values among those of a group, in increasing order, and its share.
+def _ranks(counts: NDArray, alpha: float) -> tuple[NDArray, NDArray]:
+    """Rank of the larger of the two values in their group, in increasing order, and its weight.
 
-    LightGBM counts from the largest down: the value at (c - 1) (1 - alpha) among c, interpolated.
+    LightGBM counts from the largest of the c values: it interpolates at rank (c - 1) (1 - alpha).
     """
     below_largest = (counts - 1) * (1.0 - alpha)
     whole = np.floor(below_largest)
@@ -105,11 +74,11 @@ def _places(counts: NDArray, alpha: float) -> tuple[NDArray, NDArray]:
     return np.maximum(upper, 0), np.where(upper >= 1, share, 1.0)
 
 
-def _weighted_place(weights: NDArray, alpha: float) -> tuple[int, float]:
-    """Place of the larger of the two values, in increasing order, and its share, from their weights in that order.
+def _weighted_rank(weights: NDArray, alpha: float) -> tuple[int, float]:
+    """Rank of the larger of the two values and its weight, from the weights of a group in increasing order of values.
 
-    At the first place the sum of weights passes alpha of all of them. LightGBM interpolates to the value before where
-    the weight at that place is 1 or more, and takes the value before alone where it is less.
+    Take the first rank at which the cumulative weight exceeds alpha times the total. LightGBM interpolates with the
+    value before it if the weight at that rank is at least 1, and takes the value before it otherwise.
     """
     last = len(weights) - 1
     if last == 0:
@@ -126,24 +95,7 @@ def _weighted_place(weights: NDArray, alpha: float) -> tuple[int, float]:
 def quantile_ensemble(
     grown: GrownTrees, loss: QuantileLoss, sample_weight: NDArray | None, learning_rate: float
 ) -> LeafEnsemble:
-    """Make the ensemble of trees whose leaves are quantiles.
-
-    Parameters
-    ----------
-    grown : GrownTrees
-        The trees.
-    loss : QuantileLoss
-        The loss.
-    sample_weight : ndarray of shape (n_train,) or None
-        What LightGBM was given, for all training rows.
-    learning_rate : float
-        Shrinkage.
-
-    Returns
-    -------
-    LeafEnsemble
-        The ensemble.
-    """
+    """Make the ensemble of trees whose leaves are quantiles; ``sample_weight`` is that of all training rows."""
     labels, weights_given = grown.labels[grown.given], None if sample_weight is None else sample_weight[grown.given]
     start, weights = np.zeros(len(grown.labels)), None
     start[grown.given] = loss.start_weights(labels, weights_given)

@@ -1,4 +1,4 @@
-"""What a fit is given and remembers, so that a later one can add trees to it, and what must not change in between."""
+"""The record of a fit: its settings and data. A warm start compares them with its own."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from telescoping_sklearn.boosting._bagging import BaggingPlan
-from telescoping_sklearn.boosting._rows import Rows
+from telescoping_sklearn.boosting.libraries.lightgbm._bagging import BaggingPlan
+from telescoping_sklearn.boosting.libraries.lightgbm._rows import Rows
 
-#: Parameters that a second fit may change: they do not touch the trees that there are.
+#: Parameters that a warm start may change: they do not affect the existing trees.
 _FREE = ("n_estimators", "n_jobs", "importance_type", "warm_start", "record", "verbose")
 
 
 class FitRecord(NamedTuple):
-    """What a fit was given, as checked and encoded, in arrays of its own where a record is kept.
+    """Settings and data of a fit, checked and encoded; the arrays are copies where a record is kept.
 
     Attributes
     ----------
@@ -25,14 +25,14 @@ class FitRecord(NamedTuple):
     validation : Rows or None
         Validation rows given to `fit`.
     given, held_out : ndarray of int, or None
-        Positions of the training rows that LightGBM is given, and of those that early stopping watches instead; None
-        where nothing is held out.
+        Positions of the training rows given to LightGBM, and of those held out for early stopping; None where nothing
+        is held out.
     categorical : list of int
         Columns split by category.
     plans : tuple of (int, BaggingPlan)
-        Number of trees before each stretch, and how its bags were drawn.
+        For every fit that added trees: the number of trees before it, and how it drew its bags.
     label_shift : float
-        What is taken off the labels that LightGBM is given; see `label_shift` in `_rows`.
+        Constant subtracted from the labels that LightGBM is given; see `label_shift` in `_rows`.
     """
 
     params: Mapping[str, Any]
@@ -45,17 +45,17 @@ class FitRecord(NamedTuple):
     label_shift: float = 0.0
 
     def trained(self) -> Rows:
-        """Rows that LightGBM is given, as it is given them."""
+        """Rows that LightGBM trains on, with shifted labels."""
         return (self.train if self.given is None else self.train.take(self.given)).shifted(self.label_shift)
 
     def watched(self) -> Rows | None:
-        """Rows that early stopping watches, as LightGBM is given them."""
+        """Rows for early stopping, with shifted labels."""
         rows = self.validation if self.held_out is None else self.train.take(self.held_out)
         return None if rows is None else rows.shifted(self.label_shift)
 
 
 def _arrays(given: FitRecord) -> dict[str, NDArray | None]:
-    """Name the arrays of all rows as `fit` does."""
+    """Arrays of the record by the names that `fit` uses."""
     watched = {} if given.validation is None else given.validation._asdict()
     return given.train._asdict() | {f"{name}_val": array for name, array in watched.items()}
 
@@ -67,18 +67,7 @@ def _same(before: NDArray | None, after: NDArray | None) -> bool:
 
 
 def refuse_changes(old: FitRecord, new: FitRecord) -> None:
-    """Raise ValueError naming what changed between a fit and the one that is to add trees to it.
-
-    Parameters
-    ----------
-    old, new : FitRecord
-        What the two fits were given.
-
-    Raises
-    ------
-    ValueError
-        If anything but the number of trees changed, or trees would have to go.
-    """
+    """Raise ValueError naming what changed between an earlier fit and a warm start, or if trees would be removed."""
     changed = [name for name, value in new.params.items() if name not in _FREE and value != old.params[name]]
     before, after = _arrays(old), _arrays(new)
     changed += [name for name in before | after if not _same(before.get(name), after.get(name))]
@@ -86,7 +75,7 @@ def refuse_changes(old: FitRecord, new: FitRecord) -> None:
         changed.append("categorical_feature")
     if changed:
         raise ValueError(
-            f"warm_start=True adds trees to the model that is there, and {', '.join(changed)} changed since it was "
+            f"warm_start=True adds trees to the existing model, and {', '.join(changed)} changed since it was "
             "fitted. Give the same data and settings, or use warm_start=False."
         )
     if new.params["n_estimators"] < old.params["n_estimators"]:
@@ -97,23 +86,10 @@ def refuse_changes(old: FitRecord, new: FitRecord) -> None:
 
 
 def refuse_lone_validation(X_val: Any, y_val: Any, sample_weight_val: Any, early_stopping_rounds: int | None) -> None:
-    """Raise ValueError where a validation set is incomplete, or nothing watches it.
-
-    Parameters
-    ----------
-    X_val, y_val, sample_weight_val : array-like or None
-        What `fit` was given.
-    early_stopping_rounds : int or None
-        Parameter of the estimator.
-
-    Raises
-    ------
-    ValueError
-        Naming what is missing.
-    """
+    """Raise ValueError where a validation set is incomplete, or given without early stopping."""
     if X_val is None and (y_val is not None or sample_weight_val is not None):
-        raise ValueError("y_val and sample_weight_val belong to X_val, which was not given.")
+        raise ValueError("y_val and sample_weight_val need X_val, which was not given.")
     if X_val is not None and y_val is None:
         raise ValueError("X_val needs y_val, the labels of its rows.")
     if X_val is not None and early_stopping_rounds is None:
-        raise ValueError("X_val is what early stopping watches: set early_stopping_rounds, for example to 20.")
+        raise ValueError("X_val is used for early stopping: set early_stopping_rounds, for example to 20.")

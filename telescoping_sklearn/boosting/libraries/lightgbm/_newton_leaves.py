@@ -1,13 +1,13 @@
-"""Leaves that are Newton steps, with what LightGBM does to them: ridge, penalty, clipping, smoothing, Huber's loss.
+"""Leaves that are Newton steps, with LightGBM's ridge, penalty, clipping, path smoothing and Huber's loss.
 
-With G the sum of negative gradients in a node and H that of hessians, its value is
+Let G be the sum of negative gradients in a node, and H the sum of hessians. The value of the node is
 
     v = sign(G) max(|G| - reg_alpha, 0) / (H + lambda),   cut to max_delta_step in size.
 
-With the sign, and whether it is zero or cut, held as they are, v is an affine map of G: a node at zero has no value and
-no response, a node that is cut has a value that joins the offset, and the penalty takes a constant off all others.
-Smoothing, which draws a node towards the one above it, is linear in the values of the nodes. Huber's loss clips the
-gradients of rows, whose parts of G are then constants.
+With the sign held fixed, and which nodes are zero or cut, v is an affine function of G. A node at zero has no value and
+no response. A node that is cut has no response, and its value joins the offset. The penalty takes a constant off all
+other nodes. Path smoothing mixes the value of a node with that of its parent, which is linear in the nodes' values.
+Huber's loss clips the gradients of rows; the clipped part of G is a constant.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,24 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from telescoping_sklearn._memory import refuse_if_too_large
-from telescoping_sklearn.boosting._curvature import CurvaturePath
+from telescoping_sklearn.boosting._derivatives import LossPath
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, RowSets
-from telescoping_sklearn.boosting._replay import GrownTrees
-from telescoping_sklearn.boosting._tree_text import path_smoothing
-from telescoping_sklearn.losses import CurvedLoss, SquaredError
+from telescoping_sklearn.boosting.libraries.lightgbm._replay import GrownTrees
+from telescoping_sklearn.boosting.libraries.lightgbm._tree_text import path_smoothing
+from telescoping_sklearn.losses import NonQuadraticLoss, SquaredError
 
 
 class _Pulls(NamedTuple):
-    """What the rows do to the leaves of a stage, each (n_train,) or None.
+    """What the rows contribute to the leaves of a stage, each (n_train,) or None.
 
-    Attributes
-    ----------
-    pull : ndarray or None
-        Negative gradient; None where leaves do not depend on its size.
-    hessian : ndarray or None
-        Hessian; None for ones.
-    free : ndarray of bool or None
-        Rows whose gradient is not clipped; None for all.
+    ``pull`` is the negative gradient, or None where no leaf has a threshold. ``hessian`` is None for ones. ``free``
+    marks the rows whose gradient is not clipped, and is None for all.
     """
 
     pull: NDArray | None = None
@@ -45,21 +39,9 @@ class _Pulls(NamedTuple):
 def newton_steps(
     sums: NDArray, denominators: NDArray, reg_alpha: float, max_delta_step: float
 ) -> tuple[NDArray, NDArray]:
-    """Value of a node as an affine map of its sum of negative gradients, where that sum is.
+    """Value of a node as an affine map of its sum of negative gradients: ``rates * sums + constants``.
 
-    Parameters
-    ----------
-    sums : ndarray of shape (n_nodes,)
-        Sums of negative gradients.
-    denominators : ndarray of shape (n_nodes,)
-        Sums of hessians plus ridge.
-    reg_alpha, max_delta_step : float
-        LightGBM's; 0 for no penalty and no limit.
-
-    Returns
-    -------
-    rates, constants : ndarray of shape (n_nodes,)
-        The values are ``rates * sums + constants``.
+    ``denominators`` are sums of hessians plus ridge; 0 means no penalty and no limit.
 
     Examples
     --------
@@ -78,29 +60,14 @@ def newton_steps(
 def newton_ensemble(
     grown: GrownTrees,
     ridges: Sequence[tuple[NDArray, NDArray]],
-    loss: CurvedLoss | None,
+    loss: NonQuadraticLoss | None,
     huber: float | None,
     params: Mapping[str, Any],
 ) -> LeafEnsemble:
     """Make the ensemble of trees whose leaves are Newton steps.
 
-    Parameters
-    ----------
-    grown : GrownTrees
-        The trees.
-    ridges : sequence of tuple of ndarray
-        Ridge of every inner node and of every leaf, by stage; see `node_ridges`.
-    loss : CurvedLoss or None
-        The loss, where its derivatives change along training.
-    huber : float or None
-        Size of a residual beyond which it is clipped; None for squared error.
-    params : mapping
-        Parameters that LightGBM was given.
-
-    Returns
-    -------
-    LeafEnsemble
-        The ensemble.
+    ``ridges`` are those of the inner nodes and the leaves, by stage, from `node_ridges`; ``loss`` is None unless it is
+    non-quadratic; ``huber`` is the largest unclipped residual, or None.
     """
     if params["path_smooth"] > 0:
         refuse_if_too_large(
@@ -108,13 +75,18 @@ def newton_ensemble(
             f"path_smooth={params['path_smooth']} mixes every two leaves of a tree; that of {len(grown.trees)} trees",
             "Use fewer trees, a smaller num_leaves, or path_smooth=0.",
         )
-    start, path = SquaredError().start(grown.row_weights), None
-    if loss is not None:
+    weigh = grown.bagged_weights
+    if loss is None:
+        start = SquaredError().start(grown.row_weights)
+        of_loss: dict[str, Any] = {"start_weights": start}
+        pulls = _pulls(grown, start, huber, params)
+    else:
         raw, start = loss.start(grown.row_weights, grown.labels)
         values = [tree.leaf_value - (0.0 if stage else raw) for stage, tree in enumerate(grown.trees)]
-        path = CurvaturePath(loss, grown.labels, raw, grown.leaves, values)
-    weigh = grown.bagged_weights
-    pulls = _curved_pulls(path, len(grown.trees)) if path is not None else _pulls(grown, start, huber, params)
+        path = LossPath(loss, grown.labels, raw, grown.leaves, values)
+        of_loss = {"start_weights": start, "start_offset": raw}
+        of_loss |= {"injection": path.label_rate, "feedback": path.curvature, "gradient": path.gradient}
+        pulls = _non_quadratic_pulls(path, len(grown.trees))
     rates, constants, responding = [], [], list[NDArray]()
     for stage, at in enumerate(pulls, start=1):
         weights = grown.row_weights if weigh is None else weigh(stage)
@@ -128,23 +100,22 @@ def newton_ensemble(
         n_leaves=grown.n_leaves,
         row_weights=grown.row_weights,
         trained=grown.row_weights > 0,
-        start_weights=start,
         rates=rates,
         constants=constants if any(constant.any() for constant in constants) else None,
         weights_by_stage=weigh,
         responding=RowSets(responding, np.arange(len(responding))) if responding else None,
-        curvature=path,
+        **of_loss,
     )
 
 
-def _curved_pulls(path: CurvaturePath, n_stages: int) -> Iterator[_Pulls]:
+def _non_quadratic_pulls(path: LossPath, n_stages: int) -> Iterator[_Pulls]:
     for stage in range(1, n_stages + 1):
         at = path.before(stage)
         yield _Pulls(-at.gradient, at.hessian)
 
 
 def _pulls(grown: GrownTrees, start: NDArray, huber: float | None, params: Mapping[str, Any]) -> Iterator[_Pulls]:
-    """Yield what rows do under squared error or Huber's loss; nothing is replayed where no leaf has a threshold."""
+    """Yield the rows' contributions by stage. Training is replayed only where a leaf can have a threshold."""
     if huber is None and params["reg_alpha"] == params["max_delta_step"] == 0:
         yield from [_Pulls()] * len(grown.trees)
         return

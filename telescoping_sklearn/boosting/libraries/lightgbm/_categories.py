@@ -1,7 +1,7 @@
-"""Category columns of a DataFrame, as LightGBM takes them: codes, and the columns that are split by category.
+"""Category columns of a DataFrame as LightGBM takes them: codes, and which columns are split by category.
 
-An estimator sees float64 arrays only. What a fit learns here turns every later frame into the same codes; a missing
-value and a category that the fit did not have are both NaN.
+The estimator sees float64 arrays only. Later frames get the codes of the fit; missing values and categories that are
+new to the fit become NaN.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ def _refuse_other_columns(X: pd.DataFrame) -> None:
     """Raise ValueError naming the columns that share a name, or are neither numbers nor categories."""
     if not X.columns.is_unique:
         raise ValueError(
-            f"X has several columns named {list(X.columns[X.columns.duplicated()].unique())}. Give every column a name "
-            "of its own."
+            f"X has several columns named {list(X.columns[X.columns.duplicated()].unique())}. Give every "
+            "column a different name."
         )
     strange = {
         name: str(dtype)
@@ -54,20 +54,20 @@ def _positions(categorical_feature: Sequence, names: Sequence | None, n_features
 
 
 class ColumnCategories:
-    """The categories that a fit has seen.
+    """The categories of the columns in a fit.
 
     Parameters
     ----------
     X : array-like of shape (n_train, n_features)
         Training rows.
     categorical_feature : "auto", or sequence of str or int
-        Columns to split by category, by name or position; "auto" stands for the unordered category columns of a
-        DataFrame. Ordered ones are split by the order of their categories.
+        Columns to split by category, by name or position; "auto" selects the unordered category columns of a
+        DataFrame. Ordered category columns are split by the order of their categories.
 
     Raises
     ------
     ValueError
-        If a column is neither numbers nor categories, or does not exist.
+        If a column is neither numeric nor categorical, or does not exist.
     TypeError
         If `categorical_feature` is none of the above.
     """
@@ -101,7 +101,7 @@ class ColumnCategories:
         return bool(self.dtypes) or not all(map(pd.api.types.is_numeric_dtype, X.dtypes))
 
     def encode(self, X: Any) -> Any:
-        """Turn the category columns of a DataFrame into codes; give anything else back as it is.
+        """Replace the category columns of a DataFrame by codes; return anything else unchanged.
 
         Parameters
         ----------
@@ -111,13 +111,13 @@ class ColumnCategories:
         Returns
         -------
         array-like of shape (n_query, n_features)
-            The rows, every column numbers.
+            The rows, all columns numeric.
 
         Raises
         ------
         ValueError
-            If a column is neither numbers nor categories, or is categories in one frame and numbers in the other, or
-            if there are categories and columns have other names or another order.
+            If a column is neither numeric nor categorical, or categorical in only one of this frame and that of the
+            fit; or if there are categories and the columns differ in names or order.
         """
         if not isinstance(X, pd.DataFrame):
             return X
@@ -126,12 +126,12 @@ class ColumnCategories:
         changed = [name for name in X.columns if (name in given) != (name in self.dtypes)]
         if changed:
             raise ValueError(
-                f"Columns {changed} are categories in one of the frames given to fit and to this question and numbers "
-                "in the other. Give both the same dtypes."
+                f"Columns {changed} are categories in one of the two frames given to fit and here, and numbers in the "
+                "other. Give both the same dtypes."
             )
         if not given:
             return X
-        if list(X.columns) != self.names:  # names that are no strings are nothing to scikit-learn
+        if list(X.columns) != self.names:  # scikit-learn checks only names that are strings
             raise ValueError(
                 f"X has the columns {list(X.columns)}, and the frame given to fit had {self.names}. Give the same "
                 "columns in the same order."

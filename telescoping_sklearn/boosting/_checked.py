@@ -1,0 +1,70 @@
+"""From what a library gives to a telescope that has been compared with the library's own predictions."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from telescoping_sklearn.boosting._curved_telescope import CurvedLeafTelescope
+from telescoping_sklearn.boosting._ensemble import LeafEnsemble
+from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
+from telescoping_sklearn.boosting.libraries import FittedTrees
+
+#: Relative change of a raw score that float32 labels can cause: raw scores are logarithms of labels.
+_RAW_ROUNDING = 4 * float(np.finfo(np.float32).eps)
+
+
+def spread_tolerance(values: NDArray) -> float:
+    """Largest gap between two models of the same labels, or raw scores, that counts as rounding.
+
+    It is 1e-5 standard deviations, plus 1e-6 of the largest deviation from the mean, plus the rounding of float64.
+    """
+    largest_deviation = np.abs(values - values.mean()).max()
+    rounding = 16 * np.finfo(np.float64).eps * np.abs(values).max()
+    return float(1e-5 * values.std() + 1e-6 * largest_deviation + rounding)
+
+
+def checked_telescope(
+    ensemble: LeafEnsemble, trees: FittedTrees, X: NDArray, y: NDArray, *, seed: int, rounding: float = 0.0
+) -> LeafTelescope:
+    """Make the telescope of fitted trees, and compare what it rebuilds with the model's own training predictions.
+
+    Parameters
+    ----------
+    ensemble : LeafEnsemble
+        The trees on the training rows.
+    trees : FittedTrees
+        The model, as its library predicts with it.
+    X, y : ndarray
+        Training rows and labels.
+    seed : int
+        Seed of the probes.
+    rounding : float, default=0.0
+        Gap that the library's rounding of labels explains, in addition to `spread_tolerance`.
+
+    Returns
+    -------
+    LeafTelescope
+        The telescope.
+
+    Raises
+    ------
+    ValueError
+        If the two differ by more than rounding.
+    """
+    options: dict[str, Any] = {"find_leaves": trees.find_leaves, "tree_outputs": trees.tree_outputs}
+    options |= {"training_rows": X, "y": y, "trained": ensemble.trained, "seed": seed}
+    model = trees.predict(X, raw=True)
+    if ensemble.smoother:
+        telescope = LeafTelescope(ensemble, **options)
+        rebuilt, tolerance = telescope.reconstruct(None), spread_tolerance(y[ensemble.trained]) + rounding
+    else:
+        telescope = CurvedLeafTelescope(ensemble, **options)
+        rebuilt, tolerance = telescope.kernel_form(), spread_tolerance(model[ensemble.trained]) + _RAW_ROUNDING
+    gap = np.abs(rebuilt - model).max()
+    if not gap <= tolerance:
+        raise ValueError(
+            f"The telescope misses the model's own training predictions by {gap:.3g}, more than {tolerance:.3g}. "
+            "Please report this, with the parameters."
+        )
+    return telescope
