@@ -84,7 +84,7 @@ def test_effective_parameters_are_the_squared_weights(fitted, data, query):
         expected = N_TRAIN / len(X) * (fitted.kernel_weights(X) ** 2).sum()
         assert fitted.effective_params(X, n_probes=None) == pytest.approx(expected)
     assert fitted.effective_params_ == pytest.approx((fitted.kernel_weights_**2).sum())
-    left = getattr(fitted, "section_bias_", 0.0)  # what a net's sections leave; nothing is sampled
+    left = fitted.telescope_.response_error(None, np.array([fitted.n_stages_])).item()  # nothing is sampled
     assert fitted.effective_params_se_ == pytest.approx(left * fitted.effective_params_)
     assert fitted.degrees_of_freedom_se_ == pytest.approx(left * fitted.degrees_of_freedom_)
 
