@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import _fit_context
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from telescoping_sklearn._numbers import plain_number
 from telescoping_sklearn._refit import all_at_once
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
 from telescoping_sklearn.boosting._categories import ColumnCategories
@@ -28,6 +29,7 @@ from telescoping_sklearn.boosting._parameters import (
     LightGBMParameters,
     curved_loss,
     library_settings,
+    refuse_unknown_columns,
     refuse_unsupported,
 )
 from telescoping_sklearn.boosting._rows import (
@@ -56,7 +58,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     boosting_type : {"gbdt"}, default="gbdt"
         Only plain gradient boosting; "dart", "rf" and "goss" are refused.
     num_leaves : int, default=31
-        Largest number of leaves of a tree.
+        Largest number of leaves of a tree, at most 131072.
     max_depth : int, default=-1
         Largest depth of a tree; not positive means no limit.
     learning_rate : float, default=0.1
@@ -139,7 +141,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         Whether LightGBM bundles columns that are seldom away from their most frequent values together. Where that puts
         training rows into other leaves than predictions do, `fit` refuses it, naming rows, unless ``record=False``.
     interaction_constraints : list of list of int, default=None
-        Groups of columns that may meet on one path.
+        Groups of columns, by position, that may meet on one path.
     bagging_seed, feature_fraction_seed, extra_seed : int or None, default=None
         Seeds of bags, column samples and random thresholds; None derives them from `random_state`.
     early_stopping_rounds : int or None, default=None
@@ -189,7 +191,8 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     than a thousandth of their standard deviation.
 
     When a telescope is made, what it rebuilds must equal the model's predictions of the training rows to 1e-5 standard
-    deviations of the labels trained on and 1e-6 of their largest deviation from their mean, or it raises.
+    deviations of the labels trained on and 1e-6 of their largest deviation from their mean, or it raises. For "mape"
+    four times what float32 takes from a label is allowed on top, which grows with the mean of the labels.
 
     Leaves with a threshold, and leaves that are quantiles of residuals, are piecewise affine in the labels. Weights and
     offset hold the piece: which leaves are zero or clipped, which residuals are, and which one or two rows a quantile
@@ -275,7 +278,8 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         TypeError
             If `categorical_feature` is not a list of names and positions.
         """
-        params = copy.deepcopy(self.get_params(deep=False), {id(self.random_state): self.random_state})
+        given = copy.deepcopy(self.get_params(deep=False), {id(self.random_state): self.random_state})
+        params = {name: plain_number(value) for name, value in given.items()}
         refuse_unsupported(params)
         refuse_lone_validation(X_val, y_val, sample_weight_val, self.early_stopping_rounds)
         categories = ColumnCategories(X, categorical_feature)
@@ -290,6 +294,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
             ensure_min_samples=2,
             reset=earlier is None,
         )
+        refuse_unknown_columns(params["interaction_constraints"], X.shape[1])
         # Without weights LightGBM takes a faster path, so ones are not the same as none.
         train = Rows(X, y, None if sample_weight is None else weights)
         validation = None if X_val is None else self._validation(categories, X_val, y_val, sample_weight_val)
@@ -316,12 +321,12 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         before = None if earlier is None else first_trees(self.booster_, done)
         settings = library_settings(new.params, self.seed_)
         if before is not None:
-            settings |= later_seeds(before, done) | {"n_estimators": self.n_estimators - done}
+            settings |= later_seeds(before, done) | {"n_estimators": new.params["n_estimators"] - done}
         self.booster_, plan = fit_booster(
             settings,
             trained,
             watched,
-            self.early_stopping_rounds,
+            new.params["early_stopping_rounds"],
             new.categorical,
             before,
             rows=new.given,

@@ -5,6 +5,7 @@ labels at which it takes the derivatives of a curved loss; elsewhere labels are 
 digits of a reconstruction go.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -117,7 +118,9 @@ def fit_booster(
 
 
 def _explain_abort(params: Mapping[str, Any], train: Rows, error: Exception) -> None:
-    """Raise ValueError that says what to do about an error of LightGBM's, where its cause is known."""
+    """Raise ValueError that says what to do where LightGBM aborts on a leaf without rows and the cause is known."""
+    if not re.search(r"best_split_info\.(left|right)_count", str(error)):
+        return
     loss, unequal = quantile_loss(params), train.sample_weight is not None and np.ptp(train.sample_weight) > 0
     if loss is not None and loss.relative and unequal:
         raise ValueError(

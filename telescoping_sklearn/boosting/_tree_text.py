@@ -99,7 +99,7 @@ def node_ridges(tree: TreeText, many: NDArray, reg_lambda: float, cat_l2: float)
         Ridge of every leaf.
     """
     dear = many[tree.split_feature] & (tree.decision_type & _CATEGORICAL).astype(bool)
-    splits, leaves = np.full(max(tree.n_leaves - 1, 0), reg_lambda), np.full(tree.n_leaves, reg_lambda)
+    splits, leaves = np.full(max(tree.n_leaves - 1, 0), float(reg_lambda)), np.full(tree.n_leaves, float(reg_lambda))
     for children in (tree.left_child[dear], tree.right_child[dear]):
         splits[children[children >= 0]] += cat_l2
         leaves[~children[children < 0]] += cat_l2

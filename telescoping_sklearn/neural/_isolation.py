@@ -9,6 +9,8 @@ and no net may change them:
 - Nets of ours name the dtype of every tensor and draw from generators of their own. What makes a user's module knows
   neither and is called under `seeded`, one at a time.
 - `threads` sets the number of threads where it is called and nowhere else.
+- How far products of float32 may be rounded belongs to the process and has no mode of a thread. `isolated` lifts it to
+  full precision, for everybody, until the last thread leaves.
 """
 
 import functools
@@ -16,7 +18,8 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 
@@ -24,8 +27,56 @@ _AUTOCAST = ("cpu", "cuda", "mps", "xpu", "hpu")
 _GENERATORS = threading.RLock()  # what makes a module may fit another net
 _THREADS = threading.Lock()
 
+
+class _Precision(NamedTuple):
+    """How far the operations of a backend may round float32: what reads it, what sets it, and what rounds nothing."""
+
+    read: Callable[[], str]
+    set: Callable[[str], None]
+    full: tuple[str, ...]
+
+
+if hasattr(torch.backends.mkldnn, "matmul"):
+    _PRECISIONS = [
+        _Precision(partial(getattr, part, "fp32_precision"), partial(setattr, part, "fp32_precision"), ("ieee", "none"))
+        for part in (
+            *(torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn),
+            torch.backends.cuda.matmul,
+        )
+    ]
+else:  # torch before 2.9
+    _PRECISIONS = [_Precision(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, ("highest",))]
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 Class = TypeVar("Class", bound=type)
+
+
+class _FullPrecision:
+    """Full precision from when the first thread enters to when the last one leaves."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._before: list[tuple[_Precision, str]] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                read = [(precision, precision.read()) for precision in _PRECISIONS]
+                self._before = [(precision, value) for precision, value in read if value not in precision.full]
+                for precision, _ in self._before:
+                    precision.set(precision.full[0])
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                for precision, value in self._before:
+                    if precision.read() in precision.full:  # else somebody has set it meanwhile
+                        precision.set(value)
+
+
+_FULL_PRECISION = _FullPrecision()
 
 
 @contextmanager
@@ -35,6 +86,7 @@ def isolated() -> Iterator[None]:
         torch.get_num_threads()  # a thread that has no number yet takes the process's, while nobody is changing it
     with ExitStack() as modes:
         # Default devices, like every mode that looks at calls, are __torch_function__; torch has no other way out.
+        modes.enter_context(_FULL_PRECISION)
         modes.enter_context(torch._C.DisableTorchFunction())
         modes.enter_context(torch.inference_mode(False))
         modes.enter_context(torch.enable_grad())
