@@ -324,7 +324,9 @@ def test_an_abort_on_an_empty_leaf_names_what_keeps_leaves_from_being_empty(rows
         make_trees(**settings, min_child_samples=10).fit(X, y, sample_weight=weights_of(kind))
 
 
-@pytest.mark.parametrize("text", ["Check failed: (num_leaves) <= (131072)", "Forced splits file not found", "left_count"])
+@pytest.mark.parametrize(
+    "text", ["Check failed: (num_leaves) <= (131072)", "Forced splits file not found", "left_count"]
+)
 @pytest.mark.parametrize("settings", [{"objective": "mape"}, {"objective": "gamma"}, {}], ids=str)
 def test_other_errors_of_lightgbm_keep_their_own_words(rows, monkeypatch, settings, text):
     def abort(*args, **kwargs):

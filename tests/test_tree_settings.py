@@ -511,7 +511,21 @@ def test_parameters_without_algebra_reach_lightgbm(frame, other_frame, settings)
 
 @pytest.mark.parametrize(
     "constraints",
-    ["[[0,99]]", "abc", {0, 1}, 3, [0, 1], [[0, 4]], [[0], [-1]], [[]], [[0, 1], []], [["a"]], [[0.5]], [[True]], ["01"]],
+    [
+        "[[0,99]]",
+        "abc",
+        {0, 1},
+        3,
+        [0, 1],
+        [[0, 4]],
+        [[0], [-1]],
+        [[]],
+        [[0, 1], []],
+        [["a"]],
+        [[0.5]],
+        [[True]],
+        ["01"],
+    ],
     ids=str,
 )
 def test_constraints_that_name_no_columns_are_refused(constraints):
@@ -539,5 +553,5 @@ def test_ints_beyond_lightgbms_are_refused_by_name(name):
 
 def test_numbers_of_leaves_end_where_lightgbms_do():
     assert make_trees(num_leaves=131072).fit(*random_rows()).n_stages_ == 12
-    with pytest.raises(ValueError, match="'num_leaves' parameter .* 131072"):
+    with pytest.raises(ValueError, match=r"'num_leaves' parameter .* 131072"):
         make_trees(num_leaves=131073).fit(*random_rows())

@@ -481,16 +481,16 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     def _plan(self, n_rows: int, network: Network) -> TrainingPlan:
         """Translate the parameters; refuse the combinations that torch has no meaning for."""
         named: dict[Any, Any] = {"auto": 200, "full": n_rows}
-        batch_size = min(named.get(self.batch_size, self.batch_size), n_rows)
+        batch_size = min(plain_number(named.get(self.batch_size, self.batch_size)), n_rows)
         plan = TrainingPlan(
             network=network,
             optimizer=self._optimizer_class(),
             optimizer_settings=self._optimizer_settings(),
             lr_schedule=self.lr_schedule,
-            warmup_steps=self.warmup_steps,
+            warmup_steps=plain_number(self.warmup_steps),
             batch_size=batch_size,
-            max_iter=self.max_iter,
-            n_iter_no_change=self.n_iter_no_change,
+            max_iter=plain_number(self.max_iter),
+            n_iter_no_change=plain_number(self.n_iter_no_change),
             tol=self.tol,
             shuffle=self.shuffle,
             record=self.record,

@@ -26,6 +26,7 @@ import torch
 _AUTOCAST = ("cpu", "cuda", "mps", "xpu", "hpu")
 _GENERATORS = threading.RLock()  # what makes a module may fit another net
 _THREADS = threading.Lock()
+_PRECISION = threading.Lock()
 
 
 class _Precision(NamedTuple):
@@ -51,32 +52,29 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Class = TypeVar("Class", bound=type)
 
 
-class _FullPrecision:
+_INSIDE: set[object] = set()
+_ROUNDED: dict[_Precision, str] = {}  # what was lifted to full precision, and what it was
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
     """Full precision from when the first thread enters to when the last one leaves."""
-
-    def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
-        self._before: list[tuple[_Precision, str]] = []
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                read = [(precision, precision.read()) for precision in _PRECISIONS]
-                self._before = [(precision, value) for precision, value in read if value not in precision.full]
-                for precision, _ in self._before:
+    token = object()
+    try:
+        with _PRECISION:
+            _INSIDE.add(token)
+            for precision in _PRECISIONS:
+                if (value := precision.read()) not in precision.full:
+                    _ROUNDED[precision] = value
                     precision.set(precision.full[0])
-            self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                for precision, value in self._before:
-                    if precision.read() in precision.full:  # else somebody has set it meanwhile
-                        precision.set(value)
-
-
-_FULL_PRECISION = _FullPrecision()
+        yield
+    finally:
+        with _PRECISION:
+            _INSIDE.discard(token)
+            while _ROUNDED and not _INSIDE:
+                precision, value = _ROUNDED.popitem()
+                if precision.read() in precision.full:  # else somebody has set it meanwhile
+                    precision.set(value)
 
 
 @contextmanager
@@ -86,7 +84,7 @@ def isolated() -> Iterator[None]:
         torch.get_num_threads()  # a thread that has no number yet takes the process's, while nobody is changing it
     with ExitStack() as modes:
         # Default devices, like every mode that looks at calls, are __torch_function__; torch has no other way out.
-        modes.enter_context(_FULL_PRECISION)
+        modes.enter_context(_full_precision())
         modes.enter_context(torch._C.DisableTorchFunction())
         modes.enter_context(torch.inference_mode(False))
         modes.enter_context(torch.enable_grad())
