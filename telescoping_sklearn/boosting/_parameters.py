@@ -228,7 +228,7 @@ def refuse_unknown_columns(constraints: Any, n_features: int) -> None:
     """
 
     def is_column(column: Any) -> bool:
-        return isinstance(column, Integral) and not isinstance(column, bool) and 0 <= column < n_features
+        return isinstance(column, Integral) and not isinstance(column, bool) and int(column) in range(n_features)
 
     groups = () if constraints is None else constraints
     if not all(isinstance(group, list | tuple) and len(group) and all(map(is_column, group)) for group in groups):

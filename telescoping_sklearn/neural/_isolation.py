@@ -41,8 +41,8 @@ if hasattr(torch.backends.mkldnn, "matmul"):
     _PRECISIONS = [
         _Precision(partial(getattr, part, "fp32_precision"), partial(setattr, part, "fp32_precision"), ("ieee", "none"))
         for part in (
-            *(torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn),
             torch.backends.cuda.matmul,
+            *(getattr(torch.backends.mkldnn, operation) for operation in ("matmul", "conv", "rnn")),
         )
     ]
 else:  # torch before 2.9
