@@ -15,7 +15,16 @@ TREES = {
     "early_stopping_rounds": 2,
     "subsample_freq": 1,
 }
-NETS = {"batch_size": 8, "section": 2, "record_budget": 10**8, "n_jobs": 1, "n_iter_no_change": 3, "warmup_steps": 2}
+NETS = {
+    "init_scale": 0.3,
+    "validation_fraction": 0.3,
+    "batch_size": 8,
+    "section": 2,
+    "record_budget": 10**8,
+    "n_jobs": 1,
+    "n_iter_no_change": 3,
+    "warmup_steps": 2,
+}
 
 
 def numbers(model, more):

@@ -303,7 +303,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
             return self
         seed = draw_seed(self.random_state) if earlier is None else self.seed_
         if self.early_stopping_rounds is not None and validation is None:
-            given, held_out = held_out_rows(len(y), self.validation_fraction, seed)
+            given, held_out = held_out_rows(len(y), params["validation_fraction"], seed)
             new = new._replace(given=given, held_out=held_out)
         shift = label_shift(params, new.trained())
         new = new._replace(label_shift=shift)

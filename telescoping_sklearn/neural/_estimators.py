@@ -364,7 +364,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self.seed_ = draw_seed(self.random_state)
         kept, held_out = np.arange(len(y)), None
         if self.early_stopping:
-            kept, held_out = held_out_rows(len(y), self.validation_fraction, self.seed_)
+            kept, held_out = held_out_rows(len(y), plain_number(self.validation_fraction), self.seed_)
             self._refuse_unscored(weights, kept, held_out)
         row_weights = np.zeros(len(y))
         row_weights[kept] = weights[kept] * (len(kept) / weights[kept].sum())
@@ -373,7 +373,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         plan = self._plan(len(kept), network)
         rows = TrainingRows(X, y, row_weights)
         self._refuse_large_record(plan, len(kept))
-        theta = (self.init_scale * theta).to(_DTYPES[self.dtype])
+        theta = (plain_number(self.init_scale) * theta).to(_DTYPES[self.dtype])
         score = None if held_out is None else self._scorer(plan, X[held_out], y[held_out], weights[held_out])
         trained = train(plan, theta.to(self.device), rows.subset(kept), score)
 
