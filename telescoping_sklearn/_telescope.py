@@ -49,7 +49,7 @@ class NotASmootherError(ValueError):
     """Raised where a question presumes that weights times labels rebuild the prediction, and they do not."""
 
 
-class UnstableResponseError(ValueError):
+class UnstableResponseError(ValueError, AttributeError):
     """Raised where a question needs the label response at a stage beyond which it is not sound."""
 
 
@@ -346,7 +346,10 @@ class Telescope(ABC):
     def staged_response(
         self, X: NDArray | None, V: NDArray, offset: bool = False, stages: Any = None
     ) -> Iterator[NDArray]:
-        """Third hook: F_t(X; V), (n_query, k) for each stage; ``offset=True`` appends the offset's column."""
+        """Third hook: F_t(X; V), (n_query, k) for each stage; ``offset=True`` appends the offset's column.
+
+        It is raw, and goes on after the `last_sound_stage`.
+        """
 
     @abstractmethod
     def staged_model(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
@@ -408,7 +411,10 @@ class Telescope(ABC):
         return False
 
     def backward_weights(self, X: NDArray | None) -> NDArray:
-        """S(x), (n_query, n_train), worked from the queries back to the labels; for few queries."""
+        """S(x), (n_query, n_train), worked from the queries back to the labels; for few queries.
+
+        It is raw: `kernel_weights` raises where the last stage is not sound.
+        """
         raise NotImplementedError(f"{type(self).__name__} carries labels forward only.")
 
     def offset(self, X: NDArray | None) -> NDArray:
@@ -487,13 +493,13 @@ class Telescope(ABC):
         return asked, contributions
 
     def staged_reconstruction(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
-        """Yield S_t y + c after each stage, (n_query,): one column, no matrix."""
+        """Yield S_t y + c after each stage, (n_query,): one column, no matrix; raw, as `staged_response` is."""
         labels = np.where(self.trained, self.y, 0.0)  # others weigh nothing, and would only take digits
         for response in self.staged_response(X, labels[:, None], offset=True, stages=stages):
             yield response.sum(axis=1)
 
     def reconstruct(self, X: NDArray | None) -> NDArray:
-        """S(x) y + c(x), (n_query,)."""
+        """S(x) y + c(x), (n_query,), raw: its gap to the model shows where it is not sound."""
         return next(self.staged_reconstruction(X, [self.n_stages]))
 
     def staged_effective_params(

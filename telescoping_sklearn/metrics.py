@@ -106,8 +106,8 @@ def effective_params_scorer(estimator: Any, X: Any, y: Any = None) -> float:
     Raises
     ------
     ValueError
-        If the model has no effective parameters: its loss is not the squared error, or it was fitted with
-        ``record=False``.
+        If the model has no effective parameters: its loss is not the squared error, its response is unstable, or it
+        keeps no record of its fit.
     """
     return _score("effective_params_scorer", estimator, X, lambda found, seen: found.effective_params(seen))
 
@@ -133,7 +133,7 @@ def kernel_norm_ratio_scorer(estimator: Any, X: Any, y: Any = None) -> float:
     Raises
     ------
     ValueError
-        If the model was fitted with ``record=False``.
+        If the model keeps no record of its fit.
     """
     return _score("kernel_norm_ratio_scorer", estimator, X, lambda found, seen: found.kernel_norm_ratio(seen))
 
@@ -147,7 +147,8 @@ def _score(name: str, estimator: Any, X: Any, ask: Callable[[Any, Any], float]) 
         raise ValueError(f"{name} has no score for this {type(found).__name__}: {error}") from error
     except (RecordDroppedError, NotASmootherError) as error:
         if isinstance(error, RecordDroppedError):
-            reason, way_out = "it was fitted with record=False, which keeps only what predict needs", "Set record=True"
+            reason = "it keeps only what predict needs: it was fitted with record=False, or its record was dropped"
+            way_out = "Set record=True and keep the record"
         else:
             reason = "effective parameters exist for squared error only"
             way_out = "Fit squared error, score with kernel_norm_ratio_scorer, which takes every loss"

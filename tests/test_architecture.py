@@ -21,6 +21,7 @@ PACKAGE = "telescoping_sklearn"
 # A module is named by its first part below the package; "" is the package itself.
 ALLOWED = {
     "_memory": set(),
+    "_numbers": set(),
     "_refit": set(),
     "_telescope": {"_memory"},
     "losses": {"_memory"},
@@ -29,8 +30,8 @@ ALLOWED = {
     "base": {"_refit", "_telescope"},
     "metrics": {"base", "_telescope"},
     "displays": {"metrics", "_telescope", "displays"},
-    "boosting": {"_refit", "base", "_telescope", "losses", "_memory", "boosting"},
-    "neural": {"_refit", "base", "_telescope", "losses", "_memory", "neural"},
+    "boosting": {"_refit", "base", "_telescope", "losses", "_memory", "_numbers", "boosting"},
+    "neural": {"_refit", "base", "_telescope", "losses", "_memory", "_numbers", "neural"},
     "benchmark": {"", "benchmark", "metrics", "datasets", "displays"},  # public names only
     "__main__": {"", "benchmark"},
 }

@@ -13,7 +13,7 @@ from oracles import flat_parameters, fresh_net
 from sklearn import clone
 from torch import nn
 
-from telescoping_sklearn.neural._isolation import isolates, threads
+from telescoping_sklearn.neural._isolation import isolated, isolates, threads
 from telescoping_sklearn.neural._network import Architecture
 from telescoping_sklearn.neural._tangent_telescope import TangentTelescope
 
@@ -27,6 +27,8 @@ def switched(switch, value, usual):
         switch(usual)
 
 
+PRODUCTS = torch.backends.mkldnn.matmul
+
 #: What a user may do to torch before a fit or a question.
 STATES = {
     "double": lambda: switched(torch.set_default_dtype, torch.float64, torch.float32),
@@ -38,6 +40,8 @@ STATES = {
     "no gradients": torch.no_grad,
     "deterministic": lambda: switched(torch.use_deterministic_algorithms, True, False),
     "threads": lambda: switched(torch.set_num_threads, 3, torch.get_num_threads()),
+    "medium": lambda: switched(torch.set_float32_matmul_precision, "medium", "highest"),
+    "bfloat16 products": lambda: switched(partial(setattr, PRODUCTS, "fp32_precision"), "bf16", "ieee"),
 }
 
 
@@ -52,6 +56,7 @@ def state():
         torch.is_grad_enabled(),
         torch.are_deterministic_algorithms_enabled(),
         torch.get_num_threads(),
+        PRODUCTS.fp32_precision,
         torch.get_rng_state().tolist(),
     )
 
@@ -75,6 +80,7 @@ NETS = {
     "module": make_net(max_iter=2, module=Bent, dtype="float32", section=2),
     "layers": make_net(max_iter=2, module=lambda n: nn.Sequential(nn.Linear(n, 5), nn.Tanh(), nn.Linear(5, 1))),
     "budget": make_net(max_iter=3, record_budget="24KB"),
+    "wide": make_net(max_iter=2, hidden_layer_sizes=(40, 40), batch_size="full", dtype="float32"),
 }
 
 QUESTIONS = {
@@ -246,6 +252,25 @@ def test_threads_are_set_in_one_thread_only():
             assert torch.get_num_threads() == 2
         assert torch.get_num_threads() == 3
         assert known.submit(torch.get_num_threads).result() == 4
+
+
+def test_products_are_rounded_again_once_the_last_thread_leaves():
+    with STATES["medium"](), ThreadPoolExecutor(1) as other:
+        mine, its = isolated(), isolated()
+        mine.__enter__()
+        other.submit(its.__enter__).result()
+        mine.__exit__(None, None, None)
+        assert PRODUCTS.fp32_precision == "ieee"
+        other.submit(its.__exit__, None, None, None).result()
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert PRODUCTS.fp32_precision == "bf16"
+
+
+def test_a_precision_that_is_set_meanwhile_stays():
+    with STATES["bfloat16 products"]():
+        with isolated():
+            PRODUCTS.fp32_precision = "tf32"
+        assert PRODUCTS.fp32_precision == "tf32"
 
 
 @pytest.mark.parametrize("n_jobs", [None, 2])

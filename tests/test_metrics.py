@@ -156,6 +156,14 @@ def test_a_score_that_does_not_exist_stops_searches_that_raise(model, settings, 
             GridSearchCV(pipeline, {}, scoring=BOTH[name], cv=2, error_score="raise").fit(X, y)
 
 
+@pytest.mark.parametrize("scorer", BOTH.values(), ids=BOTH)
+def test_a_dropped_record_is_not_said_never_to_have_been(scorer, rows):
+    net = clone(NET).fit(rows[0], scale(rows[1]))
+    assert np.isfinite(scorer(net, rows[0]))
+    with pytest.raises(ValueError, match=r"no score for this .* with record=False, or its record was dropped"):
+        scorer(net.drop_record(), rows[0])
+
+
 def test_other_errors_of_a_question_keep_their_own_words(rows):
     model = clone(TREES).fit(*rows)
     for scorer in BOTH.values():

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -563,3 +564,24 @@ def test_long_answers_show_progress_where_asked_for(capsys):
     for verbose in (False, -1, 0, True, 2):
         make_net(verbose=verbose, max_iter=2).fit(X, y).effective_params(X, n_probes=2)
         assert ("labels through the updates" in capsys.readouterr().err) == (verbose > 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("rule", value) for value in ("foo", None, 1)],
+        *[("section", value) for value in (0, -1, 2.5, "long", None)],
+        *[("section_tol", value) for value in (0, -1, "small", None)],
+    ],
+)
+def test_parameters_set_after_fitting_are_validated_as_in_fit(name, value):
+    X, y = random_rows()
+    with pytest.raises(ValueError, match=f"'{name}' parameter") as in_fit:
+        make_net(max_iter=2, **{name: value}).fit(X, y)
+    net = make_net(max_iter=2).fit(X, y)
+    good, expected = net.get_params()[name], net.kernel_weights_
+    net.set_params(**{name: value})
+    for ask in (lambda: net.kernel_weights(X), lambda: net.effective_params_, lambda: net.section_ends_):
+        with pytest.raises(ValueError, match=re.escape(str(in_fit.value))):
+            ask()
+    np.testing.assert_array_equal(net.set_params(**{name: good}).kernel_weights_, expected)

@@ -10,6 +10,7 @@ from sklearn.datasets import make_friedman1
 from sklearn.preprocessing import scale
 
 from telescoping_sklearn import TelescopingMLPRegressor
+from telescoping_sklearn._telescope import UnstableResponseError
 from telescoping_sklearn.neural import _pilot
 from telescoping_sklearn.neural._pilot import Pilot, ResponseAccuracy, run_pilot
 from telescoping_sklearn.neural._sections import equal_sections
@@ -111,6 +112,25 @@ def test_answers_end_where_the_response_stops_being_sound(unstable):
     assert np.isnan([p[1:], error[1:]]).all()
     with pytest.warns(UserWarning, match="nan at 1 of"):
         assert np.isnan(model.staged_training_summary([300, 1400], n_probes=4).loc[1400]).all()
+
+
+def test_every_number_that_the_response_makes_is_guarded(unstable):
+    model, X, y = unstable
+    telescope, V = model.telescope_, np.eye(len(y))[:, :2]
+    for ask in (telescope.kernel_weights, telescope.offset):
+        with pytest.raises(UnstableResponseError, match="passes them last at stage"):
+            ask(X[:2])
+    for offset in (False, True):
+        with pytest.raises(UnstableResponseError, match="parameter_response does not exist after stage 1400"):
+            telescope.parameter_response(V, offset=offset)
+
+
+def test_attributes_that_do_not_exist_are_missing_to_hasattr(unstable):
+    model, _, _ = unstable
+    names = [name for name in model._costly if name in ("kernel_weights_", "effective_params_", "degrees_of_freedom_")]
+    assert len(names) == 3
+    assert not any(hasattr(model, name) for name in [*names, "effective_params_se_", "degrees_of_freedom_se_"])
+    assert all(hasattr(model, name) for name in ("telescope_", "last_sound_stage_", "section_bias_", "section_gap_"))
 
 
 def test_an_interpolating_net_has_its_rows_number_of_parameters_while_sound(unstable):

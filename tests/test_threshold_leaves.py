@@ -324,6 +324,19 @@ def test_an_abort_on_an_empty_leaf_names_what_keeps_leaves_from_being_empty(rows
         make_trees(**settings, min_child_samples=10).fit(X, y, sample_weight=weights_of(kind))
 
 
+@pytest.mark.parametrize(
+    "text", ["Check failed: (num_leaves) <= (131072)", "Forced splits file not found", "left_count"]
+)
+@pytest.mark.parametrize("settings", [{"objective": "mape"}, {"objective": "gamma"}, {}], ids=str)
+def test_other_errors_of_lightgbm_keep_their_own_words(rows, monkeypatch, settings, text):
+    def abort(*args, **kwargs):
+        raise lightgbm.basic.LightGBMError(text)
+
+    monkeypatch.setattr(lightgbm.LGBMRegressor, "fit", abort)
+    with pytest.raises(lightgbm.basic.LightGBMError, match=re.escape(text)):
+        make_trees(**settings).fit(rows[0], np.exp(rows[1]), sample_weight=weights_of("weights"))
+
+
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 1e3, 1e6])
 def test_hessians_of_fairs_loss_that_are_too_small_are_refused(rows, others, scale):
     X, y = rows

@@ -509,3 +509,51 @@ def test_parameters_without_algebra_reach_lightgbm(frame, other_frame, settings)
     seedless = {name: value for name, value in settings.items() if not name.endswith("_seed")}
     plain = make_trees(**SPLITTING, **(seedless if seedless != settings else {})).fit(X, y)
     assert np.abs(plain.predict(other_frame) - model.predict(other_frame)).max() > 1e-6
+
+
+@pytest.mark.parametrize(
+    "constraints",
+    [
+        "[[0,99]]",
+        "abc",
+        {0, 1},
+        3,
+        [0, 1],
+        [[0, 4]],
+        [[0], [-1]],
+        [[]],
+        [[0, 1], []],
+        [["a"]],
+        [[0.5]],
+        [[True]],
+        ["01"],
+    ],
+    ids=str,
+)
+def test_constraints_that_name_no_columns_are_refused(constraints):
+    with pytest.raises(ValueError, match="interaction_constraints"):
+        make_trees(interaction_constraints=constraints).fit(*random_rows())
+
+
+def test_groups_of_columns_may_be_of_any_sequence_and_int():
+    X, y = random_rows()
+    groups = [[[0, 1], [2, 3]], ((0, 1), (2, 3)), [np.array([0, 1]).tolist(), (np.int64(2), np.int64(3))]]
+    found = [make_trees(interaction_constraints=given).fit(X, y).predict(X) for given in groups]
+    assert not np.array_equal(found[0], make_trees().fit(X, y).predict(X))
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
+INTS = [name for name, value in make_trees().get_params().items() if type(value) is int and name != "random_state"]
+
+
+@pytest.mark.parametrize("name", INTS)
+def test_ints_beyond_lightgbms_are_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"'{name}' parameter"):
+        make_trees(**{name: 2**31 if name != "n_jobs" else "many"}).fit(*random_rows())
+
+
+def test_numbers_of_leaves_end_where_lightgbms_do():
+    assert make_trees(num_leaves=131072).fit(*random_rows()).n_stages_ == 12
+    with pytest.raises(ValueError, match=r"'num_leaves' parameter .* 131072"):
+        make_trees(num_leaves=131073).fit(*random_rows())

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.base import _fit_context
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from telescoping_sklearn._numbers import plain_number
 from telescoping_sklearn._refit import all_at_once
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
 from telescoping_sklearn.boosting._checked import checked_telescope
@@ -31,6 +32,7 @@ from telescoping_sklearn.boosting.libraries.lightgbm import (
     refuse_changes,
     refuse_lone_validation,
     refuse_trained,
+    refuse_unknown_columns,
     refuse_unsupported,
     refuse_watched,
 )
@@ -47,7 +49,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     Parameters
     ----------
     num_leaves : int, default=31
-        Largest number of leaves of a tree.
+        Largest number of leaves of a tree, at most 131072.
     max_depth : int, default=-1
         Largest depth of a tree; not positive means no limit.
     learning_rate : float, default=0.1
@@ -124,7 +126,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         Whether LightGBM bundles columns that are rarely both different from their most frequent values. Where bundling
         puts training rows into other leaves than predictions do, `fit` raises, unless ``record=False``.
     interaction_constraints : list of list of int, default=None
-        Groups of columns that may occur together on a path.
+        Groups of columns, by position, that may occur together on a path.
     bagging_seed, feature_fraction_seed, extra_seed : int or None, default=None
         Seeds of bags, column samples and random thresholds; None derives them from `random_state`.
     early_stopping_rounds : int or None, default=None
@@ -174,7 +176,8 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
     change by more than a thousandth of their standard deviation.
 
     When a telescope is made, it must rebuild the model's predictions of the training rows to 1e-5 standard deviations
-    of the labels trained on plus 1e-6 of their largest deviation from their mean; otherwise it raises.
+    of the labels trained on plus 1e-6 of their largest deviation from their mean; otherwise it raises. For "mape"
+    four times what float32 takes from a label is allowed in addition, which grows with the mean of the labels.
 
     Leaves with a threshold, and leaves that are quantiles of residuals, are piecewise affine in the labels. Weights and
     offset hold the piece fixed: which leaves are zero or clipped, which residuals are clipped, and which one or two
@@ -260,7 +263,8 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         TypeError
             If `categorical_feature` is not a list of names and positions.
         """
-        params = copy.deepcopy(self.get_params(deep=False), {id(self.random_state): self.random_state})
+        given = copy.deepcopy(self.get_params(deep=False), {id(self.random_state): self.random_state})
+        params = {name: plain_number(value) for name, value in given.items()}
         refuse_unsupported(params)
         refuse_lone_validation(X_val, y_val, sample_weight_val, self.early_stopping_rounds)
         categories = ColumnCategories(X, categorical_feature)
@@ -275,6 +279,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
             ensure_min_samples=2,
             reset=earlier is None,
         )
+        refuse_unknown_columns(params["interaction_constraints"], X.shape[1])
         # None is passed on as None: LightGBM is faster without weights than with ones.
         train = Rows(X, y, None if sample_weight is None else weights)
         validation = None if X_val is None else self._validation(categories, X_val, y_val, sample_weight_val)
@@ -283,7 +288,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
             return self
         seed = draw_seed(self.random_state) if earlier is None else self.seed_
         if self.early_stopping_rounds is not None and validation is None:
-            given, held_out = held_out_rows(len(y), self.validation_fraction, seed)
+            given, held_out = held_out_rows(len(y), params["validation_fraction"], seed)
             new = new._replace(given=given, held_out=held_out)
         shift = label_shift(params, new.trained())
         new = new._replace(label_shift=shift)

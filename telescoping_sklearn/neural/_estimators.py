@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import _fit_context
 from sklearn.metrics import r2_score
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from telescoping_sklearn import _memory
+from telescoping_sklearn._numbers import plain_number
 from telescoping_sklearn._refit import all_at_once
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
 from telescoping_sklearn.neural._convergence import warn_if_nothing_was_learned
@@ -41,6 +42,8 @@ from telescoping_sklearn.neural._trajectory import ELSEWHERE, parse_budget
 
 _OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
+#: Parameters that may be set after fitting.
+_AFTER_FITTING = ("rule", "section", "section_tol")
 
 
 class TelescopingMLPRegressor(BaseTelescopingEstimator):
@@ -182,9 +185,10 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     kernel_weights_ : ndarray of shape (n_train, n_train)
         Weights of the training labels in the training predictions.
     effective_params_, effective_params_se_ : float
-        Effective parameters on the rows trained on, and their standard error (0 where exact).
+        Effective parameters on the rows trained on, and their standard error, of which `section_bias_` is a part: 0
+        only for exact values over sections of one update.
     degrees_of_freedom_, degrees_of_freedom_se_ : float
-        Trace of `kernel_weights_`, and its standard error.
+        Trace of `kernel_weights_`, and its standard error, likewise.
 
     References
     ----------
@@ -360,7 +364,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self.seed_ = draw_seed(self.random_state)
         kept, held_out = np.arange(len(y)), None
         if self.early_stopping:
-            kept, held_out = held_out_rows(len(y), self.validation_fraction, self.seed_)
+            kept, held_out = held_out_rows(len(y), plain_number(self.validation_fraction), self.seed_)
             self._refuse_unscored(weights, kept, held_out)
         row_weights = np.zeros(len(y))
         row_weights[kept] = weights[kept] * (len(kept) / weights[kept].sum())
@@ -369,7 +373,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         plan = self._plan(len(kept), network)
         rows = TrainingRows(X, y, row_weights)
         self._refuse_large_record(plan, len(kept))
-        theta = (self.init_scale * theta).to(_DTYPES[self.dtype])
+        theta = (plain_number(self.init_scale) * theta).to(_DTYPES[self.dtype])
         score = None if held_out is None else self._scorer(plan, X[held_out], y[held_out], weights[held_out])
         trained = train(plan, theta.to(self.device), rows.subset(kept), score)
 
@@ -477,16 +481,16 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     def _plan(self, n_rows: int, network: Network) -> TrainingPlan:
         """Translate the parameters; refuse the combinations that torch has no meaning for."""
         named: dict[Any, Any] = {"auto": 200, "full": n_rows}
-        batch_size = min(named.get(self.batch_size, self.batch_size), n_rows)
+        batch_size = min(plain_number(named.get(self.batch_size, self.batch_size)), n_rows)
         plan = TrainingPlan(
             network=network,
             optimizer=self._optimizer_class(),
             optimizer_settings=self._optimizer_settings(),
             lr_schedule=self.lr_schedule,
-            warmup_steps=self.warmup_steps,
+            warmup_steps=plain_number(self.warmup_steps),
             batch_size=batch_size,
-            max_iter=self.max_iter,
-            n_iter_no_change=self.n_iter_no_change,
+            max_iter=plain_number(self.max_iter),
+            n_iter_no_change=plain_number(self.n_iter_no_change),
             tol=self.tol,
             shuffle=self.shuffle,
             record=self.record,
@@ -515,7 +519,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
                 f"optimizer_settings may not hold {', '.join(clashing)}, which this optimizer takes from parameters of "
                 "the estimator (lr is learning_rate_init)."
             )
-        return own | further
+        return {name: plain_number(value) for name, value in (own | further).items()}  # torch does not take all others
 
     def _own_optimizer_settings(self) -> dict[str, Any]:
         if not isinstance(self.optimizer, str):
@@ -534,7 +538,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             raise ValueError(f"betas={self.betas!r} must be two numbers in [0, 1).")
         # On the CPU torch's fused kernel takes half the time of its dozen separate operations.
         kernel = {"fused": True} if torch.device(self.device).type == "cpu" else {"foreach": False}
-        return settings | {"betas": tuple(self.betas), "eps": self.eps, "amsgrad": self.amsgrad} | kernel
+        return settings | {"betas": tuple(map(float, self.betas)), "eps": self.eps, "amsgrad": self.amsgrad} | kernel
 
     def _refuse_large_record(self, plan: TrainingPlan, n_rows: int) -> None:
         if not self.record:
@@ -580,7 +584,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         return X
 
     def _answer_settings(self) -> tuple:
-        return self.rule, self.section, self.section_tol
+        return tuple(getattr(self, name) for name in _AFTER_FITTING)
 
     @property
     def section_ends_(self) -> NDArray:
@@ -613,6 +617,9 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     def _make_telescope(self) -> TangentTelescope:
         if not hasattr(self, "_trajectory"):
             raise self._record_dropped()
+        settings = dict(zip(_AFTER_FITTING, self._answer_settings(), strict=True))
+        constraints = {name: self._parameter_constraints[name] for name in settings}
+        validate_parameter_constraints(constraints, settings, type(self).__name__)  # `fit` has not seen them
         rows = self._rows
         path = Path(
             self.module_.network,

@@ -9,6 +9,8 @@ and no net may change them:
 - Nets of ours name the dtype of every tensor and draw from generators of their own. What makes a user's module knows
   neither and is called under `seeded`, one at a time.
 - `threads` sets the number of threads where it is called and nowhere else.
+- How far products of float32 may be rounded belongs to the process and has no mode of a thread. `isolated` lifts it to
+  full precision, for everybody, until the last thread leaves.
 """
 
 import functools
@@ -16,16 +18,63 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 
 _AUTOCAST = ("cpu", "cuda", "mps", "xpu", "hpu")
 _GENERATORS = threading.RLock()  # what makes a module may fit another net
 _THREADS = threading.Lock()
+_PRECISION = threading.Lock()
+
+
+class _Precision(NamedTuple):
+    """How far the operations of a backend may round float32: what reads it, what sets it, and what rounds nothing."""
+
+    read: Callable[[], str]
+    set: Callable[[str], None]
+    full: tuple[str, ...]
+
+
+if hasattr(torch.backends.mkldnn, "matmul"):
+    _PRECISIONS = [
+        _Precision(partial(getattr, part, "fp32_precision"), partial(setattr, part, "fp32_precision"), ("ieee", "none"))
+        for part in (
+            torch.backends.cuda.matmul,
+            *(getattr(torch.backends.mkldnn, operation) for operation in ("matmul", "conv", "rnn")),
+        )
+    ]
+else:  # torch before 2.9
+    _PRECISIONS = [_Precision(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, ("highest",))]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Class = TypeVar("Class", bound=type)
+
+
+_INSIDE: set[object] = set()
+_ROUNDED: dict[_Precision, str] = {}  # what was lifted to full precision, and what it was
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Full precision from when the first thread enters to when the last one leaves."""
+    token = object()
+    try:
+        with _PRECISION:
+            _INSIDE.add(token)
+            for precision in _PRECISIONS:
+                if (value := precision.read()) not in precision.full:
+                    _ROUNDED[precision] = value
+                    precision.set(precision.full[0])
+        yield
+    finally:
+        with _PRECISION:
+            _INSIDE.discard(token)
+            while _ROUNDED and not _INSIDE:
+                precision, value = _ROUNDED.popitem()
+                if precision.read() in precision.full:  # else somebody has set it meanwhile
+                    precision.set(value)
 
 
 @contextmanager
@@ -35,6 +84,7 @@ def isolated() -> Iterator[None]:
         torch.get_num_threads()  # a thread that has no number yet takes the process's, while nobody is changing it
     with ExitStack() as modes:
         # Default devices, like every mode that looks at calls, are __torch_function__; torch has no other way out.
+        modes.enter_context(_full_precision())
         modes.enter_context(torch._C.DisableTorchFunction())
         modes.enter_context(torch.inference_mode(False))
         modes.enter_context(torch.enable_grad())

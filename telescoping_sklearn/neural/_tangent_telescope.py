@@ -135,7 +135,7 @@ class TangentTelescope(Telescope):
     def staged_response(
         self, X: NDArray | None, V: NDArray, offset: bool = False, stages: Any = None
     ) -> Iterator[NDArray]:
-        """Carry label columns through the recorded run; see the module's docstring."""
+        """Carry label columns through the recorded run, beyond the last sound stage too."""
         wanted = resolve_stages(stages, self.n_stages)
         labels = np.column_stack([V, np.zeros(self.n_samples)]) if offset else np.asarray(V)
         for response in self._carry(X, labels, offset, wanted):
@@ -149,7 +149,7 @@ class TangentTelescope(Telescope):
         yield from self._carry(X, labels, True, stages)
 
     def backward_weights(self, X: NDArray | None) -> NDArray:
-        """S(x), (n_query, n_train), worked from the queries back to the labels."""
+        """S(x), (n_query, n_train), worked from the queries back to the labels; also where it is not sound."""
         rows = self._rows(X)
         weights = np.zeros((len(rows), self.n_samples))
         plan = self._plans(len(rows), len(rows), backward=True)
@@ -307,7 +307,13 @@ class TangentTelescope(Telescope):
         -------
         ndarray of shape (n_params, k) or (n_params, k + 1)
             One column a label direction.
+
+        Raises
+        ------
+        UnstableResponseError
+            If the label response is not sound at the last stage.
         """
+        self._refuse_unsound("parameter_response")
         labels = np.column_stack([V, np.zeros(self.n_samples)]) if offset else np.asarray(V)
         carrier = self._parameter_carrier(labels.shape[1], offset)
         nothing = np.empty((0, self.path.rows.shape[1]))

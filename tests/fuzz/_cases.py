@@ -37,6 +37,29 @@ def close(found, expected, what: str, rtol: float) -> None:
     need(gap <= rtol * max(size, 1e-3), f"{what}: gap {gap:.3g}, size {size:.3g}")
 
 
+def number_types(value: Any) -> list[Any]:
+    """The same number in every type that a parameter may have; nothing for what is no number."""
+    if isinstance(value, bool | np.bool_):
+        return [bool(value), np.bool_(value)]
+    if isinstance(value, int):
+        kinds = (int, np.int64, np.uint16, np.int8)
+        return [kind(value) for kind in kinds if kind is int or np.iinfo(kind).min <= value <= np.iinfo(kind).max]
+    if not isinstance(value, float):
+        return []
+    same = [kind(value) for kind in (float, np.float64, np.float32, np.float16) if float(str(kind(value))) == value]
+    return same + [kind(value) for kind in (int, np.int64) if value.is_integer()]
+
+
+def retyped(seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the same numbers in other types, drawn apart from the case itself."""
+    rng = np.random.default_rng((seed, 1))
+    drawn = {}
+    for name, value in settings.items():
+        kinds = number_types(value)
+        drawn[name] = kinds[rng.integers(len(kinds))] if kinds else value
+    return drawn
+
+
 def reason_of(error: Exception) -> str:
     """A refusal without its numbers."""
     text = str(error).split("\n")[0]

@@ -25,7 +25,7 @@ from torch.optim import lr_scheduler
 from telescoping_sklearn import TelescopingMLPRegressor
 from telescoping_sklearn._telescope import UnstableResponseError
 from telescoping_sklearn.neural import register_update_rule
-from tests.fuzz._cases import Outcome, close, need, reason_of, run
+from tests.fuzz._cases import Outcome, close, need, reason_of, retyped, run
 from tests.oracles import (
     STEPS,
     NetLoops,
@@ -250,13 +250,14 @@ def draw_case(seed: int) -> Case:
 def check_seed(seed: int) -> Outcome:
     """Draw the case of a seed and say how it ends."""
     case = draw_case(seed)
-    model = TelescopingMLPRegressor(**case.settings)
+    model = TelescopingMLPRegressor(**retyped(seed, case.settings))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", ConvergenceWarning)  # most runs are too short to learn
         warnings.filterwarnings("ignore", ".torch.jit.script. is", DeprecationWarning)  # torch.func.jvp still uses it
         try:
             model.fit(case.X, case.y, sample_weight=case.weights)
+            model.set_params(**case.settings)  # for what the answers are held against
         except ValueError as error:
             return Outcome("refused", reason_of(error))
         except Exception as error:

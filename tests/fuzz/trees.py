@@ -18,7 +18,7 @@ import pandas as pd
 from scipy.special import expit
 
 from telescoping_sklearn import TelescopingGBTRegressor
-from tests.fuzz._cases import Outcome, close, need, reason_of, run
+from tests.fuzz._cases import Outcome, close, need, reason_of, retyped, run
 from tests.oracles import RAW_LOSSES, AffineLeafLoops, float32
 
 OURS = {"early_stopping_rounds", "validation_fraction", "record", "warm_start", "verbose"}
@@ -184,13 +184,14 @@ def as_array(model, X):
 def check_seed(seed: int) -> Outcome:
     """Draw the case of a seed and say how it ends."""
     case = draw_case(seed)
-    model = TelescopingGBTRegressor(**case.settings)
+    model = TelescopingGBTRegressor(**retyped(seed, case.settings))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             model.fit(case.X, case.y, **case.options)
             if case.later is not None:
                 model.set_params(n_estimators=case.later).fit(case.X, case.y, **case.options)
+            model.set_params(**case.settings)  # for what the answers are held against
         except ValueError as error:
             return Outcome("refused", reason_of(error))
         except Exception as error:

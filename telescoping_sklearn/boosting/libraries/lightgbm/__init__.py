@@ -16,7 +16,11 @@ from telescoping_sklearn.boosting.libraries.lightgbm._fit_record import (
     refuse_lone_validation,
 )
 from telescoping_sklearn.boosting.libraries.lightgbm._objectives import non_quadratic_loss
-from telescoping_sklearn.boosting.libraries.lightgbm._parameters import LightGBMParameters, refuse_unsupported
+from telescoping_sklearn.boosting.libraries.lightgbm._parameters import (
+    LightGBMParameters,
+    refuse_unknown_columns,
+    refuse_unsupported,
+)
 from telescoping_sklearn.boosting.libraries.lightgbm._reading import LightGBMTrees
 from telescoping_sklearn.boosting.libraries.lightgbm._rows import (
     Rows,
@@ -43,6 +47,7 @@ __all__ = [
     "refuse_changes",
     "refuse_lone_validation",
     "refuse_trained",
+    "refuse_unknown_columns",
     "refuse_unsupported",
     "refuse_watched",
 ]

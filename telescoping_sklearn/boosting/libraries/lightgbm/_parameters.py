@@ -18,6 +18,9 @@ _OURS = ("early_stopping_rounds", "validation_fraction", "record", "verbose", "w
 #: Parameters that LightGBM is given only where they are not None.
 _OPTIONAL = ("interaction_constraints", "bagging_seed", "feature_fraction_seed", "extra_seed")
 
+#: Largest number of leaves, and largest int, that LightGBM takes.
+_MOST_LEAVES, _LARGEST_INT = 131072, 2**31 - 1
+
 _RANDOM = "use random_state, which seeds everything, or bagging_seed, feature_fraction_seed and extra_seed"
 #: Other names of LightGBM's parameters, and parameters that are not supported, with what to do instead.
 _NOT_PARAMETERS = {
@@ -90,6 +93,33 @@ def refuse_unsupported(params: Mapping[str, Any]) -> None:
         )
 
 
+def refuse_unknown_columns(constraints: Any, n_features: int) -> None:
+    """Raise ValueError unless interaction constraints are groups of columns that exist; LightGBM does not check.
+
+    Parameters
+    ----------
+    constraints : list or tuple, or None
+        The parameter ``interaction_constraints``.
+    n_features : int
+        Number of columns of X.
+
+    Raises
+    ------
+    ValueError
+        If they are not.
+    """
+
+    def is_column(column: Any) -> bool:
+        return isinstance(column, Integral) and not isinstance(column, bool) and int(column) in range(n_features)
+
+    groups = () if constraints is None else constraints
+    if not all(isinstance(group, list | tuple) and len(group) and all(map(is_column, group)) for group in groups):
+        raise ValueError(
+            f"interaction_constraints={constraints!r} must be a list of lists of column numbers from 0 to "
+            f"{n_features - 1}, none of them empty, such as [[0, 1], [2]]. Leave it at None for no constraints."
+        )
+
+
 def _unsupported(params: Mapping[str, Any]) -> dict[str, str]:
     """Find the parameters whose settings are not supported, and why."""
     objective = params["objective"]
@@ -108,6 +138,8 @@ def library_settings(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
     given = {
         name: value for name, value in params.items() if name not in _OURS and not (name in _OPTIONAL and value is None)
     }
+    if given.get("interaction_constraints") is not None:  # LightGBM writes lists of lists only as it reads them
+        given["interaction_constraints"] = [list(group) for group in given["interaction_constraints"]]
     return given | {"random_state": None if params["random_state"] is None else seed}
 
 
@@ -153,17 +185,17 @@ class LightGBMParameters(BaseEstimator):
     """Constructor of an estimator over LightGBM: every parameter by name, nothing passed on unseen."""
 
     _parameter_constraints: ClassVar[dict] = {
-        "num_leaves": [Interval(Integral, 2, None, closed="left")],
-        "max_depth": [Integral],
+        "num_leaves": [Interval(Integral, 2, _MOST_LEAVES, closed="both")],
+        "max_depth": [Interval(Integral, -_LARGEST_INT, _LARGEST_INT, closed="both")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "n_estimators": [Interval(Integral, 1, None, closed="left")],
+        "n_estimators": [Interval(Integral, 1, _LARGEST_INT, closed="both")],
         "enable_bundle": ["boolean"],
-        "subsample_for_bin": [Interval(Integral, 1, None, closed="left")],
+        "subsample_for_bin": [Interval(Integral, 1, _LARGEST_INT, closed="both")],
         "min_split_gain": [Interval(Real, 0, None, closed="left")],
         "min_child_weight": [Interval(Real, 0, None, closed="left")],
-        "min_child_samples": [Interval(Integral, 0, None, closed="left")],
+        "min_child_samples": [Interval(Integral, 0, _LARGEST_INT, closed="both")],
         "subsample": [Interval(Real, 0, 1, closed="right")],
-        "subsample_freq": [Integral],
+        "subsample_freq": [Interval(Integral, -_LARGEST_INT, _LARGEST_INT, closed="both")],
         "colsample_bytree": [Interval(Real, 0, 1, closed="right")],
         "reg_alpha": [Interval(Real, 0, None, closed="left")],
         "reg_lambda": [Interval(Real, 0, None, closed="left")],
@@ -175,21 +207,22 @@ class LightGBMParameters(BaseEstimator):
         "max_delta_step": [Interval(Real, 0, None, closed="left")],
         "cat_l2": [Interval(Real, 0, None, closed="left")],
         "cat_smooth": [Interval(Real, 0, None, closed="left")],
-        "max_cat_threshold": [Interval(Integral, 1, None, closed="left")],
-        "max_cat_to_onehot": [Interval(Integral, 1, None, closed="left")],
+        "max_cat_threshold": [Interval(Integral, 1, _LARGEST_INT, closed="both")],
+        "max_cat_to_onehot": [Interval(Integral, 1, _LARGEST_INT, closed="both")],
         "colsample_bynode": [Interval(Real, 0, 1, closed="right")],
-        "max_bin": [Interval(Integral, 2, None, closed="left")],
-        "min_data_in_bin": [Interval(Integral, 1, None, closed="left")],
+        "max_bin": [Interval(Integral, 2, _LARGEST_INT, closed="both")],
+        "min_data_in_bin": [Interval(Integral, 1, _LARGEST_INT, closed="both")],
         "bagging_seed": [Interval(Integral, 0, 2**31 - 1, closed="left"), None],
         "feature_fraction_seed": [Interval(Integral, 0, 2**31 - 1, closed="left"), None],
         "extra_seed": [Interval(Integral, 0, 2**31 - 1, closed="left"), None],
+        "interaction_constraints": [list, tuple, None],
         "alpha": [Interval(Real, 0, None, closed="neither")],
         "fair_c": [Interval(Real, 0, None, closed="neither")],
         "poisson_max_delta_step": [Interval(Real, 0, None, closed="neither")],
         "tweedie_variance_power": [Interval(Real, 1, 2, closed="left")],
         "warm_start": ["boolean"],
-        "min_data_per_group": [Interval(Integral, 1, None, closed="left")],
-        "early_stopping_rounds": [Interval(Integral, 1, None, closed="left"), None],
+        "min_data_per_group": [Interval(Integral, 1, _LARGEST_INT, closed="both")],
+        "early_stopping_rounds": [Interval(Integral, 1, _LARGEST_INT, closed="both"), None],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "record": ["boolean"],
         "verbose": ["boolean", Integral],

@@ -1,5 +1,6 @@
 """Calling LightGBM: one fit, or one that adds trees to an earlier fit, and what is noted while it runs."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -80,7 +81,9 @@ def fit_booster(
 
 
 def _explain_abort(params: Mapping[str, Any], train: Rows, error: Exception) -> None:
-    """Raise ValueError with a remedy for an error of LightGBM, where its cause is known."""
+    """Raise ValueError with a remedy where LightGBM aborts on a leaf without rows and the cause is known."""
+    if not re.search(r"best_split_info\.(left|right)_count", str(error)):
+        return
     loss, unequal = quantile_loss(params), train.sample_weight is not None and np.ptp(train.sample_weight) > 0
     if loss is not None and loss.relative and unequal:
         raise ValueError(

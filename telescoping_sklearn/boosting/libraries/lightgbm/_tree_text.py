@@ -74,7 +74,7 @@ def node_ridges(tree: TreeText, many: NDArray, reg_lambda: float, cat_l2: float)
     It is lambda, plus cat_l2 below a split over many categories; ``many`` says which columns have many.
     """
     over_many = many[tree.split_feature] & (tree.decision_type & _CATEGORICAL).astype(bool)
-    splits, leaves = np.full(max(tree.n_leaves - 1, 0), reg_lambda), np.full(tree.n_leaves, reg_lambda)
+    splits, leaves = np.full(max(tree.n_leaves - 1, 0), float(reg_lambda)), np.full(tree.n_leaves, float(reg_lambda))
     for children in (tree.left_child[over_many], tree.right_child[over_many]):
         splits[children[children >= 0]] += cat_l2
         leaves[~children[children < 0]] += cat_l2
