@@ -17,15 +17,10 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from telescoping_sklearn._answers import AnsweringTelescope, ApproximationError
+from telescoping_sklearn._estimates import Estimate
 from telescoping_sklearn._refit import freeze_arrays
-from telescoping_sklearn._telescope import (
-    ApproximationError,
-    Estimate,
-    Subsets,
-    Telescope,
-    read_only,
-    resolve_stages,
-)
+from telescoping_sklearn._telescope import Subsets, read_only, resolve_stages
 
 _COSTLY = (
     "telescope_",
@@ -109,11 +104,18 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
 
     _costly: ClassVar[tuple[str, ...]] = _COSTLY
     _caches: ClassVar[tuple[str, ...]] = _CACHES
+    #: Parameters that not every estimator has.
+    record: bool = True
+    verbose: Any = False
+    _telescope: AnsweringTelescope | None = None
+    _kernel_weights: NDArray | None = None
+    _training_summary: tuple[Estimate, Estimate] | None = None
+    _answered_under: tuple | None = None
     #: Names of the attributes that the last fit set.
     _learnt: frozenset[str] = frozenset()
 
     @abstractmethod
-    def _make_telescope(self) -> Telescope:
+    def _make_telescope(self) -> AnsweringTelescope:
         """Make the telescope of the fitted model, and check it."""
 
     @abstractmethod
@@ -144,7 +146,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         index of X are learnt from it, unless `reset` is false: then they are those of an earlier fit, which X must
         have.
         """
-        record = getattr(self, "record", True)
+        record = self.record
         # Kept for `top_examples` to name rows by; without a record nothing of the training rows is.
         if reset:
             self._training_index = X.index.copy(deep=True) if isinstance(X, pd.DataFrame) and record else None
@@ -173,23 +175,23 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
     # -- costly attributes -------------------------------------------------------------------------------------------
 
     @property
-    def telescope_(self) -> Telescope:
+    def telescope_(self) -> AnsweringTelescope:
         """The telescope of the fitted model, made and checked when first asked for."""
         check_is_fitted(self)
         settings = self._answer_settings()
-        if getattr(self, "_answered_under", None) != settings:
+        if self._answered_under != settings:
             self._forget()
             self._answered_under = settings
-        if getattr(self, "_telescope", None) is None:
+        if self._telescope is None:
             self._telescope = self._make_telescope()
-        self._telescope.verbose = getattr(self, "verbose", 0) > 0
+        self._telescope.verbose = self.verbose > 0
         return self._telescope
 
     @property
     def kernel_weights_(self) -> NDArray:
         """Weights of the training labels in the training predictions, (n_train, n_train)."""
         telescope = self.telescope_
-        if getattr(self, "_kernel_weights", None) is None:
+        if self._kernel_weights is None:
             self._kernel_weights = read_only(telescope.kernel_weights(None))
         return self._kernel_weights
 
@@ -215,7 +217,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
 
     def _summary(self) -> tuple[Estimate, Estimate]:
         telescope = self.telescope_
-        if getattr(self, "_training_summary", None) is None:
+        if self._training_summary is None:
             self._training_summary = telescope.training_summary()
         return self._training_summary
 
@@ -248,7 +250,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         if approximation not in routes:
             raise ValueError(f"approximation must be None, 'telescoping' or 'linearized', got {approximation!r}.")
         telescope = self.telescope_
-        if not hasattr(telescope, routes[approximation]):
+        if approximation == "linearized" and not telescope.has_linearized:
             raise ValueError(
                 f"approximation={approximation!r} does not exist for {type(self).__name__}: its stages are not steps "
                 "in parameters. Use approximation='telescoping', which is the model itself."

@@ -72,7 +72,7 @@ def test_other_numbers_of_columns_are_refused_everywhere(kind, n_features):
 
 
 #: Methods of telescopes that only count the rows of a query.
-COUNTED = {"n_query", "plan", "prefers_backward", "response_error"}
+COUNTED = {"n_query", "plan", "response_error"}
 
 
 def test_frames_whose_names_are_no_strings_keep_their_categories_in_place():

@@ -19,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from telescoping_sklearn import TelescopingGBTRegressor, _memory
+from telescoping_sklearn._estimates import choose_sum
 
 COSTLY = {
     "telescope_",
@@ -235,7 +236,7 @@ def test_small_working_memory_changes_no_answer(fitted, query):
     for working_memory in [0.05, 0.025] if is_trees(fitted) else [0.025]:
         with config_context(working_memory=working_memory):
             in_blocks = answers(fresh(fitted), query)
-            assert fresh(fitted).telescope_.resolve_n_probes("auto", N_QUERY) == 32
+            assert choose_sum(fresh(fitted).telescope_, "auto", N_QUERY) == 32
         for name, value in expected.items():
             np.testing.assert_allclose(in_blocks[name], value, atol=1e-10, err_msg=name)
 

@@ -202,7 +202,7 @@ def test_staged_predictions_are_those_of_the_estimator(fitted, query):
     display = StagedPredictionsDisplay.from_estimator(fitted, query[:2], stages=4)
     for name, route in {"model": None, "telescoping": "telescoping", "linearized": "linearized"}.items():
         if name == "linearized" and display.linearized is None:
-            assert not hasattr(fitted.telescope_, "staged_linearized")
+            assert not fitted.telescope_.has_linearized
             continue
         expected = np.stack(list(fitted.staged_predict(query[:2], 4, approximation=route)))
         np.testing.assert_allclose(np.stack([line.get_ydata() for line in display.lines_[name]], axis=1), expected)

@@ -138,9 +138,9 @@ def test_every_route_is_the_dense_loop(rows, others, make, vary):
     if vary:
         ensemble = telescope.ensemble = varied(ensemble)
     unit = np.eye(N) * ensemble.trained
-    stages = list(dense_loop(ensemble, telescope._leaves(others), unit, 0.0))
+    stages = list(dense_loop(ensemble, telescope.leaves(others), unit, 0.0))
     *_, training = dense_loop(ensemble, ensemble.leaves, unit, 0.0)
-    *_, constant = dense_loop(ensemble, telescope._leaves(others), np.zeros((N, 1)), 1.0)
+    *_, constant = dense_loop(ensemble, telescope.leaves(others), np.zeros((N, 1)), 1.0)
     for size in (1, 3, T):
         np.testing.assert_allclose(forward_weights(telescope, others, size), stages[-1], atol=1e-12)
         np.testing.assert_allclose(backward_weights(telescope, others, size), stages[-1], atol=1e-12)
@@ -149,11 +149,11 @@ def test_every_route_is_the_dense_loop(rows, others, make, vary):
     np.testing.assert_allclose(telescope.offset(others), constant[:, 0], atol=1e-12)
     moments = LeafMoments(LeafCarrier(ensemble, T))
     squared = [(weights**2).sum() for weights in stages[1:]]
-    np.testing.assert_allclose(moments.squared_weights(telescope._leaves(others)), squared, rtol=1e-10)
+    np.testing.assert_allclose(moments.squared_weights(telescope.leaves(others)), squared, rtol=1e-10)
     *_, own = moments.staged_own_weights()
     np.testing.assert_allclose(own, training.diagonal(), atol=1e-12)
     np.testing.assert_allclose(moments.traces()[-1], np.trace(training), rtol=1e-10)
-    *_, own = telescope._own_weights_by_columns()
+    *_, own = telescope._own_weights_by_columns(telescope.forward_plan(0, N))
     np.testing.assert_allclose(own, training.diagonal(), atol=1e-12)
 
 

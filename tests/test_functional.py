@@ -155,7 +155,7 @@ def test_a_perceptron_given_as_a_module_is_the_same_model_by_either_route(settin
     same(lambda model: model.module_.theta.detach())
     same(lambda model: model.predict(others))
     same(lambda model: model.kernel_weights(others))
-    same(lambda model: model.telescope_.backward_weights(others[:2]))
+    same(lambda model: model.telescope_.apply_adjoint(model.telescope_.backward_plan(2), others[:2]))
     same(lambda model: model.offset(others))
     same(lambda model: model.kernel_norms(others, stages=4))
     same(lambda model: model.effective_params(others, n_probes=3))

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from oracles import leaf_loop_weights
 from sklearn import config_context
 
-from telescoping_sklearn._telescope import Telescope
+from telescoping_sklearn._estimates import choose_sum
 from telescoping_sklearn.boosting._leaf_carriers import LeafCarrier, cheapest_group, moment_steps
 from telescoping_sklearn.boosting._leaf_space import TreeGroup, stacked
+from telescoping_sklearn.boosting._leaf_telescope import LeafSums
 
 N, M = 60, 21
 SETTINGS = {
@@ -41,15 +42,15 @@ def forward_weights(telescope, X, size, stage=None):
     telescope._kept_carrier = None
     unit = np.eye(telescope.n_samples) * telescope.trained
     start = telescope._start_response(None, unit, False)
-    values, _ = LeafCarrier(telescope.ensemble, size).forward(unit, start, stage)
+    values, _ = LeafCarrier(telescope.ensemble, size).apply(unit, start, stage)
     query = telescope._start_response(X, unit, False)
-    return next(telescope._look_up(telescope._leaves(X), values, query, np.array([stage])))
+    return next(telescope._look_up(telescope.leaves(X), values, query, np.array([stage])))
 
 
 def backward_weights(telescope, X, size):
     """S by carrying queries back in groups of ``size`` trees."""
-    reached = stacked(telescope._leaves(X), telescope._offsets).T.toarray()
-    return LeafCarrier(telescope.ensemble, size).backward(reached).T
+    reached = stacked(telescope.leaves(X), telescope._offsets).T.toarray()
+    return LeafCarrier(telescope.ensemble, size).apply_adjoint(reached).T
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
@@ -107,8 +108,9 @@ def test_routes_blocks_and_memory_give_the_weights_of_the_leaf_loops(
         np.testing.assert_allclose(forward_weights(telescope, query, size), reached, atol=1e-12)
         np.testing.assert_allclose(backward_weights(telescope, query, size), reached, atol=1e-12)
         np.testing.assert_allclose(telescope.kernel_weights(query), reached, atol=1e-12)
-        np.testing.assert_allclose(telescope.backward_weights(None), training, atol=1e-12)
-        np.testing.assert_allclose(Telescope.kernel_weights(telescope, None), training, atol=1e-12)
+        np.testing.assert_allclose(telescope.apply_adjoint(telescope.backward_plan(40), None), training, atol=1e-12)
+        patched.setattr(telescope, "has_adjoint", False)
+        np.testing.assert_allclose(telescope.kernel_weights(None), training, atol=1e-12)
 
 
 def test_more_rows_than_a_block_are_carried_as_one(rows):
@@ -154,7 +156,7 @@ def test_groups_solve_the_triangular_system_and_its_transpose(rows):
     dense = np.linalg.solve(np.eye(group.n_leaves) + rates @ group.coupling, rates)
     sums = np.random.default_rng(0).normal(size=(group.n_leaves, 3))
     np.testing.assert_allclose(group.solve(sums.copy()), dense @ sums, atol=1e-12)
-    np.testing.assert_allclose(group.solve_back(sums.copy()), dense.T @ sums, atol=1e-12)
+    np.testing.assert_allclose(group.solve_adjoint(sums.copy()), dense.T @ sums, atol=1e-12)
 
 
 def test_coupling_is_the_weight_of_shared_rows(rows):
@@ -187,10 +189,10 @@ def test_moments_are_those_of_the_staged_weights(rows, others, settings, weighte
     model = make_trees(**settings).fit(*rows, sample_weight=sample_weight)
     telescope = model.telescope_
     unit = np.eye(N) * telescope.trained
-    moments = telescope.moments()
+    moments = telescope.moments
     reached = np.stack(list(telescope.staged_response(others, unit)))
     squares = (reached**2).sum(axis=(1, 2))
-    np.testing.assert_allclose(moments.squared_weights(telescope._leaves(others)), squares, rtol=1e-10)
+    np.testing.assert_allclose(moments.squared_weights(telescope.leaves(others)), squares, rtol=1e-10)
     training = np.stack(list(telescope.staged_response(None, unit)))
     diagonals = training.diagonal(axis1=1, axis2=2)
     np.testing.assert_allclose(np.stack(list(moments.staged_own_weights())), diagonals, atol=1e-12)
@@ -203,8 +205,8 @@ def test_exact_answers_are_the_same_from_unit_columns(rows, others, settings, mo
     subsets = [np.arange(5), np.arange(3, M)]
     asked = {"stages": [0, 2, telescope.n_stages], "n_probes": None}
     answers = []
-    for short in (True, False):
-        monkeypatch.setattr(telescope, "has_moments", lambda n_query, short=short: short)
+    for sums in (LeafSums(telescope, 0.0), None):
+        monkeypatch.setattr(telescope, "exact_sums", lambda n_query, sums=sums: sums)
         p = telescope.staged_effective_params(others, subsets=subsets, **asked)
         answers.append(
             [p, telescope.staged_effective_params(others, **asked), *telescope.staged_training_summary(**asked)]
@@ -227,9 +229,9 @@ def test_probes_estimate_what_the_moments_say(rows, others):
 
 def test_the_plan_goes_back_for_few_queries_and_forward_for_many(rows):
     telescope = make_trees(n_estimators=40).fit(*rows).telescope_
-    assert telescope.plan(np.zeros((1, 4))).route == "backward"
-    assert telescope.plan(np.zeros((10**5, 4))).route == "forward"
-    assert telescope.plan(np.zeros((1, 4)), n_columns=2).route == "forward"
+    assert telescope.plan(np.zeros((1, 4))).direction == "backward"
+    assert telescope.plan(np.zeros((10**5, 4))).direction == "forward"
+    assert telescope.plan(np.zeros((1, 4)), n_columns=2).direction == "forward"
     few, many = telescope.plan(np.zeros((1, 4))), telescope.plan(np.zeros((50, 4)))
     assert few.operations < many.operations
 
@@ -247,12 +249,12 @@ def test_more_columns_are_worth_larger_groups_and_little_memory_is_not(rows):
 def test_exact_sums_are_automatic_only_where_leaves_by_leaves_fits(rows):
     X, y = random_rows(3000, seed=6)
     telescope = make_trees(n_estimators=60, num_leaves=31).fit(X, y).telescope_
-    assert telescope.resolve_n_probes("auto", 3000) is None
-    assert telescope.resolve_n_probes(7, 3000) == 7
+    assert isinstance(choose_sum(telescope, "auto", 3000), LeafSums)
+    assert choose_sum(telescope, 7, 3000) == 7
     assert moment_steps(telescope.ensemble, 3000) > moment_steps(telescope.ensemble, 0)
     with config_context(working_memory=1):
-        assert not telescope.has_moments(3000)
-        assert telescope.resolve_n_probes("auto", 3000) == 32
+        assert telescope.exact_sums(3000) is None
+        assert choose_sum(telescope, "auto", 3000) == 32
 
 
 # The rows that weigh most
@@ -274,7 +276,8 @@ def test_what_is_interrupted_leaves_the_answers_as_they_were(rows, others, monke
     model = make_trees().fit(*rows)
     expected = [model.kernel_weights(others), model.effective_params(others, n_probes=None), model.degrees_of_freedom_]
     telescope, solve = model.telescope_, TreeGroup.solve
-    telescope._kept_carrier = telescope._kept_moments = None
+    telescope._kept_carrier = None
+    del telescope.moments
     model._training_summary = None
 
     def interrupted(group, sums, offset=False):
@@ -283,7 +286,7 @@ def test_what_is_interrupted_leaves_the_answers_as_they_were(rows, others, monke
 
     with monkeypatch.context() as patched:
         patched.setattr(TreeGroup, "solve", interrupted)
-        patched.setattr(TreeGroup, "solve_back", interrupted)
+        patched.setattr(TreeGroup, "solve_adjoint", interrupted)
         for ask in (model.kernel_weights, model.effective_params):
             with pytest.raises(KeyboardInterrupt):
                 ask(others)
@@ -304,8 +307,8 @@ def test_leaves_are_looked_up_in_blocks_of_rows(rows):
 def test_columns_carried_for_some_rows_serve_others(rows, monkeypatch):
     X, y = rows[:2]
     telescope, fresh = (make_trees().fit(X, y).telescope_ for _ in range(2))
-    carried, forward = [], LeafCarrier.forward
-    monkeypatch.setattr(LeafCarrier, "forward", lambda self, *given: carried.append(given[2]) or forward(self, *given))
+    carried, apply = [], LeafCarrier.apply
+    monkeypatch.setattr(LeafCarrier, "apply", lambda self, *given: carried.append(given[2]) or apply(self, *given))
     probes, other = np.random.default_rng(0).choice([-1.0, 1.0], size=(2, len(y), 5))
     last = [telescope.n_stages]
     training = next(telescope.staged_response(None, probes, stages=last))

@@ -9,7 +9,7 @@ from conftest import N_QUERY, N_TRAIN, make_net, make_trees, random_rows
 from sklearn import config_context
 
 from telescoping_sklearn import _memory
-from telescoping_sklearn._telescope import KEPT_QUESTIONS
+from telescoping_sklearn._estimates import KEPT_QUESTIONS, probe_blocks
 
 
 def fresh(model):
@@ -139,13 +139,13 @@ def test_a_breakdown_of_trees_is_the_output_of_every_tree(data, query):
 def carried_columns(model, monkeypatch):
     """Count the label columns that are carried from now on."""
     telescope, counts = model.telescope_, []
-    carry = telescope.staged_response
+    carry = telescope.apply_response
 
-    def counting(X, V, offset=False, stages=None):
+    def counting(plan, X, V, offset, stages):
         counts.append(V.shape[1])
-        return carry(X, V, offset=offset, stages=stages)
+        return carry(plan, X, V, offset, stages)
 
-    monkeypatch.setattr(telescope, "staged_response", counting)
+    monkeypatch.setattr(telescope, "apply_response", counting)
     return counts
 
 
@@ -166,15 +166,8 @@ def test_more_probes_carry_only_the_new_ones_and_give_the_same(make, data, query
 @pytest.fixture
 def counted(fitted, monkeypatch):
     """A telescope with nothing asked yet, and the numbers of columns that it carried."""
-    telescope = fresh(fitted).telescope_
-    carried, carry = [], telescope.staged_response
-
-    def count(X, V, *args, **kwargs):
-        carried.append(V.shape[1])
-        return carry(X, V, *args, **kwargs)
-
-    monkeypatch.setattr(telescope, "staged_response", count)
-    return telescope, carried
+    model = fresh(fitted)
+    return model.telescope_, carried_columns(model, monkeypatch)
 
 
 def test_answers_do_not_depend_on_what_was_asked_before(counted, fitted, query):
@@ -228,8 +221,8 @@ def test_kept_probes_are_not_pickled(fitted, query):
 
 def test_probes_from_the_middle_are_those_of_the_whole(fitted):
     telescope = fitted.telescope_
-    whole = np.hstack(list(telescope._probe_blocks(None, 50)))
-    np.testing.assert_array_equal(np.hstack(list(telescope._probe_blocks(None, 50, 17))), whole[:, 18:])
+    whole, later = (np.hstack(list(probe_blocks(telescope, None, first, 50)[1])) for first in (0, 17))
+    np.testing.assert_array_equal(later, whole[:, 18:])
 
 
 def test_staged_answers_on_subsets_are_those_of_the_subsets(fitted, query):
@@ -265,10 +258,10 @@ def respond_with_exact_weights(telescope, query, stage, monkeypatch):
     unit = np.eye(telescope.n_samples)
     weights = {X is None: next(telescope.staged_response(X, unit, stages=[stage])) for X in (None, query)}
 
-    def exact(X, V, offset=False, stages=None):
+    def exact(plan, X, V, offset, stages):
         yield weights[X is None] @ V
 
-    monkeypatch.setattr(telescope, "staged_response", exact)
+    monkeypatch.setattr(telescope, "apply_response", exact)
 
 
 SKEWED = {

@@ -1,5 +1,6 @@
 """Every way to carry a label response gives the same numbers, and sections leave the gap that they say."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,7 @@ from sklearn import config_context
 from test_neural import OPTIMIZERS, SGD, with_rule
 
 from telescoping_sklearn.neural import _carriers
-from telescoping_sklearn.neural._carriers import KernelCarrier
+from telescoping_sklearn.neural._carriers import KernelCarrier, ParameterCarrier
 from telescoping_sklearn.neural._sections import Sections, equal_sections
 from telescoping_sklearn.neural._update_rules import AdamResponse, SGDResponse
 
@@ -32,19 +33,24 @@ def others():
 
 
 def forward(telescope, X, carrier, stages):
-    return [r.numpy() for r in telescope._carry_by(carrier, telescope.sections, X, np.eye(N), False, np.array(stages))]
+    return [r.numpy() for r in telescope._carry(carrier, telescope.sections, X, np.eye(N), False, np.array(stages))]
+
+
+def by_parameters(telescope):
+    return ParameterCarrier(telescope.path, telescope._make_update_rule(), N)
 
 
 def weights_by_route(telescope, X):
-    """S of a query by every route that the optimiser allows."""
-    queries, last = telescope._rows(X), [telescope.n_stages]
-    found = {
-        "parameters": forward(telescope, X, telescope._parameter_carrier(N, False), last)[0],
-        "backward parameters": telescope._carry_back(queries, "backward parameters", telescope.sections),
-    }
-    if telescope._make_rule().is_plain:
-        found["kernel"] = forward(telescope, X, KernelCarrier(telescope.path), last)[0]
-        found["backward kernel"] = telescope._carry_back(queries, "backward kernel", telescope.sections)
+    """S of a query by every plan that the optimiser allows, all over the same sections."""
+    found = {}
+    for direction in ("forward", "backward"):
+        for plan in telescope.plans(direction, len(X), N):
+            plan = replace(plan, sections=telescope.sections)
+            if direction == "forward":
+                last = np.array([telescope.n_stages])
+                found[plan.route] = next(telescope.apply_response(plan, X, np.eye(N), False, last))
+            else:
+                found[plan.route] = telescope.apply_adjoint(plan, X)
     return found
 
 
@@ -77,8 +83,8 @@ def test_kernel_and_parameters_agree_at_stages_inside_sections(rows, others):
     telescope = make_net(**SGD, section=5).fit(*rows).telescope_
     stages = [3, 5, 7, 12, 36]
     by_kernel = forward(telescope, others, KernelCarrier(telescope.path), stages)
-    by_parameters = forward(telescope, others, telescope._parameter_carrier(N, False), stages)
-    np.testing.assert_allclose(by_kernel, by_parameters, rtol=1e-8, atol=1e-13)
+    expected = forward(telescope, others, by_parameters(telescope), stages)
+    np.testing.assert_allclose(by_kernel, expected, rtol=1e-8, atol=1e-13)
 
 
 @pytest.mark.parametrize("working_memory", [1024, 0.002], ids=["kept", "too large to keep"])
@@ -88,7 +94,7 @@ def test_kept_inner_products_of_wide_inputs_change_nothing(working_memory):
     with config_context(working_memory=working_memory):
         carrier = KernelCarrier(telescope.path)
         found = forward(telescope, X[:7], carrier, [4, telescope.n_stages])
-    expected = forward(telescope, X[:7], telescope._parameter_carrier(N, False), [4, telescope.n_stages])
+    expected = forward(telescope, X[:7], by_parameters(telescope), [4, telescope.n_stages])
     np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-13)
     assert len(carrier._products) == 2  # training rows and queries
     assert all((products is None) == (working_memory < 1) for _, products in carrier._products.values())
@@ -176,9 +182,11 @@ def test_kernels_cut_chosen_sections_at_an_epoch(rows):
     telescope = make_net(**SGD, section="auto", section_tol=10.0).fit(*rows).telescope_
     per_epoch = telescope.path.trajectory.batches.per_epoch
     assert telescope.sections.lengths.max() > per_epoch
-    assert telescope._sections_of("backward kernel").lengths.max() == per_epoch
-    assert telescope._sections_of("parameters") is telescope.sections
-    assert set(telescope.sections.ends) <= set(telescope._sections_of("kernel").ends)
+    for direction in ("forward", "backward"):
+        parameters, kernel = telescope.plans(direction, 9, 9)
+        assert parameters.sections is telescope.sections
+        assert kernel.sections.lengths.max() == per_epoch
+        assert set(telescope.sections.ends) <= set(kernel.sections.ends)
 
 
 def test_full_batches_are_bridged_too(rows):

@@ -143,11 +143,11 @@ def test_leave_one_out_is_refused_where_neither_way_fits(rows):
 )
 def test_own_weights_are_the_same_by_columns_and_in_the_space_of_leaves(rows, settings):
     telescope = make_trees(**settings).fit(*rows, sample_weight=np.linspace(0, 2, 60)).telescope_
-    by_columns = np.stack(list(telescope._own_weights_by_columns()))
+    by_columns = np.stack(list(telescope._own_weights_by_columns(telescope.forward_plan(0, 60))))
     with config_context(working_memory=0.02):
-        in_blocks = np.stack(list(telescope._own_weights_by_columns()))
+        in_blocks = np.stack(list(telescope._own_weights_by_columns(telescope.forward_plan(0, 60))))
     for found in (by_columns, in_blocks, np.stack(list(telescope.staged_own_weights()))):
-        np.testing.assert_allclose(found, np.stack(list(telescope.moments().staged_own_weights())), atol=1e-13)
+        np.testing.assert_allclose(found, np.stack(list(telescope.moments.staged_own_weights())), atol=1e-13)
 
 
 def test_the_display_draws_what_the_curve_says(rows):

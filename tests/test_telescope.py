@@ -1,7 +1,10 @@
 """What a telescope derives from its hooks, on one that is small enough to work by hand; stages; memory."""
 
+import re
+
 import numpy as np
 import pytest
+from conftest import make_net, make_trees, random_rows
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -9,19 +12,14 @@ from scipy import sparse
 from sklearn import config_context
 
 from telescoping_sklearn import _memory
-from telescoping_sklearn._telescope import (
-    AUTO_PROBES,
-    ColumnCost,
-    Start,
-    Telescope,
-    _mean_and_error,
-    resolve_stages,
-)
+from telescoping_sklearn._answers import AnsweringTelescope
+from telescoping_sklearn._estimates import AUTO_PROBES, _mean_and_error, choose_sum, probe_blocks
+from telescoping_sklearn._telescope import Plan, Start, resolve_stages
 
 N = 6
 
 
-class HandMade(Telescope):
+class HandMade(AnsweringTelescope):
     """Stage t adds a fixed matrix to S; one constant is the offset; the last row is not trained on."""
 
     cost = 1.0
@@ -49,8 +47,8 @@ class HandMade(Telescope):
         for stage in resolve_stages(stages, 3, with_start=False):
             yield sparse.csr_array(self.parts[stage - 1][self.rows(X)])
 
-    def staged_response(self, X, V, offset=False, stages=None):
-        for stage in resolve_stages(stages, 3):
+    def apply_response(self, plan, X, V, offset, stages):
+        for stage in stages:
             response = self.weights(stage)[self.rows(X)] @ V
             yield np.column_stack([response, np.full(len(response), 0.5)]) if offset else response
 
@@ -62,8 +60,8 @@ class HandMade(Telescope):
         for prediction in self.staged_model(X, stages):
             yield prediction - 2.0
 
-    def column_cost(self, n_query, n_columns):
-        return ColumnCost(operations=self.cost, bytes=8.0 * N)
+    def forward_plan(self, n_query, n_columns):
+        return Plan(direction="forward", operations=self.cost * n_columns, column_bytes=8.0 * N)
 
 
 @pytest.fixture
@@ -98,7 +96,7 @@ def test_training_summary_averages_over_the_rows_trained_on(telescope):
 
 def leading_and_probes(telescope, n_probes, first=0):
     """Columns that an estimate carries, the leading directions apart."""
-    columns = np.hstack(list(telescope._probe_blocks(None, n_probes, first)))
+    columns = np.hstack(list(probe_blocks(telescope, None, first, n_probes)[1]))
     return np.split(columns, [columns.shape[1] - (n_probes - first)], axis=1)
 
 
@@ -177,9 +175,9 @@ def test_many_probes_find_the_exact_values(telescope):
 
 
 def test_probes_are_the_same_however_many_blocks_they_come_in(telescope):
-    whole = np.hstack(list(telescope._probe_blocks(None, 7)))
+    whole = np.hstack(list(probe_blocks(telescope, None, 0, 7)[1]))
     with config_context(working_memory=8.0 * N * 2 / 2**20):
-        blocks = list(telescope._probe_blocks(None, 7))
+        blocks = list(probe_blocks(telescope, None, 0, 7)[1])
     assert len(blocks) == 4
     np.testing.assert_array_equal(np.hstack(blocks), whole)
 
@@ -214,12 +212,12 @@ def test_approximation_error_reports_both_gaps_by_stage(telescope):
 
 
 def test_automatic_answers_are_exact_only_where_that_is_cheap(telescope):
-    assert telescope.resolve_n_probes("auto", 3) is None
+    assert isinstance(choose_sum(telescope, "auto", 3), Plan)
     telescope.cost = 1e13
-    assert telescope.resolve_n_probes("auto", 3) == AUTO_PROBES
+    assert choose_sum(telescope, "auto", 3) == AUTO_PROBES
     telescope.cost = 1.0
     with config_context(working_memory=1e-5):
-        assert telescope.resolve_n_probes("auto", 3) == AUTO_PROBES
+        assert choose_sum(telescope, "auto", 3) == AUTO_PROBES
 
 
 # Stages
@@ -268,3 +266,52 @@ def test_blocks_fit_the_working_memory():
         assert _memory.items_per_block(2**18, 100) == 4
         assert _memory.items_per_block(2**18, 3) == 3
         assert _memory.items_per_block(2**30, 3) == 1
+
+
+# Plans
+
+
+PLANNED = {
+    "weights": (lambda model, X: model.kernel_weights(X), 1, 1),
+    "examples": (lambda model, X: model.top_examples(X, k=2), 1, 1),
+    "offset": (lambda model, X: model.offset(X), 1, 0),
+    "approximation error": (lambda model, X: model.approximation_error(X, stages=3), 1, 0),
+    "automatic effective parameters": (lambda model, X: model.effective_params(X), 1, 0),
+    "exact effective parameters": (lambda model, X: model.effective_params(X, n_probes=None), 1, 0),
+    "a group of probes": (lambda model, X: model.effective_params(X, n_probes=8), 1, 0),
+    "two groups of probes": (lambda model, X: model.effective_params(X, n_probes=40), 2, 0),
+    "training summary": (lambda model, X: model.staged_training_summary(), 1, 0),
+}
+
+
+@pytest.mark.parametrize("working_memory", [1024, 0.01], ids=["one block", "many blocks"])
+@pytest.mark.parametrize("question", PLANNED)
+@pytest.mark.parametrize("family", [make_trees, make_net], ids=["trees", "net"])
+def test_a_question_is_planned_once(family, question, working_memory, monkeypatch):
+    X, y = random_rows(60)
+    model = family().fit(X, y)
+    telescope = model.telescope_
+    assert telescope.last_sound_stage == telescope.n_stages  # a pilot is a question of its own
+    counts = dict.fromkeys(("forward_plan", "backward_plan"), 0)
+    for name in counts:
+        plan = getattr(telescope, name)
+
+        def counting(*given, name=name, plan=plan):
+            counts[name] += 1
+            return plan(*given)
+
+        monkeypatch.setattr(telescope, name, counting)
+    ask, forward, backward = PLANNED[question]
+    with config_context(working_memory=working_memory):
+        ask(model, X[:20])
+    # What "auto" may not answer exactly is planned again for its probes.
+    estimated = working_memory < 1 and question.split()[0] in ("automatic", "training")
+    assert counts == {"forward_plan": forward + estimated, "backward_plan": backward}
+
+
+@pytest.mark.parametrize("family", [make_trees, make_net], ids=["trees", "net"])
+def test_plans_say_what_they_are(family):
+    telescope = family().fit(*random_rows(60)).telescope_
+    plan = telescope.plan(np.zeros((1, 4)))
+    assert re.fullmatch(rf"{type(plan).__name__}\(backward.*: \S+ operations, \S+ MiB a column\)", repr(plan))
+    assert plan.route in repr(plan)

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from telescoping_sklearn.boosting._curved_telescope import CurvedLeafTelescope
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
 from telescoping_sklearn.boosting.libraries import FittedTrees
@@ -55,11 +54,10 @@ def checked_telescope(
     options: dict[str, Any] = {"find_leaves": trees.find_leaves, "tree_outputs": trees.tree_outputs}
     options |= {"training_rows": X, "y": y, "trained": ensemble.trained, "seed": seed}
     model = trees.predict(X, raw=True)
-    if ensemble.smoother:
-        telescope = LeafTelescope(ensemble, **options)
+    telescope = LeafTelescope(ensemble, **options)
+    if telescope.is_smoother:
         rebuilt, tolerance = telescope.reconstruct(None), spread_tolerance(y[ensemble.trained]) + rounding
     else:
-        telescope = CurvedLeafTelescope(ensemble, **options)
         rebuilt, tolerance = telescope.kernel_form(), spread_tolerance(model[ensemble.trained]) + _RAW_ROUNDING
     gap = np.abs(rebuilt - model).max()
     if not gap <= tolerance:

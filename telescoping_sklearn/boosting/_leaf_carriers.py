@@ -1,7 +1,7 @@
 """Label columns carried forward through groups of trees, or queries carried back to the labels.
 
 Both walk over one array of rows x columns in place, group by group and in blocks of rows that stay in the caches: the
-values of one group are handed out and the sums of the next are taken while a block is at hand.
+values of one group are added to the rows and the sums of the next are taken while a block is at hand.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ from telescoping_sklearn._memory import working_memory_bytes
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble
 from telescoping_sklearn.boosting._leaf_space import RowRates, TreeGroup, row_blocks, stacked
 
-Watched = Callable[[Iterable[Any], str], Iterable[Any]]
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
 #: Bytes of a block of rows that stays in the caches beside its leaf numbers.
 _BLOCK_BYTES = 2**20
@@ -103,21 +103,21 @@ class LeafCarrier:
         The ensemble.
     size : int
         Trees of a group.
-    watched : callable
-        Shows progress through groups, given them and what is done; see `Telescope`.
+    progress : callable
+        Shows progress through groups, given them and what is done; see `Telescope.progress`.
     """
 
-    def __init__(self, ensemble: LeafEnsemble, size: int, watched: Watched = lambda work, what: work):
+    def __init__(self, ensemble: LeafEnsemble, size: int, progress: Progress = lambda work, what: work):
         self.ensemble = ensemble
-        self.watched = watched
+        self._progress = progress
         self.rates = RowRates(ensemble)
         n_stages = ensemble.n_stages
         self.groups = [
             TreeGroup(ensemble, self.rates, slice(first, min(first + size, n_stages)))
-            for first in watched(range(0, n_stages, size), "groups of trees solved")
+            for first in progress(range(0, n_stages, size), "groups of trees solved")
         ]
 
-    def forward(self, labels: NDArray, start: NDArray, last: int, offset: bool = False) -> tuple[NDArray, NDArray]:
+    def apply(self, labels: NDArray, start: NDArray, last: int, offset: bool = False) -> tuple[NDArray, NDArray]:
         """Carry label columns through the trees.
 
         Parameters
@@ -142,7 +142,7 @@ class LeafCarrier:
         state = np.subtract(labels, start, out=start) if residuals else np.negative(start, out=start)
         pieces: list[NDArray] = []
         previous: TreeGroup | None = None
-        for group in self.watched(self.groups, "labels through groups of trees"):
+        for group in self._progress(self.groups, "labels through groups of trees"):
             if group.stages.start >= last:
                 break
             sums = self._forward_sums(group, previous, state, labels, pieces[-1] if pieces else None)
@@ -154,7 +154,7 @@ class LeafCarrier:
         response = np.subtract(labels, state, out=state) if residuals else np.negative(state, out=state)
         return np.concatenate(pieces), response
 
-    def backward(self, reached: NDArray) -> NDArray:
+    def apply_adjoint(self, reached: NDArray) -> NDArray:
         """Carry queries back to the labels.
 
         Parameters
@@ -170,17 +170,17 @@ class LeafCarrier:
         n, m = len(self.ensemble.row_weights), reached.shape[1]
         state = np.zeros((n, m))
         weights = None if self.rates.residuals else np.zeros((n, m))
-        given: NDArray | None = None
+        on_sums: NDArray | None = None  # adjoint of the later group's sums over leaves
         later: TreeGroup | None = None
         last = len(reached)
-        for group in self.watched(self.groups[::-1], "queries back through groups of trees"):
+        for group in self._progress(self.groups[::-1], "queries back through groups of trees"):
             on_values = reached[last - group.n_leaves : last].copy()
             last -= group.n_leaves
-            if later is not None and given is not None:
-                on_values += self._backward_sums(group, later, state, weights, given)
-            given, later = group.solve_back(on_values), group
-        if later is not None and given is not None:
-            self._backward_sums(None, later, state, weights, given)
+            if later is not None and on_sums is not None:
+                on_values += self._adjoint_sums(group, later, state, weights, on_sums)
+            on_sums, later = group.solve_adjoint(on_values), group
+        if later is not None and on_sums is not None:
+            self._adjoint_sums(None, later, state, weights, on_sums)
         to_start = 1.0 + state.sum(axis=0)
         found = np.negative(state, out=state) if weights is None else weights
         for block in self._blocks(found):
@@ -190,7 +190,7 @@ class LeafCarrier:
     def _forward_sums(
         self, group: TreeGroup, previous: TreeGroup | None, state: NDArray, labels: NDArray, values: NDArray | None
     ) -> NDArray:
-        """Hand out the values of the group before, and sum what is left over the leaves of this one."""
+        """Apply the values of the group before, and accumulate what is left over the leaves of this one."""
         sums = np.zeros((group.n_leaves, state.shape[1]))
         feedback, on_labels = self._entries(group, self.rates.feedback), None
         if not self.rates.residuals:
@@ -204,19 +204,19 @@ class LeafCarrier:
                 sums += stacked(leaves, group.offsets, _of(on_labels, block)).T @ labels[block]
         return sums
 
-    def _backward_sums(
-        self, group: TreeGroup | None, later: TreeGroup, state: NDArray, weights: NDArray | None, given: NDArray
+    def _adjoint_sums(
+        self, group: TreeGroup | None, later: TreeGroup, state: NDArray, weights: NDArray | None, on_sums: NDArray
     ) -> NDArray:
-        """Hand the later group's weights to its rows, and sum what they ask of the leaves of this one."""
+        """Propagate the later group's adjoints to the rows and sum them over this group's leaves."""
         sums = np.zeros((0 if group is None else group.n_leaves, state.shape[1]))
         feedback, on_labels = self._entries(later, self.rates.feedback), None
         if weights is not None:
             on_labels = self._entries(later, self.rates.labels)
         for block in self._blocks(state):
             rows, leaves = state[block], self._leaves(later, block)
-            rows -= stacked(leaves, later.offsets, _of(feedback, block)) @ given
+            rows -= stacked(leaves, later.offsets, _of(feedback, block)) @ on_sums
             if weights is not None:
-                weights[block] += stacked(leaves, later.offsets, _of(on_labels, block)) @ given
+                weights[block] += stacked(leaves, later.offsets, _of(on_labels, block)) @ on_sums
             if group is not None:
                 sums += stacked(self._leaves(group, block), group.offsets).T @ rows
         return sums

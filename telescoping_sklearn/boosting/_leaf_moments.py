@@ -1,4 +1,4 @@
-"""Exact sums over all kernel weights, and their diagonal, worked in the space of leaves: no n x n array, no probes.
+"""Exact sums over all kernel weights, and their diagonal, in the space of leaves: no n x n array, no probes.
 
 The values of the leaves in response to unit labels are W = M X with M = (I + R C)^{-1} R, X = B^q - b A, b = B^h 1 and
 A the start's label weights (`_leaf_space`). With G = W W^T, a = W A^T and K the number of query rows that leaves share,

@@ -9,8 +9,8 @@ before the group, are the solution of a system that is lower triangular by tree,
 and, where the offset is carried, plus c_t in its column.
 
 C_ts is the weight of the rows that a leaf of tree t shares with a leaf of tree s. So a group touches the rows twice,
-whatever the number of its trees: once for the sums, once to hand out the values. The transposed system carries queries
-back to the labels. Nothing here is larger than leaves x leaves or leaves x columns.
+whatever the number of its trees: once for the sums, once to add the values. The transposed system carries queries back
+to the labels. Nothing here is larger than leaves x leaves or leaves x columns.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,6 +39,7 @@ class RowRates:
 
     def __init__(self, ensemble: LeafEnsemble):
         self._ensemble = ensemble
+        #: Whether leaves sum residuals V - F: labels and response enter with the same weights, as with squared error.
         self.residuals = ensemble.fits_residuals
         self.shared = ensemble.same_rows
         self.ones = bool(self.shared and np.all(ensemble.row_weights == 1))
@@ -186,11 +187,11 @@ class TreeGroup:
                 sums[own, -1] += self.constants[t]
         return sums
 
-    def solve_back(self, reached: NDArray) -> NDArray:
-        """Weight of the sum over every leaf, (n_leaves, m), from that of its value; the transposed system, in place."""
+    def solve_adjoint(self, on_values: NDArray) -> NDArray:
+        """Adjoints of the sums over all leaves, (n_leaves, m), from those of their values; works in place."""
         for t in reversed(range(len(self.rates))):
             own, rate = slice(self.offsets[t], self.offsets[t + 1]), self.rates[t]
             if own.stop < self.n_leaves:
-                reached[own] -= self.coupling[own.stop :, own].T @ reached[own.stop :]
-            reached[own] = rate.T @ reached[own] if rate.ndim == 2 else rate[:, None] * reached[own]
-        return reached
+                on_values[own] -= self.coupling[own.stop :, own].T @ on_values[own.stop :]
+            on_values[own] = rate.T @ on_values[own] if rate.ndim == 2 else rate[:, None] * on_values[own]
+        return on_values

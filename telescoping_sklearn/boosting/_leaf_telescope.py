@@ -6,30 +6,24 @@ With P_t the leaf-membership matrix of tree t and B_t the same with the rows' we
 
 to every column of labels, and to that of the offset c_t too (`_ensemble` says what R_t and c_t are): a sum over the
 rows of each leaf, then one look-up a row. Consecutive trees are solved together in the space of their leaves
-(`_leaf_space`), and columns are carried forward or back, whichever counts fewer steps (`_leaf_carriers`);
-`LeafTelescope.plan` says which. No n x n array is made.
+(`_leaf_space`), and columns are carried forward or back, whichever counts fewer steps (`_leaf_carriers`): that is the
+plan of a question. No n x n array is made.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from telescoping_sklearn._memory import items_per_block, working_memory_bytes
-from telescoping_sklearn._telescope import (
-    AUTO_EXACT_OPERATIONS,
-    ColumnCost,
-    Estimate,
-    Start,
-    Subsets,
-    Telescope,
-    refuse_other_columns,
-    resolve_stages,
-    resolve_subsets,
-)
+from telescoping_sklearn._answers import AnsweringTelescope
+from telescoping_sklearn._estimates import AUTO_EXACT_OPERATIONS, trained_blocks, unit_columns
+from telescoping_sklearn._memory import working_memory_bytes
+from telescoping_sklearn._telescope import Plan, Start, refuse_other_columns, resolve_stages
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, membership
 from telescoping_sklearn.boosting._leaf_carriers import LeafCarrier, cheapest_group, moment_steps
 from telescoping_sklearn.boosting._leaf_moments import MATRICES_HELD, LeafMoments
@@ -37,36 +31,60 @@ from telescoping_sklearn.boosting._leaf_space import offsets_of, row_blocks, sta
 
 #: Bytes of a block of columns beyond which it only gets slower: values of the leaves should stay in the caches.
 _FASTEST_BLOCK = 2**30
-#: Steps beyond which an exact sum over all weights is no longer the automatic choice: some seconds.
-_MOST_STEPS = 1e10
 #: Columns, such as probes, up to which the values of leaves are kept for the next set of rows asked about.
 _KEPT_COLUMNS = 64
 #: Query rows looked up at once.
 _ROWS_AT_ONCE = 8192
 
 
-class Plan(NamedTuple):
-    """How a response is worked, and what that costs.
+@dataclass(frozen=True, kw_only=True, repr=False)
+class LeafPlan(Plan):
+    """A way to compute a response; operations count one multiplication and addition along a leaf number.
 
     Attributes
     ----------
-    route : {"forward", "backward"}
-        From labels to queries, or from queries to labels.
     group : int
         Trees that are solved at once in the space of their leaves.
-    operations : float
-        Steps, in units of one multiplication and addition along a leaf number.
-    column_bytes : float
-        Memory held for one column (a label direction, or backward a query).
     """
 
-    route: str
     group: int
+
+    @property
+    def route(self) -> str:
+        """Name of the way, as shown to users."""
+        return f"{self.direction}, {self.group} trees at once"
+
+
+@dataclass(frozen=True)
+class LeafSums:
+    """Exact sums over all weights in the space of leaves; see `ExactSums`.
+
+    Attributes
+    ----------
+    telescope : LeafTelescope
+        The telescope.
+    operations : float
+        Steps for the given number of query rows.
+    """
+
+    telescope: "LeafTelescope"
     operations: float
-    column_bytes: float
+
+    def squared_weights(self, X: NDArray | None, sets: list[NDArray] | None, stages: NDArray) -> NDArray:
+        """Sum of ||s_t(x)||^2 over each set of query rows, or over all, (n_stages, n_sets)."""
+        leaves, start = self.telescope.leaves(X), self.telescope.ensemble.start_weights
+        of_sets = [leaves] if sets is None else [leaves[:, rows] for rows in sets]
+        at_start, moments = float(start @ start), self.telescope.moments
+        sums = [[at_start * of_set.shape[1], *moments.squared_weights(of_set)] for of_set in of_sets]
+        return np.array(sums).T[stages]
+
+    def traces(self, stages: NDArray) -> NDArray:
+        """Sum of the weights of training rows in their own predictions, (n_stages,)."""
+        start = self.telescope.ensemble.start_weights.sum()
+        return np.array([start, *self.telescope.moments.traces()])[stages]
 
 
-class LeafTelescope(Telescope):
+class LeafTelescope(AnsweringTelescope):
     """The telescope of a boosted ensemble.
 
     Parameters
@@ -83,6 +101,8 @@ class LeafTelescope(Telescope):
         What `Telescope` takes.
     """
 
+    has_adjoint = True
+
     def __init__(
         self,
         ensemble: LeafEnsemble,
@@ -93,12 +113,12 @@ class LeafTelescope(Telescope):
     ):
         super().__init__(**kwargs)
         self.ensemble = ensemble
+        self.is_smoother = ensemble.smoother
         self._find_leaves = find_leaves
         self._tree_outputs = tree_outputs
         self._training_rows = training_rows
         self._offsets = offsets_of(ensemble.n_leaves)
         self._kept_carrier: tuple[int, LeafCarrier] | None = None
-        self._kept_moments: LeafMoments | None = None
         self._kept_values: tuple[bytes, int, NDArray] | None = None
 
     @property
@@ -117,7 +137,7 @@ class LeafTelescope(Telescope):
 
     def staged_kernel(self, X: NDArray | None, stages: Any = None) -> Iterator[sparse.csr_array]:
         """k_t(x)_i = w_i 1{same leaf} / (weight in leaf), w the weights of rows in the stage; rows sum to 1."""
-        leaves = self._leaves(X)
+        leaves = self.leaves(X)
         for stage in resolve_stages(stages, self.n_stages, with_start=False):
             of_leaf = sparse.diags_array(1.0 / self._leaf_weights(stage)) @ self.ensemble.weighted_membership(stage)
             reached = membership(leaves[stage - 1], self.ensemble.n_leaves[stage - 1])
@@ -125,43 +145,37 @@ class LeafTelescope(Telescope):
 
     def staged_kernel_norms(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
         """Yield the norms by leaf, sqrt(sum w^2) / sum w, with no kernel made."""
-        leaves = self._leaves(X)
+        leaves = self.leaves(X)
         for stage in resolve_stages(stages, self.n_stages, with_start=False):
             of_leaf = np.sqrt(self.ensemble.leaf_sums(stage, self.ensemble.stage_weights(stage) ** 2))
             of_leaf /= self._leaf_weights(stage)
             yield of_leaf[leaves[stage - 1]]
 
-    def staged_response(
-        self, X: NDArray | None, V: NDArray, offset: bool = False, stages: Any = None
+    def apply_response(
+        self, plan: Plan, X: NDArray | None, V: NDArray, offset: bool, stages: NDArray
     ) -> Iterator[NDArray]:
         """Carry label columns through the trees; see the module's docstring."""
-        wanted = resolve_stages(stages, self.n_stages)
         labels = np.column_stack([V, np.zeros(self.n_samples)]) if offset else V
         start = self._start_response(None, labels, offset)
-        if wanted[-1] == 0:
+        if stages[-1] == 0:
             yield start if X is None else self._start_response(X, labels, offset)
             return
-        if X is None and wanted[0] == self.n_stages:
-            yield self._carried(labels, start, wanted[-1], offset)[1]
+        if X is None and stages[0] == self.n_stages:
+            yield self._carried(plan, labels, start, stages[-1], offset)[1]
             return
-        values = self._values(labels, start, wanted[-1], offset)
-        yield from self._look_up(self._leaves(X), values, self._start_response(X, labels, offset), wanted)
+        values = self._values(plan, labels, start, stages[-1], offset)
+        yield from self._look_up(self.leaves(X), values, self._start_response(X, labels, offset), stages)
 
-    def backward_weights(self, X: NDArray | None) -> NDArray:
-        """S(x), (n_query, n_train), worked from the queries back to the labels."""
-        leaves = self._leaves(X)
+    def apply_adjoint(self, plan: Plan, X: NDArray | None) -> NDArray:
+        """S(x), (n_query, n_train), from the queries back to the labels."""
+        leaves = self.leaves(X)
         n_query = leaves.shape[1]
         weights = np.empty((n_query, self.n_samples))
-        size = items_per_block(self._query_bytes(), n_query, _FASTEST_BLOCK)
-        carrier = self._carrier(min(size, n_query))
-        for block in row_blocks(n_query, size):
+        carrier = self._carrier(plan)
+        for block in plan.blocks(n_query):
             reached = stacked(leaves[:, block], self._offsets).T.toarray()
-            weights[block] = carrier.backward(reached).T
+            weights[block] = carrier.apply_adjoint(reached).T
         return weights
-
-    def prefers_backward(self, X: NDArray | None) -> bool:
-        """Whether working back from the queries costs less than carrying every training label forward."""
-        return self.plan(X).route.startswith("backward")
 
     def staged_model(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
         """Yield the library's own prediction after each tree."""
@@ -176,35 +190,34 @@ class LeafTelescope(Telescope):
             if stage == wanted[-1]:
                 return
 
-    def staged_telescoping(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
-        """Yield the model itself: for trees the telescoping sum is no approximation."""
-        yield from self.staged_model(X, stages)
+    def kernel_form(self) -> NDArray:
+        """f_0 - sum_t sum_i K_t g_it at the training rows, (n_train,): the raw score of a non-quadratic loss, rebuilt.
+
+        There the response to labels is the derivative of the raw score, with the trees and their denominators held
+        fixed, so that S y does not rebuild it.
+        """
+        ensemble = self.ensemble
+        assert ensemble.gradient is not None  # otherwise `reconstruct` rebuilds the prediction
+        raw = np.full(self.n_samples, ensemble.start(self.y))
+        for stage in range(1, self.n_stages + 1):
+            pulls = -ensemble.stage_weights(stage) * ensemble.gradient(stage)
+            values = ensemble.leaf_values(stage, ensemble.leaf_sums(stage, pulls))
+            raw += values[ensemble.leaves[stage - 1]]
+        return raw
 
     # -- exact answers without columns -------------------------------------------------------------------------------
 
-    def staged_effective_params(
-        self, X: NDArray | None, *, stages: Any = None, n_probes: Any = "auto", subsets: Subsets = None
-    ) -> Estimate:
-        """P after each stage; exact values come from the space of leaves where that is cheaper than unit columns."""
-        n_query = self.n_query(X)
-        if self.resolve_n_probes(n_probes, n_query) is not None or not self.has_moments(n_query):
-            return super().staged_effective_params(X, stages=stages, n_probes=n_probes, subsets=subsets)
-        asked, leaves = resolve_stages(stages, self.n_stages), self._leaves(X)
-        rows_of_sets = resolve_subsets(subsets, n_query)
-        sets = [leaves] if rows_of_sets is None else [leaves[:, rows] for rows in rows_of_sets]
-        means = [self._squared_weights(of_set, asked) / of_set.shape[1] for of_set in sets]
-        p = self.n_trained * (means[0] if subsets is None else np.stack(means, axis=1))
-        return Estimate(p, np.zeros_like(p))
+    @cached_property
+    def moments(self) -> LeafMoments:
+        """Sums over all weights in the space of leaves, made when first asked for and kept."""
+        return LeafMoments(LeafCarrier(self.ensemble, self.n_stages, self.progress))
 
-    def staged_training_summary(self, *, stages: Any = None, n_probes: Any = "auto") -> tuple[Estimate, Estimate]:
-        """Effective parameters and trace on the rows trained on, exact where the space of leaves makes that cheap."""
-        if self.resolve_n_probes(n_probes, self.n_samples) is not None or not self.has_moments(self.n_samples):
-            return super().staged_training_summary(stages=stages, n_probes=n_probes)
-        asked, leaves = resolve_stages(stages, self.n_stages), self.ensemble.leaves
-        p = self._squared_weights(leaves if self.trained.all() else leaves[:, self.trained], asked)
-        start = self.ensemble.start_weights.sum()
-        trace = np.concatenate([[start], self.moments().traces()])[asked]
-        return Estimate(p, np.zeros_like(p)), Estimate(trace, np.zeros_like(trace))
+    def exact_sums(self, n_query: int) -> LeafSums | None:
+        """Exact sums over all weights; None where matrices of leaves by leaves do not fit the working memory."""
+        return LeafSums(self, moment_steps(self.ensemble, n_query)) if self._holds_leaves_squared() else None
+
+    def _holds_leaves_squared(self) -> bool:
+        return bool(8.0 * MATRICES_HELD * self._offsets[-1] ** 2 <= working_memory_bytes())
 
     def staged_own_weights(self) -> Iterator[NDArray]:
         """Yield the diagonal of S over the training rows, (n_train,), after every tree; exact.
@@ -215,12 +228,13 @@ class LeafTelescope(Telescope):
             If neither matrices of leaves by leaves nor all stages of the diagonal fit the working memory, or carrying a
             column a row would take too long.
         """
-        columns = self._forward_plan(0, self.n_trained).operations
-        held = 8.0 * self.n_stages * self.n_samples <= working_memory_bytes() and columns <= AUTO_EXACT_OPERATIONS
-        if self.holds_leaves_squared() and (moment_steps(self.ensemble, 0) <= columns or not held):
-            yield from self.moments().staged_own_weights()
+        plan, sums = self.forward_plan(0, self.n_trained), self.exact_sums(0)
+        fits = 8.0 * self.n_stages * self.n_samples <= working_memory_bytes()
+        held = fits and plan.operations <= AUTO_EXACT_OPERATIONS
+        if sums is not None and (sums.operations <= plan.operations or not held):
+            yield from self.moments.staged_own_weights()
         elif held:
-            yield from self._own_weights_by_columns()
+            yield from self._own_weights_by_columns(plan)
         else:
             raise MemoryError(
                 f"Own weights of {self.n_trained} rows in {self.n_stages} trees need matrices of leaves by leaves "
@@ -228,110 +242,62 @@ class LeafTelescope(Telescope):
                 "single rows. Raise working_memory with sklearn.set_config, or leave out what needs them ('loo')."
             )
 
-    def _own_weights_by_columns(self) -> Iterator[NDArray]:
+    def _own_weights_by_columns(self, plan: Plan) -> Iterator[NDArray]:
         """Carry a unit column for every row, and look up each in its own leaves only."""
         added = np.zeros((self.n_stages, self.n_samples))
-        positions = self._offsets[:-1, None] + self.ensemble.leaves
-        columns = np.flatnonzero(self.trained)
-        for block in self._column_blocks(len(columns), 0):
-            own, unit = columns[block], self._unit_columns(columns[block])
-            start = self._start_response(None, unit, False)
-            values, _ = self._carrier(len(own)).forward(unit, start, self.n_stages)
+        positions, carrier = self._offsets[:-1, None] + self.ensemble.leaves, self._carrier(plan)
+        for own in trained_blocks(self, plan):
+            unit = unit_columns(self, own)
+            values, _ = carrier.apply(unit, self._start_response(None, unit, False), self.n_stages)
             added[:, own] = np.take_along_axis(values, positions[:, own], axis=0)
         yield from self.ensemble.start_weights + np.cumsum(added, axis=0)
 
-    def moments(self) -> LeafMoments:
-        """Give sums over all weights in the space of leaves, made when first asked for and kept."""
-        if self._kept_moments is None:
-            self._kept_moments = LeafMoments(LeafCarrier(self.ensemble, self.n_stages, self._watched))
-        return self._kept_moments
-
-    def has_moments(self, n_query: int) -> bool:
-        """Whether exact sums over all weights fit the working memory and take fewer steps than unit columns."""
-        cheap = moment_steps(self.ensemble, n_query) <= self._forward_plan(n_query, self.n_trained).operations
-        return cheap and self.holds_leaves_squared()
-
-    def holds_leaves_squared(self) -> bool:
-        """Whether the matrices of leaves by leaves that exact sums need fit the working memory."""
-        return bool(8.0 * MATRICES_HELD * self._offsets[-1] ** 2 <= working_memory_bytes())
-
-    def resolve_n_probes(self, n_probes: Any, n_query: int) -> int | None:
-        """Choose the number of probes; "auto" is exact too where the space of leaves makes that cheap."""
-        count = super().resolve_n_probes(n_probes, n_query)
-        cheap = n_probes == "auto" and self.has_moments(n_query) and moment_steps(self.ensemble, n_query) <= _MOST_STEPS
-        return None if cheap else count
-
-    def _squared_weights(self, leaves: NDArray, stages: NDArray) -> NDArray:
-        """Sum of all squared weights of a set of queries after each stage asked for, 0 being the start."""
-        at_start = leaves.shape[1] * float(self.ensemble.start_weights @ self.ensemble.start_weights)
-        return np.concatenate([[at_start], self.moments().squared_weights(leaves)])[stages]
-
     # -- what it costs -----------------------------------------------------------------------------------------------
 
-    def plan(self, X: NDArray | None, *, n_columns: int | None = None) -> Plan:
-        """Say how a response is worked: the cheapest route, its steps, and its memory a column.
+    def forward_plan(self, n_query: int, n_columns: int) -> LeafPlan:
+        """Plan label columns: labels and residuals are held at every training row, responses at every query."""
+        look_up = float(n_query) * self.n_stages * n_columns
+        return self._plan("forward", n_columns, 2 * self.n_samples + 2 * n_query + 2 * self._offsets[-1], look_up)
 
-        Parameters
-        ----------
-        X : ndarray of shape (n_query, n_features) or None
-            Query rows; None stands for the training rows.
-        n_columns : int or None, default=None
-            Label directions that are carried, such as probes; None stands for kernel weights, which may also be worked
-            backward.
+    def backward_plan(self, n_query: int) -> LeafPlan:
+        """Plan queries carried back to the labels."""
+        of_rows = 2 if self.ensemble.fits_residuals else 3
+        return self._plan("backward", n_query, of_rows * self.n_samples + 3 * self._offsets[-1], 0.0)
 
-        Returns
-        -------
-        Plan
-            The route and what it costs.
-        """
-        n_query = self.n_query(X)
-        forward = self._forward_plan(n_query, self.n_trained if n_columns is None else n_columns)
-        if n_columns is not None:
-            return forward
-        return min(forward, self._backward_plan(n_query), key=lambda plan: plan.operations)
-
-    def column_cost(self, n_query: int, n_columns: int) -> ColumnCost:
-        """Share of one column in the cheapest way forward."""
-        plan = self._forward_plan(n_query, n_columns)
-        return ColumnCost(plan.operations / max(n_columns, 1), plan.column_bytes, _FASTEST_BLOCK)
-
-    def _forward_plan(self, n_query: int, n_columns: int) -> Plan:
-        """Label, residual and what is asked of them are held for every training row, the response for every query."""
+    def _plan(
+        self, direction: Literal["forward", "backward"], n_columns: int, numbers_held: float, more: float
+    ) -> LeafPlan:
         work = cheapest_group(self.ensemble, n_columns)
-        column_bytes = 8.0 * (2 * self.n_samples + 2 * n_query + 2 * int(self._offsets[-1]))
-        operations = work.operations + float(n_query) * self.n_stages * n_columns
-        return Plan("forward", work.group, operations, column_bytes)
+        return LeafPlan(
+            direction=direction,
+            group=work.group,
+            operations=work.operations + more,
+            column_bytes=8.0 * float(numbers_held),
+            fastest_block_bytes=_FASTEST_BLOCK,
+        )
 
-    def _backward_plan(self, n_query: int) -> Plan:
-        work = cheapest_group(self.ensemble, n_query)
-        return Plan("backward", work.group, work.operations, self._query_bytes())
+    # -- how they are computed ---------------------------------------------------------------------------------------
 
-    def _query_bytes(self) -> float:
-        held = 2 if self.ensemble.fits_residuals else 3
-        return 8.0 * (held * self.n_samples + 3 * int(self._offsets[-1]))
-
-    # -- how they are worked -----------------------------------------------------------------------------------------
-
-    def _carried(self, labels: NDArray, start: NDArray, last: int, offset: bool) -> tuple[NDArray, NDArray]:
+    def _carried(self, plan: Plan, labels: NDArray, start: NDArray, last: int, offset: bool) -> tuple[NDArray, NDArray]:
         """Values of all leaves and responses of the training rows; values of few columns are kept for other rows."""
-        values, response = self._carrier(labels.shape[1]).forward(labels, start, last, offset)
+        values, response = self._carrier(plan).apply(labels, start, last, offset)
         if labels.shape[1] <= _KEPT_COLUMNS:
             self._kept_values = _digest(labels, offset), last, values
         return values, response
 
-    def _values(self, labels: NDArray, start: NDArray, last: int, offset: bool) -> NDArray:
+    def _values(self, plan: Plan, labels: NDArray, start: NDArray, last: int, offset: bool) -> NDArray:
         """Values of all leaves, carried again only where the labels are not those that were carried last."""
         kept = self._kept_values
         if kept is not None and labels.shape[1] == kept[2].shape[1] and last <= kept[1]:
             if _digest(labels, offset) == kept[0]:
                 return kept[2]
-        return self._carried(labels, start, last, offset)[0]
+        return self._carried(plan, labels, start, last, offset)[0]
 
-    def _carrier(self, n_columns: int) -> LeafCarrier:
-        """Trees in groups of the cheapest size for so many columns; the last one used is kept."""
-        size = cheapest_group(self.ensemble, n_columns).group
+    def _carrier(self, plan: Plan) -> LeafCarrier:
+        """Trees in the groups of a plan; the last ones used are kept."""
+        size = cast(LeafPlan, plan).group
         if self._kept_carrier is None or self._kept_carrier[0] != size:
-            self._kept_carrier = size, LeafCarrier(self.ensemble, size, self._watched)
+            self._kept_carrier = size, LeafCarrier(self.ensemble, size, self.progress)
         return self._kept_carrier[1]
 
     def _look_up(self, leaves: NDArray, values: NDArray, response: NDArray, stages: NDArray) -> Iterator[NDArray]:
@@ -352,7 +318,8 @@ class LeafTelescope(Telescope):
         refuse_other_columns(X, self._training_rows.shape[1])
         return X
 
-    def _leaves(self, X: NDArray | None) -> NDArray:
+    def leaves(self, X: NDArray | None) -> NDArray:
+        """Leaf of every query row in every tree, (n_stages, n_query)."""
         return self.ensemble.leaves if X is None else self._find_leaves(self._rows(X))
 
     def _leaf_weights(self, stage: int) -> NDArray:

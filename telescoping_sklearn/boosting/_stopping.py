@@ -1,4 +1,4 @@
-"""How many trees, told from the training rows alone: criteria that penalise the training error by degrees of freedom.
+"""Criteria for the number of trees from the training rows alone: the training error, penalised by degrees of freedom.
 
 They treat the ensemble after t trees as a linear smoother f = S_t y. Its trees were chosen by looking at the same
 labels, which no criterion here knows: S_t is taken as if it had been fixed, so the trace counts too few degrees of
@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from telescoping_sklearn._telescope import Estimate
+from telescoping_sklearn._estimates import Estimate
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
 from telescoping_sklearn.boosting.libraries.lightgbm._objectives import SQUARED_ERROR_NAMES
 
 CRITERIA = ("aicc", "gcv", "loo")
-#: What is left of a denominator of 1 by which no error is divided: rounding errors would be what is seen.
+#: Smallest denominator, of 1, by which an error is divided: below it, rounding errors dominate.
 _NOTHING_LEFT = 1e-9
 #: When a criterion is infinite.
 _INFINITE = {
@@ -50,7 +50,7 @@ class StoppingCurve:
 def stopping_curve(
     telescope: LeafTelescope, criteria: Sequence[str], n_probes: Any, objective: str | None
 ) -> StoppingCurve:
-    """Work the criteria asked for after every tree; see `TelescopingGBTRegressor.stopping_curve`."""
+    """Compute the criteria after every tree; see `TelescopingGBTRegressor.stopping_curve`."""
     _check(objective, criteria)
     y, trained = telescope.y[telescope.trained], telescope.trained
     weights = telescope.ensemble.row_weights[trained] / telescope.ensemble.row_weights[trained].sum()

@@ -118,7 +118,7 @@ class StagedPredictionsDisplay(AxesDisplay):
         _check_kind(kind, len(seen))
         telescope = found.telescope_
         routes: dict[str, Any] = {"model": None, "telescoping": "telescoping"}
-        if hasattr(telescope, "staged_linearized"):
+        if telescope.has_linearized:
             routes["linearized"] = "linearized"
         predictions = {
             name: np.stack(list(found.staged_predict(seen, stages, approximation=route)))

@@ -1,15 +1,15 @@
-"""What a section holds of the label response until it is brought to rows, in two forms that give the same numbers.
+"""What a section holds of the label response until it is applied to rows, in two forms that give the same numbers.
 
 With h the updates of a section so far, a label column moves the outputs of a row by J(theta*; x) sum_h D_h. The
 parameters' form keeps sum_h D_h, a block of p numbers a column, and serves every optimiser. The kernel's form, for
 plain stochastic gradient descent, keeps the batches' residuals instead, since D_h = -lr J(theta_{h-1}; B_h)^T R_h and
 J J^T is a product of small matrices: no block of p numbers at all.
 
-Both can be run backward, from a query to the labels: then the columns are queries, and what is carried is how much the
-query's prediction depends on what a section holds.
+Each form has an adjoint, which runs from a query to the labels. Its columns are queries, and it carries derivatives of
+their predictions in what the section holds.
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,17 +23,50 @@ from telescoping_sklearn.neural._update_rules import ReversibleRule, UpdateRule
 _WIDE_INPUTS = 128
 
 
+class RuleTraits(NamedTuple):
+    """What an update rule can do beside its step; rules that users register need not declare it.
+
+    Attributes
+    ----------
+    is_plain : bool
+        Whether a step is -lr times its own gradient and nothing else, so that kernels can stand for parameters.
+    has_adjoint : bool
+        Whether it is a `ReversibleRule`.
+    """
+
+    is_plain: bool
+    has_adjoint: bool
+
+    @classmethod
+    def of(cls, update_rule: UpdateRule) -> "RuleTraits":
+        """Read them off a rule."""
+        return cls(getattr(update_rule, "is_plain", False), hasattr(update_rule, "transposed_step"))
+
+
 class Carrier(Protocol):
     """The forward form of a section's part of the response."""
 
-    def take(self, stage: int, there: Tangent, residual: Tensor) -> None:
-        """Take in one update: the weighted residuals of its batch, (b, k)."""
+    def accumulate(self, stage: int, there: Tangent, residual: Tensor) -> None:
+        """Add one update: the weighted residuals of its batch, (b, k)."""
 
-    def bridge(self, response: Tensor, rows: Tensor, first: int, last: int, *, lasting: bool = False) -> None:
-        """Bring the response at rows, (n_rows, k), from one stage to another; lasting rows are asked about again."""
+    def apply(self, response: Tensor, rows: Tensor, first: int, last: int, *, lasting: bool = False) -> None:
+        """Move the response at rows, (n_rows, k), from one stage to another; lasting rows are asked about again."""
 
-    def close(self) -> None:
-        """End the section."""
+    def end_section(self) -> None:
+        """Hold nothing, for the next section."""
+
+
+class AdjointCarrier(Protocol):
+    """The adjoint of a section's part of the response."""
+
+    def start_section(self) -> None:
+        """Hold nothing, for the section before."""
+
+    def accumulate(self, rows: Tensor, first: int, last: int, adjoint: Tensor) -> None:
+        """Add J^T times the adjoint of the outputs at rows, (n_rows, m'), that the section had moved."""
+
+    def apply(self, stage: int, there: Tangent) -> Tensor:
+        """Adjoint of the weighted residuals of an update, (b, m')."""
 
 
 class ParameterCarrier:
@@ -43,32 +76,36 @@ class ParameterCarrier:
     ----------
     path : Path
         The recorded run.
-    rule : UpdateRule
+    update_rule : UpdateRule
         The optimiser's linear response, with fresh state.
     n_columns : int
         Number of label columns k.
+    offset : bool, default=False
+        Whether the last column is the offset's, which starts from the initial parameters.
     """
 
-    def __init__(self, path: Path, rule: UpdateRule, n_columns: int):
+    def __init__(self, path: Path, update_rule: UpdateRule, n_columns: int, offset: bool = False):
         self.path = path
-        self.rule = rule
+        self.update_rule = update_rule
         shape = (n_columns, path.network.n_params)
         self.parameters = torch.zeros(shape, dtype=path.dtype, device=path.device)
         self.moved = torch.zeros_like(self.parameters)
+        if offset:
+            self.parameters[-1] = path.theta(0)
 
-    def take(self, stage: int, there: Tangent, residual: Tensor) -> None:
+    def accumulate(self, stage: int, there: Tangent, residual: Tensor) -> None:
         """Turn residuals into a gradient, and the gradient into the optimiser's step."""
         rate = float(self.path.trajectory.learning_rates[stage - 1])
-        step = self.rule.step(there.vjp(residual), self.parameters, stage, rate, self.path.phi(stage))
+        step = self.update_rule.step(there.vjp(residual), self.parameters, stage, rate, self.path.phi(stage))
         self.parameters += step
         self.moved += step
 
-    def bridge(self, response: Tensor, rows: Tensor, first: int, last: int, *, lasting: bool = False) -> None:
+    def apply(self, response: Tensor, rows: Tensor, first: int, last: int, *, lasting: bool = False) -> None:
         """Add J(theta*; x) applied to what the parameters moved by."""
         response += self.path.change(rows, first, last, self.moved)
 
-    def close(self) -> None:
-        """Start again from here."""
+    def end_section(self) -> None:
+        """Hold nothing, for the next section."""
         self.moved.zero_()
 
 
@@ -83,25 +120,25 @@ class KernelCarrier:
 
     def __init__(self, path: Path):
         self.path = path
-        self.taken: list[tuple[int, Tangent, Tensor]] = []
+        self._held: list[tuple[int, Tangent, Tensor]] = []
         self._products: dict[int, tuple[Tensor, Tensor | None]] = {}
 
-    def take(self, stage: int, there: Tangent, residual: Tensor) -> None:
+    def accumulate(self, stage: int, there: Tangent, residual: Tensor) -> None:
         """Keep -lr times the weighted residuals, with the Jacobian that they belong to."""
-        self.taken.append((stage, there, -float(self.path.trajectory.learning_rates[stage - 1]) * residual))
+        self._held.append((stage, there, -float(self.path.trajectory.learning_rates[stage - 1]) * residual))
 
-    def bridge(self, response: Tensor, rows: Tensor, first: int, last: int, *, lasting: bool = False) -> None:
-        """Add the sum over the section's batches of K(x, B) times what they hold."""
-        n_others = len(self.taken[0][2])
+    def apply(self, response: Tensor, rows: Tensor, first: int, last: int, *, lasting: bool = False) -> None:
+        """Add the sum over the section's batches of K(x, B) times their residuals."""
+        n_others = len(self._held[0][2])
         products = self._input_products(rows) if lasting else None
         for block, weight, here in self.path.outer_tangents(rows, first, last, n_others=n_others):
-            for stage, there, held in self.taken:
+            for stage, there, residual in self._held:
                 kept = None if products is None else products[self.path.batch(stage)][:, block]
-                response[block].addmm_(there.kernel(here, kept).T, held, alpha=weight)
+                response[block].addmm_(there.kernel(here, kept).T, residual, alpha=weight)
 
-    def close(self) -> None:
-        """Start again from here."""
-        self.taken = []
+    def end_section(self) -> None:
+        """Hold nothing, for the next section."""
+        self._held = []
 
     def _input_products(self, rows: Tensor) -> Tensor | None:
         """Inner products of all training rows with rows, (n_train, n_rows), which never change along the run.
@@ -117,40 +154,39 @@ class KernelCarrier:
         return self._products[id(rows)][1]
 
 
-class BackwardParameterCarrier:
-    """Carries (m', p): how queries depend on what the parameters moved by, and on the parameters themselves.
+class AdjointParameterCarrier:
+    """Carries (m', p): derivatives of queries in what the parameters moved by, and in the parameters themselves.
 
     Parameters
     ----------
     path : Path
         The recorded run.
-    rule : ReversibleRule
+    update_rule : ReversibleRule
         The optimiser's linear response, with fresh state.
     n_columns : int
         Number of queries m'.
     """
 
-    def __init__(self, path: Path, rule: ReversibleRule, n_columns: int):
+    def __init__(self, path: Path, update_rule: ReversibleRule, n_columns: int):
         self.path = path
-        self.rule = rule
+        self.update_rule = update_rule
         shape = (n_columns, path.network.n_params)
         self.on_parameters = torch.zeros(shape, dtype=path.dtype, device=path.device)
         self.on_moved = torch.zeros_like(self.on_parameters)
 
-    def open(self) -> None:
-        """Begin with a section's end."""
+    def start_section(self) -> None:
+        """Hold nothing, for the section before."""
         self.on_moved.zero_()
 
-    def bridge(self, rows: Tensor, first: int, last: int, dependence: Tensor) -> None:
-        """Take in how queries depend on rows, (n_rows, m'), that a bridge had moved."""
-        n_columns = dependence.shape[1]
-        for block, weight, here in self.path.outer_tangents(rows, first, last, n_columns=n_columns):
-            self.on_moved.add_(here.vjp(dependence[block]), alpha=weight)
+    def accumulate(self, rows: Tensor, first: int, last: int, adjoint: Tensor) -> None:
+        """Add J^T times the adjoint of the outputs at rows, (n_rows, m'), that the section had moved."""
+        for block, weight, here in self.path.outer_tangents(rows, first, last, n_columns=adjoint.shape[1]):
+            self.on_moved.add_(here.vjp(adjoint[block]), alpha=weight)
 
-    def give(self, stage: int, there: Tangent) -> Tensor:
-        """How queries depend on the weighted residuals of an update, (b, m')."""
+    def apply(self, stage: int, there: Tangent) -> Tensor:
+        """Adjoint of the weighted residuals of an update, (b, m')."""
         rate = float(self.path.trajectory.learning_rates[stage - 1])
-        on_gradient, on_parameters = self.rule.transposed_step(
+        on_gradient, on_parameters = self.update_rule.transposed_step(
             self.on_moved + self.on_parameters, stage, rate, self.path.phi(stage)
         )
         if on_parameters is not None:
@@ -158,8 +194,8 @@ class BackwardParameterCarrier:
         return there.jvp(on_gradient)
 
 
-class BackwardKernelCarrier:
-    """Carries how queries depend on rows, for plain stochastic gradient descent only.
+class AdjointKernelCarrier:
+    """Carries derivatives of queries in the outputs at rows, for plain stochastic gradient descent only.
 
     Parameters
     ----------
@@ -169,23 +205,22 @@ class BackwardKernelCarrier:
 
     def __init__(self, path: Path):
         self.path = path
-        self.bridges: list[tuple[Tangent, Tensor]] = []
+        self._held: list[tuple[Tangent, Tensor]] = []
 
-    def open(self) -> None:
-        """Begin with a section's end."""
-        self.bridges = []
+    def start_section(self) -> None:
+        """Hold nothing, for the section before."""
+        self._held = []
 
-    def bridge(self, rows: Tensor, first: int, last: int, dependence: Tensor) -> None:
-        """Keep how queries depend on rows, (n_rows, m'), that a bridge had moved."""
-        n_others = dependence.shape[1]
-        for block, weight, here in self.path.outer_tangents(rows, first, last, n_others=n_others):
-            self.bridges.append((here, weight * dependence[block]))
+    def accumulate(self, rows: Tensor, first: int, last: int, adjoint: Tensor) -> None:
+        """Keep the adjoint of the outputs at rows, (n_rows, m'), that the section had moved."""
+        for block, weight, here in self.path.outer_tangents(rows, first, last, n_others=adjoint.shape[1]):
+            self._held.append((here, weight * adjoint[block]))
 
-    def give(self, stage: int, there: Tangent) -> Tensor:
-        """How queries depend on the weighted residuals of an update, (b, m'): -lr K^T times what is kept."""
+    def apply(self, stage: int, there: Tangent) -> Tensor:
+        """Adjoint of the weighted residuals of an update, (b, m'): -lr K^T times the adjoints kept."""
         rate = float(self.path.trajectory.learning_rates[stage - 1])
-        shape = (there.n_rows, self.bridges[0][1].shape[1])
+        shape = (there.n_rows, self._held[0][1].shape[1])
         product = torch.zeros(shape, dtype=self.path.dtype, device=self.path.device)
-        for here, dependence in self.bridges:
-            product.addmm_(here.kernel(there).T, dependence, alpha=-rate)
+        for here, adjoint in self._held:
+            product.addmm_(here.kernel(there).T, adjoint, alpha=-rate)
         return product

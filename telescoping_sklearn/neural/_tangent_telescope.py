@@ -1,18 +1,18 @@
-"""The telescope of a recorded run: each update to first order, at a point of the update's segment that a rule chooses.
+"""The telescope of a recorded run: each update to first order, at points of its segment chosen by a quadrature rule.
 
-An update theta_s -> theta_e moves the outputs by about J(theta*; x) (theta_e - theta_s). The same bridge carries label
+An update theta_s -> theta_e moves the outputs by about J(theta*; x) (theta_e - theta_s). The same Jacobians carry label
 directions: batch gradients are taken at theta_{t-1}, where the optimiser took them, and only the outer Jacobian follows
-the rule. A section bridges several consecutive updates with one evaluation; inside it, rows of a batch are brought
-forward for themselves when their turn comes.
+the rule. A section covers several consecutive updates with one evaluation; inside it, the response at the rows of a
+batch is brought up to date when the batch is next.
 
-The response can be carried in four ways that give the same numbers, and the cheapest is taken: forward or backward,
-from labels to queries or from queries to labels, each with the block of parameters or, for plain stochastic gradient
-descent, with kernels only. See `_carriers`; `TangentTelescope.plan` says which.
+The response can be carried in four ways that give the same numbers: forward, from labels to queries, or backward, each
+with the block of parameters or, for plain stochastic gradient descent, with kernels only; see `_carriers`. A question's
+plan is the cheapest.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -20,14 +20,17 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
+from telescoping_sklearn._answers import AnsweringTelescope
 from telescoping_sklearn._memory import items_per_block
-from telescoping_sklearn._telescope import ColumnCost, Start, Telescope, read_only, refuse_other_columns, resolve_stages
+from telescoping_sklearn._telescope import Plan, Start, read_only, refuse_other_columns, resolve_stages
 from telescoping_sklearn.neural._carriers import (
-    BackwardKernelCarrier,
-    BackwardParameterCarrier,
+    AdjointCarrier,
+    AdjointKernelCarrier,
+    AdjointParameterCarrier,
     Carrier,
     KernelCarrier,
     ParameterCarrier,
+    RuleTraits,
 )
 from telescoping_sklearn.neural._float_range import refuse_infinite_outputs
 from telescoping_sklearn.neural._isolation import isolates, isolates_public_methods
@@ -41,26 +44,29 @@ from telescoping_sklearn.neural._update_rules import ReversibleRule, UpdateRule
 _FASTEST_COLUMNS = 128 * 2**20
 
 
-class Plan(NamedTuple):
-    """How a response is worked, and what that costs.
+@dataclass(frozen=True, kw_only=True, repr=False)
+class TangentPlan(Plan):
+    """A way to compute a response along a recorded run.
 
     Attributes
     ----------
-    route : {"parameters", "kernel", "backward parameters", "backward kernel"}
-        What is carried, and in which direction.
-    operations : float
-        Multiplications.
-    column_bytes : float
-        Memory held for one column (a label direction, or backward a query).
+    form : {"parameters", "kernel"}
+        What is carried; see `_carriers`.
+    sections : Sections
+        How the run is cut.
     """
 
-    route: str
-    operations: float
-    column_bytes: float
+    form: Literal["parameters", "kernel"]
+    sections: Sections = field(compare=False)
+
+    @property
+    def route(self) -> str:
+        """Name of the way, as shown to users."""
+        return self.form if self.direction == "forward" else f"backward {self.form}"
 
 
 @isolates_public_methods
-class TangentTelescope(Telescope):
+class TangentTelescope(AnsweringTelescope):
     """The telescope of a recorded run of a network.
 
     Parameters
@@ -69,7 +75,7 @@ class TangentTelescope(Telescope):
         The recorded run.
     sections : Sections
         How it is cut.
-    make_rule : callable
+    make_update_rule : callable
         Makes the optimiser's linear response, with fresh state.
     accuracy : ResponseAccuracy or None, default=None
         How far the response can be trusted over these sections; None measures it when a response is first asked for.
@@ -77,18 +83,21 @@ class TangentTelescope(Telescope):
         What `Telescope` takes.
     """
 
+    has_linearized = True
+
     def __init__(
         self,
         path: Path,
         sections: Sections,
-        make_rule: Callable[[], UpdateRule],
+        make_update_rule: Callable[[], UpdateRule],
         accuracy: ResponseAccuracy | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.path = path
         self.sections = replace(sections, ends=read_only(sections.ends))
-        self._make_rule = make_rule
+        self._make_update_rule = make_update_rule
+        self._is_plain, self.has_adjoint = RuleTraits.of(make_update_rule())
         self._accuracy = None if accuracy is None else replace(accuracy)  # pickles do not keep arrays read-only
         if path.trajectory.adaptive:
             self.default_kernel_stages = 20  # such kernels do not factor by layer and are thirty times dearer
@@ -132,13 +141,12 @@ class TangentTelescope(Telescope):
                 squared[queries] += (block**2).sum(dim=1)
             yield squared.sqrt().cpu().numpy()
 
-    def staged_response(
-        self, X: NDArray | None, V: NDArray, offset: bool = False, stages: Any = None
+    def apply_response(
+        self, plan: Plan, X: NDArray | None, V: NDArray, offset: bool, stages: NDArray
     ) -> Iterator[NDArray]:
-        """Carry label columns through the recorded run, beyond the last sound stage too."""
-        wanted = resolve_stages(stages, self.n_stages)
+        """Carry label columns through the recorded run; see the module's docstring."""
         labels = np.column_stack([V, np.zeros(self.n_samples)]) if offset else np.asarray(V)
-        for response in self._carry(X, labels, offset, wanted):
+        for response in self._forward(cast(TangentPlan, plan), X, labels, offset, stages):
             yield response.double().cpu().numpy()
 
     def carry_columns(self, X: NDArray, labels: NDArray, stages: NDArray) -> Iterator[Tensor]:
@@ -146,23 +154,15 @@ class TangentTelescope(Telescope):
 
         With the training labels in the last column, its response is the reconstruction S y + c.
         """
-        yield from self._carry(X, labels, True, stages)
+        yield from self._forward(self.forward_plan(len(X), labels.shape[1]), X, labels, True, stages)
 
-    def backward_weights(self, X: NDArray | None) -> NDArray:
-        """S(x), (n_query, n_train), worked from the queries back to the labels; also where it is not sound."""
+    def apply_adjoint(self, plan: Plan, X: NDArray | None) -> NDArray:
+        """S(x), (n_query, n_train), from the queries back to the labels."""
         rows = self._rows(X)
         weights = np.zeros((len(rows), self.n_samples))
-        plan = self._plans(len(rows), len(rows), backward=True)
-        size = items_per_block(plan.column_bytes, len(rows), self._most_bytes(plan))
-        for first in range(0, len(rows), size):
-            weights[first : first + size] = self._carry_back(
-                rows[first : first + size], plan.route, self._sections_of(plan.route)
-            )
+        for block in plan.blocks(len(rows)):
+            weights[block] = self._backward(cast(TangentPlan, plan), rows[block])
         return weights
-
-    def prefers_backward(self, X: NDArray | None) -> bool:
-        """Whether working back from the queries costs less than carrying every training label forward."""
-        return self.plan(X).route.startswith("backward")
 
     def staged_model(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
         """Yield the net's own prediction after each update, in float64."""
@@ -229,48 +229,21 @@ class TangentTelescope(Telescope):
     def _with_sections(self, sections: Sections) -> "TangentTelescope":
         """Cut the same run in another way."""
         return TangentTelescope(
-            self.path, sections, self._make_rule, None, y=self.y, trained=self.trained, seed=self.seed
+            self.path, sections, self._make_update_rule, None, y=self.y, trained=self.trained, seed=self.seed
         )
 
     # -- what it costs -----------------------------------------------------------------------------------------------
 
-    def plan(self, X: NDArray | None, *, n_columns: int | None = None) -> Plan:
-        """Say how a response is worked: the cheapest route, its multiplications, and its memory a column.
+    def forward_plan(self, n_query: int, n_columns: int) -> TangentPlan:
+        """Choose the cheapest way to carry label columns to queries."""
+        return min(self.plans("forward", n_query, n_columns), key=lambda plan: plan.operations)
 
-        Parameters
-        ----------
-        X : ndarray of shape (n_query, n_features) or None
-            Query rows; None stands for the training rows.
-        n_columns : int or None, default=None
-            Label directions that are carried, such as probes; None stands for kernel weights, which may also be worked
-            backward.
+    def backward_plan(self, n_query: int) -> TangentPlan:
+        """Choose the cheapest way to carry queries back to the labels."""
+        return min(self.plans("backward", n_query, n_query), key=lambda plan: plan.operations)
 
-        Returns
-        -------
-        Plan
-            The route and what it costs.
-        """
-        n_query = self.n_query(X)
-        forward = self._plans(n_query, self.n_trained if n_columns is None else n_columns)
-        if n_columns is not None or not self._can_go_back:
-            return forward
-        return min(forward, self._plans(n_query, n_query, backward=True), key=lambda plan: plan.operations)
-
-    def column_cost(self, n_query: int, n_columns: int) -> ColumnCost:
-        """Share of one column in the cheapest way forward."""
-        plan = self._plans(n_query, n_columns)
-        return ColumnCost(plan.operations / max(n_columns, 1), plan.column_bytes, self._most_bytes(plan))
-
-    @property
-    def _can_go_back(self) -> bool:
-        return hasattr(self._make_rule(), "transposed_step")
-
-    def _most_bytes(self, plan: Plan) -> float:
-        return np.inf if "kernel" in plan.route else _FASTEST_COLUMNS
-
-    def _plans(self, n_query: int, n_columns: int, backward: bool = False) -> Plan:
-        """Choose the cheapest plan of one direction for so many columns."""
-        direction = "backward " if backward else ""
+    def plans(self, direction: Literal["forward", "backward"], n_query: int, n_columns: int) -> list[TangentPlan]:
+        """List the ways of one direction for so many columns, with what they cost."""
         p, pair = self.path.network.n_params, self.path.network.pair_operations
         itemsize, nodes = self.path.dtype.itemsize, len(self.path.nodes)
         lengths = self.sections.lengths
@@ -279,14 +252,34 @@ class TangentTelescope(Telescope):
         at_ends = nodes * len(lengths) * rows
         inside = nodes * batch * float((lengths - 1).sum())
         tangents = 3.0 * p * (at_ends + inside + batch * self.n_stages)
-        dense = tangents + float(p) * n_columns * (at_ends + inside + (batch + 10) * self.n_stages)
-        plans = [Plan(direction + "parameters", dense, itemsize * (7.0 * p + 3 * rows))]
-        if getattr(self._make_rule(), "is_plain", False):
-            lengths = self._sections_of("kernel").lengths
+        plans = [
+            TangentPlan(
+                direction=direction,
+                form="parameters",
+                sections=self.sections,
+                operations=tangents + float(p) * n_columns * (at_ends + inside + (batch + 10) * self.n_stages),
+                column_bytes=itemsize * (7.0 * p + 3 * rows),
+                fastest_block_bytes=_FASTEST_COLUMNS,
+            )
+        ]
+        if self._is_plain:
+            sections = self._kernel_sections()
+            lengths = sections.lengths
             pairs = nodes * batch * (rows * float(lengths.sum()) + batch * float((lengths * (lengths - 1) / 2).sum()))
-            held = rows * 3 + batch * float(lengths.max())
-            plans.append(Plan(direction + "kernel", tangents + pairs * (pair + n_columns), itemsize * held))
-        return min(plans, key=lambda plan: plan.operations)
+            plans.append(
+                TangentPlan(
+                    direction=direction,
+                    form="kernel",
+                    sections=sections,
+                    operations=tangents + pairs * (pair + n_columns),
+                    column_bytes=itemsize * (rows * 3 + batch * float(lengths.max())),
+                )
+            )
+        return plans
+
+    def _kernel_sections(self) -> Sections:
+        """Sections for kernels, which cost the square of a length: chosen ones are cut at an epoch."""
+        return self.sections.at_most(self.path.trajectory.batches.per_epoch) if self.sections.chosen else self.sections
 
     # -- beyond the hooks --------------------------------------------------------------------------------------------
 
@@ -315,92 +308,85 @@ class TangentTelescope(Telescope):
         """
         self._refuse_unsound("parameter_response")
         labels = np.column_stack([V, np.zeros(self.n_samples)]) if offset else np.asarray(V)
-        carrier = self._parameter_carrier(labels.shape[1], offset)
-        nothing = np.empty((0, self.path.rows.shape[1]))
-        for _ in self._carry_by(carrier, self.sections, nothing, labels, offset, np.array([self.n_stages])):
+        carrier = ParameterCarrier(self.path, self._make_update_rule(), labels.shape[1], offset)
+        no_rows = np.empty((0, self.path.rows.shape[1]))
+        for _ in self._carry(carrier, self.sections, no_rows, labels, offset, np.array([self.n_stages])):
             pass
         return carrier.parameters.T.double().cpu().numpy()
 
-    # -- how they are worked -----------------------------------------------------------------------------------------
+    # -- how they are computed ---------------------------------------------------------------------------------------
 
-    def _sections_of(self, route: str) -> Sections:
-        """Sections of a route: kernels cut chosen ones at an epoch, since they cost the square of a length."""
-        if "kernel" not in route or not self.sections.chosen:
-            return self.sections
-        return self.sections.at_most(self.path.trajectory.batches.per_epoch)
+    def _forward(
+        self, plan: TangentPlan, X: NDArray | None, labels: NDArray, offset: bool, stages: NDArray
+    ) -> Iterator[Tensor]:
+        """Carry label columns by a plan; with ``offset`` the last one starts from the net."""
+        carrier: Carrier
+        if plan.form == "kernel":
+            carrier = KernelCarrier(self.path)
+        else:
+            carrier = ParameterCarrier(self.path, self._make_update_rule(), labels.shape[1], offset)
+        return self._carry(carrier, plan.sections, X, labels, offset, stages)
 
-    def _carry(self, X: NDArray | None, labels: NDArray, offset: bool, wanted: NDArray) -> Iterator[Tensor]:
-        """Carry label columns by the cheapest route; with ``offset`` the last one starts from the net."""
-        route = self._plans(self.n_query(X), labels.shape[1]).route
-        carrier = KernelCarrier(self.path) if route == "kernel" else self._parameter_carrier(labels.shape[1], offset)
-        return self._carry_by(carrier, self._sections_of(route), X, labels, offset, wanted)
-
-    def _parameter_carrier(self, n_columns: int, offset: bool) -> ParameterCarrier:
-        carrier = ParameterCarrier(self.path, self._make_rule(), n_columns)
-        if offset:
-            carrier.parameters[-1] = self.path.theta(0)
-        return carrier
-
-    def _carry_by(
+    def _carry(
         self,
         carrier: Carrier,
         sections: Sections,
         X: NDArray | None,
         labels: NDArray,
         offset: bool,
-        wanted: NDArray,
+        stages: NDArray,
     ) -> Iterator[Tensor]:
-        """Yield the response of queries, (n_query, k), at the stages wanted."""
+        """Yield the response of queries, (n_query, k), at the stages asked for."""
         path, rows = self.path, self._rows(X)
         V = as_double(labels, path.device).to(path.dtype)
         training = self._start_response(path.rows, V.shape[1], offset)
         query = training if X is None else self._start_response(rows, V.shape[1], offset)
-        asked = set(wanted.tolist())
+        asked = set(stages.tolist())
         if 0 in asked:
             yield query.clone()
-        for stage in self._watched(range(1, int(wanted[-1]) + 1), "labels through the updates"):
+        for stage in self.progress(range(1, int(stages[-1]) + 1), "labels through the updates"):
             first, batch = sections.first_of(stage), path.batch(stage)
             response = training[batch]
             if stage - 1 > first:
-                carrier.bridge(response, path.rows[batch], first, stage - 1)
+                carrier.apply(response, path.rows[batch], first, stage - 1)
             residual = response.sub_(V[batch]).mul_(path.batch_weights(batch)[:, None])
-            carrier.take(stage, path.batch_tangent(stage), residual)
+            carrier.accumulate(stage, path.batch_tangent(stage), residual)
             if sections.is_end(stage):
-                if stage < wanted[-1] or X is None:
-                    carrier.bridge(training, path.rows, first, stage, lasting=True)
+                if stage < stages[-1] or X is None:
+                    carrier.apply(training, path.rows, first, stage, lasting=True)
                 if X is not None:
-                    carrier.bridge(query, rows, first, stage, lasting=True)
-                carrier.close()
+                    carrier.apply(query, rows, first, stage, lasting=True)
+                carrier.end_section()
                 if stage in asked:
                     yield query.clone()
             elif stage in asked:
                 inside = query.clone()
-                carrier.bridge(inside, rows, first, stage, lasting=True)
+                carrier.apply(inside, rows, first, stage, lasting=True)
                 yield inside
 
-    def _carry_back(self, rows: Tensor, route: str, sections: Sections) -> NDArray:
-        """Kernel weights of a block of queries, (n_query, n_train): the recursion of `_carry`, transposed."""
+    def _backward(self, plan: TangentPlan, rows: Tensor) -> NDArray:
+        """Kernel weights of a block of queries, (n_query, n_train): the adjoint of the recursion in `_carry`."""
         path, n_query = self.path, len(rows)
-        carrier: BackwardKernelCarrier | BackwardParameterCarrier
-        if "kernel" in route:
-            carrier = BackwardKernelCarrier(path)
+        carrier: AdjointCarrier
+        if plan.form == "kernel":
+            carrier = AdjointKernelCarrier(path)
         else:
-            carrier = BackwardParameterCarrier(path, cast(ReversibleRule, self._make_rule()), n_query)
+            carrier = AdjointParameterCarrier(path, cast(ReversibleRule, self._make_update_rule()), n_query)
         own = torch.eye(n_query, dtype=path.dtype, device=path.device)
         on_training = torch.zeros((self.n_samples, n_query), dtype=path.dtype, device=path.device)
         weights = torch.zeros_like(on_training)
-        for stage in self._watched(range(self.n_stages, 0, -1), "queries back through the updates"):
-            first, batch = sections.first_of(stage), path.batch(stage)
-            if sections.is_end(stage):
-                carrier.open()
-                carrier.bridge(rows, first, stage, own)
+        for stage in self.progress(range(self.n_stages, 0, -1), "queries back through the updates"):
+            first, batch = plan.sections.first_of(stage), path.batch(stage)
+            if plan.sections.is_end(stage):
+                carrier.start_section()
+                carrier.accumulate(rows, first, stage, own)
                 if stage < self.n_stages:
-                    carrier.bridge(path.rows, first, stage, on_training)
-            on_residual = carrier.give(stage, path.batch_tangent(stage)) * path.batch_weights(batch)[:, None]
+                    carrier.accumulate(path.rows, first, stage, on_training)
+            on_residual = carrier.apply(stage, path.batch_tangent(stage)) * path.batch_weights(batch)[:, None]
             weights[batch] -= on_residual
             on_training[batch] += on_residual
             if stage - 1 > first:
-                carrier.bridge(path.rows[batch], first, stage - 1, on_residual)
+                carrier.accumulate(path.rows[batch], first, stage - 1, on_residual)
         return weights.T.double().cpu().numpy()
 
     def _kernel_blocks(self, rows: Tensor, stage: int) -> Iterator[tuple[slice, slice, Tensor]]:

@@ -263,7 +263,7 @@ def check_routes(model, case: Case, S_query) -> None:
     stages = sorted({0, (telescope.n_stages + 1) // 2, telescope.n_stages})
     *_, forward = telescope.staged_response(query, unit, stages=stages)
     close(forward, S_query, "forward weights", 1e-9)
-    close(telescope.backward_weights(query), S_query, "backward weights", 1e-9)
+    close(telescope.apply_adjoint(telescope.backward_plan(len(query)), query), S_query, "backward weights", 1e-9)
 
 
 def check_sums(model, S) -> None:

@@ -180,7 +180,8 @@ def _cost(n, T, leaves):
 def _fresh(model, ask):
     """Ask a telescope that has kept nothing."""
     telescope = model.telescope_
-    telescope._kept_carrier = telescope._kept_moments = telescope._kept_values = None
+    telescope._kept_carrier = telescope._kept_values = None
+    vars(telescope).pop("moments", None)
     telescope._probe_values.clear()
     ask(telescope)
 

@@ -1,0 +1,370 @@
+"""What can be asked of a telescope, derived once from what a model knows.
+
+A question is planned once, and the plan executed. Questions that presume that weights times labels rebuild the
+prediction are refused in one place where they do not; so are questions beyond the last sound stage.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from telescoping_sklearn._estimates import (
+    Estimate,
+    KeptValues,
+    Statistic,
+    choose_sum,
+    sum_over_columns,
+    trained_blocks,
+    unit_columns,
+)
+from telescoping_sklearn._memory import items_per_block, refuse_if_too_large
+from telescoping_sklearn._telescope import (
+    ExactSums,
+    NotASmootherError,
+    Plan,
+    Subsets,
+    Telescope,
+    UnstableResponseError,
+    resolve_stages,
+    resolve_subsets,
+)
+
+
+@dataclass(frozen=True)
+class ApproximationError:
+    """Gaps between a model and its telescope on a query set, in units of the label.
+
+    Attributes
+    ----------
+    telescoping_mean, telescoping_max : float
+        Mean and largest gap between the model and the telescoping model at the last stage.
+    reconstruction_mean, reconstruction_max : float
+        Mean and largest gap between the model and ``kernel_weights(X) @ y + offset(X)`` at the last stage.
+    by_stage : pandas.DataFrame
+        The same four columns for every stage asked for; the index is the stage.
+    """
+
+    telescoping_mean: float
+    telescoping_max: float
+    reconstruction_mean: float
+    reconstruction_max: float
+    by_stage: pd.DataFrame
+
+
+class AnsweringTelescope(Telescope):
+    """A telescope and everything that can be asked of it; takes what `Telescope` takes.
+
+    Questions have the parameters and answers of the estimators' methods of the same name, see `base`, on arrays.
+    """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self._training_peaks: dict[bytes, float] = {}
+        self._probe_values = KeptValues()
+
+    # -- the response ------------------------------------------------------------------------------------------------
+
+    def plan(self, X: NDArray | None, *, n_columns: int | None = None) -> Plan:
+        """Choose the cheapest way to compute a response.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_query, n_features) or None
+            Query rows; None stands for the training rows.
+        n_columns : int or None, default=None
+            Label directions that are carried, such as probes; None stands for kernel weights, which may also be
+            computed backward.
+
+        Returns
+        -------
+        Plan
+            The way, its multiplications, and its memory a column.
+        """
+        n_query = self.n_query(X)
+        return self._weights_plan(n_query) if n_columns is None else self.forward_plan(n_query, n_columns)
+
+    def _weights_plan(self, n_query: int) -> Plan:
+        """Choose the cheapest way to kernel weights, forward or backward."""
+        forward = self.forward_plan(n_query, self.n_trained)
+        plans = [forward, self.backward_plan(n_query)] if self.has_adjoint else [forward]
+        return min(plans, key=lambda plan: plan.operations)
+
+    def staged_response(
+        self, X: NDArray | None, V: NDArray, offset: bool = False, stages: Any = None
+    ) -> Iterator[NDArray]:
+        """F_t(X; V), (n_query, k) for each stage; ``offset=True`` appends the offset's column.
+
+        It is raw: stages at which the response is not sound are answered too.
+        """
+        plan = self.forward_plan(self.n_query(X), V.shape[1] + offset)
+        yield from self.apply_response(plan, X, V, offset, resolve_stages(stages, self.n_stages))
+
+    def kernel_weights(self, X: NDArray | None) -> NDArray:
+        """S(x) = F_T(x; I), (n_query, n_train): the weight of every training label in every prediction."""
+        shape = (self.n_query(X), self.n_samples)
+        refuse_if_too_large(
+            8.0 * shape[0] * shape[1],
+            f"kernel_weights of {shape[0]} queries by {shape[1]} training rows",
+            "Ask for fewer query rows at a time; effective_params(X, n_probes=32) needs no such matrix.",
+        )
+        self._refuse_unsound("kernel_weights")
+        return self._weights(self._weights_plan(shape[0]), X)
+
+    def _weights(self, plan: Plan, X: NDArray | None) -> NDArray:
+        """S(x) by a plan."""
+        if plan.direction == "backward":
+            return self.apply_adjoint(plan, X)
+        weights, last = np.zeros((self.n_query(X), self.n_samples)), np.array([self.n_stages])
+        for columns in trained_blocks(self, plan):
+            weights[:, columns] = next(self.apply_response(plan, X, unit_columns(self, columns), False, last))
+        return weights
+
+    def offset(self, X: NDArray | None) -> NDArray:
+        """c(x), (n_query,): what is left of the prediction when all labels are zero."""
+        self._refuse_non_smoother("offset")
+        self._refuse_unsound("offset")
+        no_columns = np.empty((self.n_samples, 0))
+        return next(self.staged_response(X, no_columns, offset=True, stages=[self.n_stages]))[:, 0]
+
+    def staged_reconstruction(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
+        """Yield S_t y + c after each stage, (n_query,): one column, no matrix; raw, as `staged_response` is."""
+        self._refuse_non_smoother("A reconstruction (approximation_error)")
+        labels = np.where(self.trained, self.y, 0.0)  # others weigh nothing, and would only take digits
+        for response in self.staged_response(X, labels[:, None], offset=True, stages=stages):
+            yield response.sum(axis=1)
+
+    def reconstruct(self, X: NDArray | None) -> NDArray:
+        """S(x) y + c(x), (n_query,), raw: its gap to the model shows where it is not sound."""
+        return next(self.staged_reconstruction(X, [self.n_stages]))
+
+    def top_examples(self, X: NDArray, k: int) -> tuple[NDArray[np.intp], NDArray]:
+        """Find the ``k`` rows trained on that weigh most in every prediction; no matrix of all weights is made.
+
+        Returns rows and weights, each (n_query, k), the largest absolute weight first. Which of several equal ones are
+        among them is not fixed.
+        """
+        self._check_k(k)
+        n_query, columns = len(X), np.flatnonzero(self.trained)
+        refuse_if_too_large(
+            48.0 * n_query * k,  # rows and weights, and the five columns of the table made of them
+            f"top_examples of {n_query} queries by {k} rows",
+            "Ask for fewer query rows at a time, or for a smaller k.",
+        )
+        rows, weights = np.empty((n_query, k), dtype=np.intp), np.empty((n_query, k))
+        size = items_per_block(8.0 * 4 * self.n_samples, n_query)  # weights, a copy of them, magnitudes and their order
+        self._refuse_unsound("top_examples")
+        plan = self._weights_plan(size)
+        for first in range(0, n_query, size):
+            block = slice(first, first + size)
+            found = self._weights(plan, X[block])[:, columns]
+            largest = _largest(np.abs(found), k)
+            rows[block], weights[block] = columns[largest], np.take_along_axis(found, largest, axis=1)
+        return rows, weights
+
+    def breakdown(self, X: NDArray | None, stages: Any = None) -> tuple[NDArray[np.intp], NDArray]:
+        """Split the telescoping model into its start and what every stage, or stretch of stages, added to it.
+
+        Returns 0 and the stages asked for, and the contributions, (n_stretches + 1, n_query), whose sum is the
+        telescoping model after the last stage asked for.
+        """
+        asked = np.union1d([0], resolve_stages(stages, self.n_stages))
+        n_query = self.n_query(X)
+        refuse_if_too_large(
+            8.0 * len(asked) * n_query,
+            f"breakdown of {n_query} queries over {len(asked)} stages",
+            "Ask for fewer stages, for example stages=20.",
+        )
+        contributions, reached = np.empty((len(asked), n_query)), np.zeros(n_query)
+        for position, prediction in enumerate(self.staged_telescoping(X, asked)):
+            contributions[position] = prediction - reached
+            reached = prediction
+        return asked, contributions
+
+    # -- sums over all label directions ------------------------------------------------------------------------------
+
+    def staged_effective_params(
+        self, X: NDArray | None, *, stages: Any = None, n_probes: Any = "auto", subsets: Subsets = None
+    ) -> Estimate:
+        """P = n/m sum_j ||s_t(x_j)||^2 after each stage, (n_stages,), or (n_stages, n_subsets) in one pass."""
+        self._refuse_non_smoother("effective_params")
+        asked = resolve_stages(stages, self.n_stages)
+        sets = resolve_subsets(subsets, self.n_query(X))
+        sizes = [self.n_query(X)] if sets is None else [len(rows) for rows in sets]
+
+        def energies(V: NDArray, response: NDArray) -> NDArray:
+            of_sets = [response] if sets is None else [response[rows] for rows in sets]
+            means = [_squares(of_set) / size for of_set, size in zip(of_sets, sizes, strict=True)]
+            return self.n_trained * np.stack(means)
+
+        def exactly(sums: ExactSums, stages: NDArray) -> NDArray:
+            return self.n_trained * (sums.squared_weights(X, sets, stages) / sizes)
+
+        answer = self._sum(X, energies, exactly, n_probes, ("energies", joblib.hash(sets)))
+        value, error = self._while_sound(X, asked, answer, "effective_params")
+        return Estimate(value, error) if subsets is not None else Estimate(value[:, 0], error[:, 0])
+
+    def training_summary(self, n_probes: Any = "auto") -> tuple[Estimate, Estimate]:
+        """Effective parameters on the rows trained on, and the trace of S there, in one pass."""
+        summaries = self.staged_training_summary(stages=[self.n_stages], n_probes=n_probes)
+        p, trace = (Estimate(staged.value[-1], staged.standard_error[-1]) for staged in summaries)
+        return p, trace
+
+    def staged_training_summary(self, *, stages: Any = None, n_probes: Any = "auto") -> tuple[Estimate, Estimate]:
+        """Effective parameters on the rows trained on, and the trace of S there, after each stage, in one pass."""
+        self._refuse_non_smoother("A count of effective parameters or degrees of freedom")
+
+        def energy_and_trace(V: NDArray, response: NDArray) -> NDArray:
+            own = response if self.trained.all() else response[self.trained]
+            return np.stack([_squares(own), np.einsum("ij,ij->j", V, response)])  # V is zero off the rows trained on
+
+        def exactly(sums: ExactSums, stages: NDArray) -> NDArray:
+            rows = None if self.trained.all() else [np.flatnonzero(self.trained)]
+            return np.column_stack([sums.squared_weights(None, rows, stages), sums.traces(stages)])
+
+        answer = self._sum(None, energy_and_trace, exactly, n_probes, ("summary",))
+        values, errors = self._while_sound(None, resolve_stages(stages, self.n_stages), answer, "effective_params")
+        return Estimate(values[:, 0], errors[:, 0]), Estimate(values[:, 1], errors[:, 1])
+
+    def _sum(
+        self,
+        X: NDArray | None,
+        statistic: Statistic,
+        exactly: Callable[[ExactSums, NDArray], NDArray],
+        n_probes: Any,
+        question: tuple[Any, ...],
+    ) -> Callable[[NDArray], Estimate]:
+        """Choose how a sum over all label directions is computed; return the function that computes it at stages."""
+        way = choose_sum(self, n_probes, self.n_query(X))
+        if isinstance(way, Plan | int):
+            return lambda stages: sum_over_columns(self, X, statistic, stages, way, self._probe_values, question)
+
+        def exact(stages: NDArray) -> Estimate:
+            value = exactly(way, stages)
+            return Estimate(value, np.zeros_like(value))
+
+        return exact
+
+    # -- kernels and gaps --------------------------------------------------------------------------------------------
+
+    def kernel_norms(self, X: NDArray | None, stages: Any = "auto") -> NDArray:
+        """||k_t(x)||_2, (n_stages, n_query)."""
+        asked = self.kernel_stages(stages)
+        refuse_if_too_large(
+            8.0 * len(asked) * self.n_query(X),
+            f"kernel_norms of {self.n_query(X)} queries at {len(asked)} stages",
+            "Ask for fewer stages, for example stages=20; kernel_norm_ratio needs no such array.",
+        )
+        return np.stack(list(self.staged_kernel_norms(X, asked)))
+
+    def kernel_norm_ratio(self, X: NDArray | None, stages: Any = "auto", subsets: Subsets = None) -> NDArray:
+        """Stage mean of the largest kernel norm of the query over that of the rows trained on; one value a subset."""
+        asked = self.kernel_stages(stages)
+        sets = resolve_subsets(subsets, self.n_query(X)) or [np.arange(self.n_query(X))]
+        peaks = np.mean([[norms[rows].max() for rows in sets] for norms in self.staged_kernel_norms(X, asked)], axis=0)
+        ratios = peaks / self._training_peak(asked)
+        return ratios if subsets is not None else ratios[0]
+
+    def approximation_error(self, X: NDArray | None, stages: Any = None) -> ApproximationError:
+        """Gaps between the model, the telescoping model and the reconstruction; see `ApproximationError`."""
+        asked = resolve_stages(stages, self.n_stages)
+        rows = []
+        routes = (self.staged_model(X, asked), self.staged_telescoping(X, asked), self.staged_reconstruction(X, asked))
+        for model, telescoping, reconstruction in zip(*routes, strict=True):
+            gaps = np.abs(telescoping - model), np.abs(reconstruction - model)
+            rows.append([summary for gap in gaps for summary in (gap.mean(), gap.max())])
+        names = ["telescoping_mean", "telescoping_max", "reconstruction_mean", "reconstruction_max"]
+        by_stage = pd.DataFrame(rows, columns=names, index=pd.Index(asked, name="stage"))
+        last = dict(zip(names, map(float, rows[-1]), strict=True))
+        return ApproximationError(**last, by_stage=by_stage)
+
+    def kernel_stages(self, stages: Any) -> NDArray[np.intp]:
+        """Stages at which kernels are taken: the family's default for "auto"; the start has no kernel."""
+        chosen = self.default_kernel_stages if isinstance(stages, str) and stages == "auto" else stages
+        return resolve_stages(chosen, self.n_stages, with_start=False)
+
+    def _training_peak(self, stages: NDArray) -> float:
+        """Stage mean of the largest kernel norm among the rows trained on, kept for later questions."""
+        key = stages.tobytes()
+        if key not in self._training_peaks:
+            peaks = [norms[self.trained].max() for norms in self.staged_kernel_norms(None, stages)]
+            self._training_peaks[key] = float(np.mean(peaks))
+        return self._training_peaks[key]
+
+    # -- refusals ----------------------------------------------------------------------------------------------------
+
+    def _check_k(self, k: Any) -> None:
+        """Raise unless ``k`` is a number of rows that were trained on."""
+        if not isinstance(k, Integral) or isinstance(k, bool):
+            raise TypeError(f"k must be an int, got {k!r}.")
+        if not 1 <= int(k) <= self.n_trained:
+            raise ValueError(f"k={k} must lie between 1 and {self.n_trained}, the number of rows trained on.")
+
+    def _refuse_non_smoother(self, question: str) -> None:
+        """Raise `NotASmootherError` where weights times labels do not rebuild the prediction."""
+        if not self.is_smoother:
+            raise NotASmootherError(
+                f"{question} does not exist for this loss: kernel_weights are the derivative of the raw score in the "
+                "labels, and their sum with the labels does not rebuild the prediction. Use kernel_weights, "
+                "top_examples, breakdown or staged_kernel; or fit squared error."
+            )
+
+    def _refuse_unsound(self, question: str) -> None:
+        """Raise `UnstableResponseError` where the response fails its checks before the last stage."""
+        if not self.is_sound(np.array([self.n_stages])).all():
+            raise UnstableResponseError(f"{question} does not exist after stage {self.n_stages}: {self._unsound()}")
+
+    def _unsound(self) -> str:
+        """Say where the response is not sound, and what to do."""
+        last = self.last_sound_stage
+        return (
+            f"the label response of this run fails its checks there, and passes them last at stage {last} of "
+            f"{self.n_stages}. Where it fails, the recursion is unstable, or sections are too long. Ask for earlier "
+            f"stages, as in staged_effective_params(X, stages=[{last}]), fit with max_iter or learning_rate_init "
+            "lowered, or use section=1 or rule='gauss2' where they are not in use."
+        )
+
+    def _while_sound(
+        self, X: NDArray | None, stages: NDArray, answer: Callable[[NDArray], Estimate], question: str
+    ) -> Estimate:
+        """Answer for the stages at which the response is sound; the others are nan, and a warning says so.
+
+        What an approximate response leaves joins the standard error.
+
+        Raises
+        ------
+        UnstableResponseError
+            If the response is sound at none of the stages.
+        """
+        passes = self.is_sound(stages)
+        sound = stages[passes]
+        if not len(sound):
+            raise UnstableResponseError(f"{question} does not exist at stage {stages[-1]}: {self._unsound()}")
+        value, error = answer(sound)
+        left = self.response_error(X, sound).reshape(-1, *[1] * (value.ndim - 1)) * np.abs(value)
+        error = np.hypot(error, left)
+        if len(sound) < len(stages):
+            message = f"{question} is nan at {len(stages) - len(sound)} of the stages asked for: "
+            warnings.warn(message + self._unsound(), UserWarning, stacklevel=4)
+            whole = np.full((2, len(stages), *value.shape[1:]), np.nan)
+            whole[:, passes] = value, error
+            value, error = whole
+        return Estimate(value, error)
+
+
+def _squares(columns: NDArray) -> NDArray:
+    """Sum of squares of every column, with no array of squares."""
+    return np.einsum("ij,ij->j", columns, columns)
+
+
+def _largest(magnitudes: NDArray, k: int) -> NDArray[np.intp]:
+    """Columns of the ``k`` largest entries of every row, the largest first."""
+    chosen = np.sort(np.argpartition(magnitudes, -k, axis=1)[:, -k:], axis=1)
+    order = np.argsort(-np.take_along_axis(magnitudes, chosen, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(chosen, order, axis=1)
