@@ -27,6 +27,7 @@ from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatM
 from telescoping_sklearn.neural._path import RULES, Path, as_double
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, refined_sections
 from telescoping_sklearn.neural._plan import TrainingPlan, TrainingRows, threads_for, trial_state
+from telescoping_sklearn.neural._record_plan import parse_budget
 from telescoping_sklearn.neural._sections import (
     LONGEST_EPOCHS,
     Sections,
@@ -38,7 +39,6 @@ from telescoping_sklearn.neural._sections import (
 from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._tangent_telescope import TangentTelescope
 from telescoping_sklearn.neural._training import train
-from telescoping_sklearn.neural._trajectory import ELSEWHERE, parse_budget
 
 _OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -375,7 +375,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self._refuse_large_record(plan, len(kept))
         theta = (plain_number(self.init_scale) * theta).to(_DTYPES[self.dtype])
         score = None if held_out is None else self._scorer(plan, X[held_out], y[held_out], weights[held_out])
-        trained = train(plan, theta.to(self.device), rows.subset(kept), score)
+        trained = train(plan, theta.to(self.device), rows, kept, score)
 
         self.module_ = FlatModule(plan.network, trained.theta)
         self.n_params_ = plan.network.n_params
@@ -387,12 +387,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             self.validation_scores_ = tuple(trained.scores)
             self.best_validation_score_ = max(trained.scores)
         if trained.trajectory is not None:
-            # Batches are numbered within the rows trained on; explanations speak of the rows given to fit.
-            self._trajectory = trained.trajectory.renumbered(kept)
-            self._trajectory.replay = plan.replay(rows)
-            if torch.device(self.device).type != "cpu":
-                self._trajectory.tolerance = ELSEWHERE
-            self._make_rule = trained.make_rule
+            self._trajectory = trained.trajectory
             self._rows = rows
             self._chosen_sections: dict[tuple[str, float], tuple[Sections, ResponseAccuracy]] = {}
         warn_if_nothing_was_learned(
@@ -430,7 +425,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         check_is_fitted(self)
         if not hasattr(self, "_trajectory"):
             raise self._record_dropped()
-        if not self._trajectory.keeps_stretches:
+        if not self._trajectory.keeps_segments:
             raise ValueError(
                 f"record_budget={self.record_budget!r} does not hold all {self.n_stages_} updates. Fit again with more."
             )
@@ -447,7 +442,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         """
         check_is_fitted(self)
         self._forget()
-        for name in ("_trajectory", "_make_rule", "_rows", "_chosen_sections", "_training_index"):
+        for name in ("_trajectory", "_rows", "_chosen_sections", "_training_index"):
             self.__dict__.pop(name, None)
         return self
 
@@ -633,7 +628,13 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
 
         def make(sections: Sections, accuracy: ResponseAccuracy | None = None) -> TangentTelescope:
             return TangentTelescope(
-                path, sections, self._make_rule, accuracy, y=rows.y, trained=rows.weights > 0, seed=self.seed_
+                path,
+                sections,
+                self._trajectory.make_rule,
+                accuracy,
+                y=rows.y,
+                trained=rows.weights > 0,
+                seed=self.seed_,
             )
 
         if self.section != "auto":
