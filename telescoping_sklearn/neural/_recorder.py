@@ -302,7 +302,8 @@ class Recorder:
                 raise ValueError(
                     f"optimizer={type(self._flat.optimizer).__name__}: the response registered for it does not give "
                     f"the step of update {stage} (largest gap {float(gap):.1e}, largest step {float(largest):.1e}). "
-                    "Either a setting in optimizer_settings is not covered by it, or it is wrong."
+                    "Either it does not cover a setting in optimizer_settings, or it is wrong, or the optimiser made "
+                    "steps before it was recorded, or something else moves the parameters."
                 )
 
 
