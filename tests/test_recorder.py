@@ -111,7 +111,9 @@ def test_a_plain_loop_with_groups_is_recorded_and_explained(module, optimizer, s
     loops.settings["weight_decay"] = by_entry(0.3, 0, 0.3, 0)
     loops.rates = [by_entry(rate, 0.02, rate, 0) for rate in RATES]
     path = Path(network, run, X, np.ones(N), "left", torch.float64, torch.device("cpu"))
-    telescope = TangentTelescope(path, equal_sections(T, L), run.make_rule, y=y, trained=np.ones(N, bool), seed=0)
+    telescope = TangentTelescope(
+        path, equal_sections(T, L), run.make_update_rule, y=y, trained=np.ones(N, bool), seed=0
+    )
     ((weights, reached),) = loops.response(np.eye(N), query, [T])
     np.testing.assert_allclose(telescope.kernel_weights(None), weights, rtol=1e-9, atol=1e-13)
     np.testing.assert_allclose(telescope.kernel_weights(query[:1]), reached[:1], rtol=1e-9, atol=1e-13)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from telescoping_sklearn.neural._grouped_rule import GroupSlice, run_rule
+from telescoping_sklearn.neural._grouped_update_rule import GroupSlice, run_update_rule
 from telescoping_sklearn.neural._trajectory import Batches, Checkpoint, Replay, Segment, Trajectory
 from telescoping_sklearn.neural._update_rules import denominator_of, group_settings
 
@@ -180,7 +180,9 @@ class Recorder:
         self._rates.append(self._flat.rates())
         if first:
             self._slices = self._flat.slices(self._settings)
-            self._rule = run_rule(type(self._flat.optimizer), self._slices, self._rates, self._flat.theta().numel())
+            self._rule = run_update_rule(
+                type(self._flat.optimizer), self._slices, self._rates, self._flat.theta().numel()
+            )
             self._moved = self._with_gradient()
         self._refuse_changes()
         if len(self._rates) <= _CHECKED:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from telescoping_sklearn.neural._grouped_rule import GroupSlice, run_rule
+from telescoping_sklearn.neural._grouped_update_rule import GroupSlice, run_update_rule
 from telescoping_sklearn.neural._update_rules import UpdateRule, denominator_of
 
 #: Relative gap allowed between a replay and the next checkpoint for a record that was pickled or copied, and on
@@ -223,9 +223,9 @@ class Trajectory:
         found = [segment.denominators for segment in self._all_segments() if segment.denominators is not None]
         return torch.cat(found) if found else None
 
-    def make_rule(self) -> UpdateRule:
+    def make_update_rule(self) -> UpdateRule:
         """Make the linear response of the run's updates, with fresh state."""
-        return run_rule(self.optimizer, self.slices, self.group_rates, len(self.start))
+        return run_update_rule(self.optimizer, self.slices, self.group_rates, len(self.start))
 
     def theta(self, stage: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """theta_t, (p,): not to be written to, since it may be the record's own memory."""

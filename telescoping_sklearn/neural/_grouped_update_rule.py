@@ -30,7 +30,7 @@ class GroupSlice(NamedTuple):
     settings: Settings
 
 
-class GroupedRule:
+class GroupedUpdateRule:
     """Applies the rule of each group to its slices of theta; parameters in no slice stay as they are.
 
     Parameters
@@ -78,7 +78,7 @@ class GroupedRule:
         ]
 
 
-def run_rule(
+def run_update_rule(
     optimizer: type[torch.optim.Optimizer],
     slices: list[GroupSlice],
     group_rates: Rates,
@@ -89,7 +89,7 @@ def run_rule(
     Parameters
     ----------
     optimizer, slices, group_rates
-        As for `GroupedRule`.
+        As for `GroupedUpdateRule`.
     n_params : int
         Number of parameters p.
 
@@ -100,4 +100,4 @@ def run_rule(
     """
     if len(slices) == 1 and slices[0].where == slice(0, n_params):
         return update_rule(optimizer, slices[0].settings)
-    return GroupedRule(optimizer, slices, group_rates)
+    return GroupedUpdateRule(optimizer, slices, group_rates)
