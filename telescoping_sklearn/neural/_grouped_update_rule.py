@@ -84,20 +84,7 @@ def run_update_rule(
     group_rates: Rates,
     n_params: int,
 ) -> UpdateRule:
-    """Make the rule of a run with fresh state: the optimiser's own where one group moves every parameter.
-
-    Parameters
-    ----------
-    optimizer, slices, group_rates
-        As for `GroupedUpdateRule`.
-    n_params : int
-        Number of parameters p.
-
-    Returns
-    -------
-    UpdateRule
-        The response.
-    """
+    """Make the rule of a run of p parameters, with fresh state: the optimiser's own where one group moves them all."""
     if len(slices) == 1 and slices[0].where == slice(0, n_params):
         return update_rule(optimizer, slices[0].settings)
     return GroupedUpdateRule(optimizer, slices, group_rates)

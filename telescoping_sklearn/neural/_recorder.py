@@ -19,7 +19,7 @@ from telescoping_sklearn.neural._grouped_update_rule import GroupSlice, run_upda
 from telescoping_sklearn.neural._trajectory import Batches, Checkpoint, Replay, Segment, Trajectory
 from telescoping_sklearn.neural._update_rules import denominator_of, group_settings
 
-_CHECKED = 3  # first updates in which the registered rule must give the steps that the optimiser took
+_CHECKED = 3  # first updates whose steps the registered rule must give; so many of a segment are looked at for changes
 
 
 class FlatParameters:
@@ -54,6 +54,7 @@ class FlatParameters:
             raise ValueError("optimizer moves tensors that are not among parameters. Pass all that it moves.")
         ends = accumulate((tensor.numel() for tensor in self.tensors), initial=0)
         self.places = [slice(first, last) for first, last in pairwise(ends)]
+        self.n_params = self.places[-1].stop
         self._denominator = denominator_of(type(optimizer))
 
     def theta(self) -> Tensor:
@@ -93,14 +94,11 @@ class FlatParameters:
 
     def settings(self) -> list[dict[str, Any]]:
         """Copy the settings of every group."""
-        return [copy.deepcopy(group_settings(group)) for group in self.optimizer.param_groups]
+        return [_copied_values(group_settings(group)) for group in self.optimizer.param_groups]
 
     def checkpoint(self) -> Checkpoint:
         """Copy parameters, state and settings to the CPU."""
-        states = [
-            {name: _copied(value) for name, value in self.optimizer.state.get(tensor, {}).items()}
-            for tensor in self.tensors
-        ]
+        states = [_copied_values(self.optimizer.state.get(tensor, {})) for tensor in self.tensors]
         return Checkpoint(_copied(self.theta()), states, self.settings())
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -176,16 +174,15 @@ class Recorder:
 
     def before_step(self) -> None:
         """Note learning rates, and in the first updates parameters and gradient."""
-        first = not self._rates
+        number = len(self._rates)
         self._rates.append(self._flat.rates())
-        if first:
+        if number == 0:
             self._slices = self._flat.slices(self._settings)
-            self._rule = run_update_rule(
-                type(self._flat.optimizer), self._slices, self._rates, self._flat.theta().numel()
-            )
+            self._rule = run_update_rule(type(self._flat.optimizer), self._slices, self._rates, self._flat.n_params)
             self._moved = self._with_gradient()
-        self._refuse_changes()
-        if len(self._rates) <= _CHECKED:
+        if self._length is None or number % self._length < _CHECKED:  # it would slow small nets by several percent
+            self._refuse_changes()
+        if number < _CHECKED:
             self._before = self._flat.theta().clone(), self._flat.gradient().clone()
 
     def after_step(self) -> None:
@@ -217,7 +214,7 @@ class Recorder:
 
     def finish(
         self,
-        batches: Sequence[NDArray],
+        batches: Sequence[NDArray] | Batches,
         *,
         end: Tensor | None = None,
         keeps_segments: bool = True,
@@ -311,6 +308,10 @@ class Recorder:
 
 def _flat(parts: list[Tensor]) -> Tensor:
     return parts[0].flatten() if len(parts) == 1 else torch.cat([part.flatten() for part in parts])
+
+
+def _copied_values(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: _copied(value) for name, value in values.items()}
 
 
 def _copied(value: Any) -> Any:

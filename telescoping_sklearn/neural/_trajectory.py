@@ -7,9 +7,9 @@ arrive at the next checkpoint. It is then kept where the budget allows; elsewher
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, overload
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ ROUNDING = 1e-5
 RECENT = 4  #: Parameters kept beside a replayed segment: a section that spans two segments asks for its start again.
 
 
-class Batches(Sequence[NDArray]):
+class Batches:
     """Training rows of each update, kept as one order of the rows for each epoch.
 
     Parameters
@@ -50,16 +50,8 @@ class Batches(Sequence[NDArray]):
     def __len__(self) -> int:
         return self.n_updates
 
-    @overload
-    def __getitem__(self, index: int) -> NDArray: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[NDArray]: ...
-
-    def __getitem__(self, index: int | slice) -> NDArray | list[NDArray]:
-        """Rows of one update, counted from 0, or a list of them."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> NDArray:
+        """Rows of one update, counted from 0."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"update {index} of {len(self)}")
         epoch, batch = divmod(index % len(self), self.per_epoch)
