@@ -121,6 +121,24 @@ def test_a_plain_loop_with_groups_is_recorded_and_explained(module, optimizer, s
     np.testing.assert_allclose(telescope.offset(query), offset, rtol=1e-9, atol=1e-13)
 
 
+def test_parameters_that_no_gradient_reaches_stay_as_they_are(module):
+    module.register_parameter("unused", nn.Parameter(torch.ones(3, dtype=torch.float64)))  # comes first in theta
+    X, y = (torch.as_tensor(part) for part in random_rows(N))
+    optimizer = torch.optim.Adam(module.parameters(), weight_decay=0.5)
+    with Recorder(module.parameters(), optimizer) as recorder:
+        for batch in BATCHES:
+            optimizer.zero_grad()
+            backward(module, X, y, batch)
+            optimizer.step()
+    run = recorder.finish(BATCHES)
+    assert torch.equal(run.parameters[:, :3], torch.ones((T + 1, 3), dtype=torch.float64))
+    ones = torch.ones((2, len(run.start)), dtype=torch.float64)
+    rule, phi = run.make_update_rule(), run.phi(1)
+    for step in (rule.step(ones.clone(), ones, 1, 0.1, phi), *rule.transposed_step(ones.clone(), 1, 0.1, phi)):
+        assert not step[:, :3].any()
+        assert step[:, 3:].all()
+
+
 def test_a_checkpoint_brings_tensors_and_groups_back(module):
     X, y = (torch.as_tensor(part) for part in random_rows(N))
     optimizer = torch.optim.Adam(groups(trainable(module)), amsgrad=True)
