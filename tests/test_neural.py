@@ -511,7 +511,7 @@ def test_a_keyboard_interrupt_ends_the_fit(rows, monkeypatch):
     def interrupt(self, net, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_training.WatchRun, "on_epoch_end", interrupt)
+    monkeypatch.setattr(_training.StopWithoutProgress, "on_epoch_end", interrupt)
     with pytest.raises(KeyboardInterrupt):
         make_net().fit(*rows)
 

@@ -3,6 +3,7 @@
 import functools
 import math
 import pickle
+from dataclasses import replace
 
 import joblib
 import numpy as np
@@ -15,7 +16,8 @@ from torch.optim import lr_scheduler
 
 from telescoping_sklearn.base import RecordDroppedError
 from telescoping_sklearn.neural import _trajectory, _update_rules, register_update_rule
-from telescoping_sklearn.neural._trajectory import Batches, RecordPlan, parse_budget
+from telescoping_sklearn.neural._record_plan import RecordPlan, parse_budget
+from telescoping_sklearn.neural._trajectory import Batches
 
 SETTINGS = {
     "sgd": {"momentum": 0.0},
@@ -42,11 +44,23 @@ def others():
 
 
 def tight(rows, **settings):
-    """The same run where every update may be kept, and where one stretch is held."""
+    """The same run where every update may be kept, and where one segment is held."""
     kept = make_net(**settings).fit(*rows)
     n_rows = len(kept._trajectory.batches.orders[0])
     plan = kept._plan(n_rows, kept.module_.network).record_plan(n_rows)
     return kept, make_net(**settings, record_budget=plan.least_bytes).fit(*rows)
+
+
+def spied(model):
+    """The model's run, and the stages that are trained again from here on."""
+    run, trained = model._trajectory, []
+
+    def spy(checkpoint, stages, *rest):
+        trained.append(stages)
+        return run.replay(checkpoint, stages, *rest)
+
+    model._trajectory = replace(run, replay=spy)
+    return model._trajectory, trained
 
 
 # Checkpoints and replays
@@ -56,8 +70,8 @@ def tight(rows, **settings):
 def test_replayed_stages_are_those_that_were_kept_bit_for_bit(rows, settings):
     kept, replayed = tight(rows, **settings)
     run, again = kept._trajectory, replayed._trajectory
-    assert run.keeps_stretches
-    assert not again.keeps_stretches
+    assert run.keeps_segments
+    assert not again.keeps_segments
     assert len(again.checkpoints) > 2
     for stages in (range(run.n_stages + 1), range(run.n_stages, -1, -1), [5, 30, 4, 29, 0]):
         for stage in (stage for stage in stages if stage <= run.n_stages):
@@ -90,24 +104,22 @@ def test_a_replayed_estimator_answers_as_one_that_kept_everything_and_so_does_a_
 def test_pickles_carry_the_rows_once_and_nothing_that_was_replayed(others):
     rows = random_rows(4000, n_features=40)
     _, model = tight(rows, hidden_layer_sizes=(3,), batch_size="full", max_iter=20)
-    assert not model._trajectory.keeps_stretches
+    assert not model._trajectory.keeps_segments
     assert rows[0].nbytes < len(pickle.dumps(model)) < 1.3 * rows[0].nbytes
     assert len(model._trajectory.parameters) == 21
-    assert model._trajectory._held
+    assert model._trajectory.segments
     assert len(pickle.dumps(model)) < 1.3 * rows[0].nbytes
 
 
-def test_one_stretch_is_held_and_each_is_trained_once_in_order(rows, monkeypatch):
+def test_one_segment_is_held_and_each_is_trained_once_in_order(rows):
     _, model = tight(rows)
-    run, trained = model._trajectory, []
-    replay = run.replay
-    run.replay = lambda checkpoint, stages, *rest: trained.append(stages) or replay(checkpoint, stages, *rest)
+    run, trained = spied(model)
     for stage in range(run.n_stages + 1):
-        for asked in (stage // 7 * 7, max(stage - 1, 0), stage):  # as sections do, which span stretches
+        for asked in (stage // 7 * 7, max(stage - 1, 0), stage):  # as sections do, which span segments
             run.theta(asked)
     assert [stages[0] for stages in trained] == sorted({stages[0] for stages in trained})
     trained.clear()
-    run._held.clear()
+    run.segments.clear()
     for stage in range(run.n_stages, 0, -1):
         run.theta(stage)
     assert len(trained) <= len(run.checkpoints)
@@ -133,14 +145,12 @@ def test_rounding_is_forgiven_only_to_a_record_that_was_loaded(rows):
     loaded._trajectory.theta(1)
     with pytest.raises(ValueError, match="at most 0 is allowed"):
         model._trajectory.theta(1)
-    assert _trajectory.ELSEWHERE == 1e-5
+    assert _trajectory.ROUNDING == 1e-5
 
 
-def test_stretches_are_trained_again_once_where_all_fit(rows, others, monkeypatch):
-    model, trained = make_net().fit(*rows), []
-    run = model._trajectory
-    replay = run.replay
-    run.replay = lambda checkpoint, stages, *rest: trained.append(stages) or replay(checkpoint, stages, *rest)
+def test_segments_are_trained_again_once_where_all_fit(rows, others, monkeypatch):
+    model = make_net().fit(*rows)
+    run, trained = spied(model)
     model.kernel_weights(others)
     model.kernel_norms(others)
     assert len(trained) == len(run.checkpoints)
@@ -151,7 +161,7 @@ def test_a_completed_record_needs_no_replay_elsewhere(rows, others):
     model = make_net(optimizer="adam").fit(*rows)
     light = len(pickle.dumps(model))
     loaded = pickle.loads(pickle.dumps(model.complete_record()))
-    loaded._trajectory.replay = None
+    loaded._trajectory = replace(loaded._trajectory, replay=None)
     np.testing.assert_array_equal(loaded.kernel_weights(others), model.kernel_weights(others))
     assert len(pickle.dumps(model)) > light + 16 * model.n_stages_ * model.n_params_
     assert loaded.record_nbytes_ == model.record_nbytes_
@@ -168,15 +178,15 @@ def test_pickling_computes_nothing(rows):
     model = make_net().fit(rows[0].copy(), rows[1].copy())
     model._rows.X[:] = 0  # so that training again would raise
     pickle.dumps(model)
-    assert not model._trajectory._held
+    assert not model._trajectory.segments
 
 
-def test_the_best_stage_may_lie_inside_a_stretch(rows):
+def test_the_best_stage_may_lie_inside_a_segment(rows):
     model = make_net(**SETTINGS["stopped early"]).fit(*rows)
     assert model.n_stages_ < model.n_iter_ * model._trajectory.batches.per_epoch
-    assert model.n_stages_ % model._trajectory.stretch_length
+    assert model.n_stages_ % model._trajectory.segment_length
     assert torch.equal(
-        model._trajectory._stretch(len(model._trajectory.checkpoints) - 1).parameters[-1].double(),
+        model._trajectory._segment(len(model._trajectory.checkpoints) - 1).parameters[-1].double(),
         model._trajectory.theta(model.n_stages_),
     )
 
@@ -211,19 +221,15 @@ def test_runs_on_several_threads_are_trained_again_bit_for_bit():
     X, y = random_rows(600, n_features=30)
     net = make_net(hidden_layer_sizes=(300, 200), batch_size=300, max_iter=4, dtype="float32", n_jobs=2)
     model = net.fit(X, y)
-    assert model._trajectory.replay.n_threads == 2
+    assert model._trajectory.replay.plan.n_threads == 2
     model.complete_record()
 
 
 def test_early_stopping_may_let_all_updates_fit(rows):
-    long = make_net(max_iter=10_000, tol=1e3, n_iter_no_change=3, record_budget="5MB").fit(*rows)
-    assert long.n_iter_ == 5
-    assert long._trajectory.keeps_stretches
-    assert (
-        not make_net(max_iter=10_000, n_iter_no_change=np.inf, record_budget="5MB")
-        .fit(*rows)
-        ._trajectory.keeps_stretches
-    )
+    net = make_net(max_iter=10_000, tol=1e3, n_iter_no_change=3, record_budget="5MB").fit(*rows)
+    assert net.n_iter_ == 5
+    assert net._trajectory.keeps_segments
+    assert not net._plan(len(rows[1]), net.module_.network).record_plan(len(rows[1])).keeps_segments(30_000)
 
 
 def test_the_size_is_stated_and_within_the_budget(rows):
@@ -271,7 +277,7 @@ def test_a_hundred_thousand_updates_of_fifty_thousand_parameters_take_a_third_of
         n_updates=100_000, batch_size=200, n_rows=10_000, stage_bytes=400_000, checkpoint_bytes=600_000, budget=2**30
     )
     assert plan.least_bytes < 2**30 / 2
-    assert plan.stretch_length == round(math.sqrt(150_000))
+    assert plan.segment_length == round(math.sqrt(150_000))
 
 
 def test_batches_take_the_smallest_integers():
@@ -280,7 +286,6 @@ def test_batches_take_the_smallest_integers():
     assert batches.nbytes == 5
     assert [batch.tolist() for batch in batches] == [[0, 1], [2, 3], [4]] * 2 + [[0, 1], [2, 3]]
     assert batches[-1].tolist() == [2, 3]
-    assert [batch.tolist() for batch in batches[6:]] == [[0, 1], [2, 3]]
     assert batches[0].dtype == np.int64
     with pytest.raises(IndexError):
         batches[8]

@@ -13,7 +13,7 @@ from telescoping_sklearn.neural._network import Architecture, FlatModule
 
 
 class Propagation(Protocol):
-    """Works loss and gradient of batches."""
+    """Computes loss and gradient of batches."""
 
     gradient: Tensor
 
@@ -22,7 +22,7 @@ class Propagation(Protocol):
 
 
 def propagation(module: FlatModule) -> Propagation:
-    """Choose the route that the module's network has.
+    """Choose how to compute loss and gradient of a module.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def propagation(module: FlatModule) -> Propagation:
     Returns
     -------
     Propagation
-        What works loss and gradient.
+        By hand for a multilayer perceptron, through autograd for others.
     """
     if isinstance(module.network, Architecture):
         return LayerwisePropagation(module)
@@ -41,8 +41,6 @@ def propagation(module: FlatModule) -> Propagation:
 
 class LayerwisePropagation:
     """Loss and gradient of batches by hand: for small nets autograd's tape costs more than the arithmetic.
-
-    The loss is the weighted sum of the rows' losses over the number of rows of the batch.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """A warning for nets that learned nothing because labels or columns are in units far from those that nets work in.
 
-Nets start with outputs of about unit size, and learning rates are made for labels and columns of that size. One that is
-trained on prices keeps predicting almost zero, and what it is asked then (no effective parameters, a kernel norm ratio
-of 1) looks like an answer.
+Nets start with outputs of about unit size, and usual learning rates suit labels and columns of that size. A net trained
+on prices keeps predicting almost zero. Its answers (no effective parameters, a kernel norm ratio of 1) look like any
+other.
 """
 
 import warnings
@@ -19,8 +19,8 @@ from telescoping_sklearn.neural._plan import TrainingRows
 #: SGD .01 with momentum .9): so units decide whether that is a fault. In raw units it was -1e16 to -.5 where training
 #: failed.
 LEAST_R2 = 0.01
-#: What counts as about unit scale: spread and centre of the labels, and root mean squares of columns.
-_SPREADS, _LARGEST_MEAN = (0.25, 4.0), 2.0
+#: What counts as about unit scale: standard deviation and mean of the labels, and root mean squares of columns.
+_STDS, _LARGEST_MEAN = (0.25, 4.0), 2.0
 _SIZES = (0.1, 10.0)
 
 
@@ -48,7 +48,7 @@ def warn_if_nothing_was_learned(
     mean = float(np.average(rows.y, weights=rows.weights))
     variance = float(np.average((rows.y - mean) ** 2, weights=rows.weights))
     if variance <= 1e-24 * mean**2 or (loss is not None and 1 - 2 * loss / variance >= LEAST_R2):
-        return  # no spread to explain, or enough explained: the loss is half the squared error, before each update
+        return  # no variance to explain, or enough explained: the loss is half the squared error, before each update
     scale_y = not (_within_reach(rows.y[rows.weights > 0]) if sigmoid else _in_unit_scale(mean, variance**0.5))
     sizes = np.sqrt(np.average(rows.X**2, axis=0, weights=rows.weights))
     scale_X = bool(sizes.max() > _SIZES[1] or sizes.max() < _SIZES[0])
@@ -69,8 +69,8 @@ def warn_if_nothing_was_learned(
     )
 
 
-def _in_unit_scale(mean: float, spread: float) -> bool:
-    return _SPREADS[0] <= spread <= _SPREADS[1] and abs(mean) <= _LARGEST_MEAN
+def _in_unit_scale(mean: float, std: float) -> bool:
+    return _STDS[0] <= std <= _STDS[1] and abs(mean) <= _LARGEST_MEAN
 
 
 def _within_reach(y: NDArray) -> bool:

@@ -1,4 +1,4 @@
-"""TelescopingMLPRegressor: a multilayer perceptron whose whole training run can be asked about."""
+"""TelescopingMLPRegressor: a multilayer perceptron with a recorded training run."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -27,18 +27,18 @@ from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatM
 from telescoping_sklearn.neural._path import RULES, Path, as_double
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, refined_sections
 from telescoping_sklearn.neural._plan import TrainingPlan, TrainingRows, threads_for, trial_state
+from telescoping_sklearn.neural._record_plan import parse_budget
 from telescoping_sklearn.neural._sections import (
     LONGEST_EPOCHS,
     Sections,
     chosen_sections,
     equal_sections,
+    gap_rows,
     largest_gap,
-    watched_rows,
 )
 from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._tangent_telescope import TangentTelescope
 from telescoping_sklearn.neural._training import train
-from telescoping_sklearn.neural._trajectory import ELSEWHERE, parse_budget
 
 _OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -47,7 +47,7 @@ _AFTER_FITTING = ("rule", "section", "section_tol")
 
 
 class TelescopingMLPRegressor(BaseTelescopingEstimator):
-    """Multilayer perceptron, trained through skorch, that keeps its run and can be asked what each label did.
+    """Multilayer perceptron, trained through skorch, whose predictions are explained by its training labels.
 
     The loss is half the squared error, 1/2 (y - f)^2, averaged over a batch; sample weights are rescaled to mean 1 over
     the rows trained on. Predictions are evaluated in float64, whatever `dtype` trained; label responses and kernels in
@@ -62,10 +62,10 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     output_activation : {"identity", "sigmoid"}, default="identity"
         Function after the output; the model is then sigma(g(x)), still with squared error.
     module : None, torch.nn.Module or callable, default=None
-        A network of one's own, in place of the three parameters above: a module that maps rows (n_rows, n_features) to
-        one number each, whose parameters are where training starts; or what makes such a module, given the number of
-        features, with torch's generator seeded from `random_state`. Chains of linear layers are worked layer by layer,
-        anything else through ``torch.func``, which is slower. Dropout and batch normalisation are refused.
+        A network in place of the three parameters above: a module that maps rows (n_rows, n_features) to one number
+        each, and whose parameters are the initial ones; or a function that makes such a module, given the number of
+        features, with torch's generator seeded from `random_state`. Chains of linear layers are differentiated layer by
+        layer, other modules through ``torch.func``, which is slower. Dropout and batch normalisation are refused.
     optimizer : {"sgd", "adam", "adamw"} or subclass of torch.optim.Optimizer, default="adam"
         torch's optimiser. A class takes its settings from `optimizer_settings` alone, and must be one whose response
         was registered with `telescoping_sklearn.neural.register_update_rule`.
@@ -75,11 +75,11 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     learning_rate_init : float, default=0.001
         Learning rate.
     lr_schedule : None, torch.optim.lr_scheduler class, functools.partial of one, or callable, default=None
-        What multiplies the learning rate. A scheduler class, with its settings as in
+        Schedule of the learning rate. A scheduler class, with its settings as in
         ``functools.partial(torch.optim.lr_scheduler.StepLR, step_size=100)``, is stepped once an update, not once an
         epoch. Any other callable takes the update's number, from 1, and returns a factor of `learning_rate_init`.
     warmup_steps : int, default=0
-        Updates over which the learning rate rises linearly to what it would be; update t has t / warmup_steps of it.
+        Updates over which the learning rate rises linearly; update t has t / warmup_steps of the scheduled rate.
     momentum : float, default=0.0
         Momentum of "sgd".
     dampening : float, default=0.0
@@ -97,7 +97,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     batch_size : int, "auto" or "full", default="auto"
         Rows of a batch; "auto" is min(200, n), an int beyond n is clipped.
     max_iter : int, default=200
-        Most epochs.
+        Largest number of epochs.
     shuffle : bool, default=True
         Whether every epoch draws a new order of the rows.
     tol : float, default=1e-4
@@ -105,16 +105,16 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     n_iter_no_change : int, default=10
         Epochs without progress before training stops.
     early_stopping : bool, default=False
-        Whether to hold out a share, watch its R^2, and keep the best parameters.
+        Whether to hold out a share, score it by R^2 after each epoch, and keep the best parameters.
     validation_fraction : float, default=0.1
         Share held out with `early_stopping`; its kernel weights are zero.
     init_scale : float, default=1.0
         Factor of all initial parameters: torch's own, or those of `module`.
     rule : {"midpoint", "left", "gauss2"}, default="midpoint"
-        Where on an update's segment the Jacobian is taken: "left" is the paper's Eq. 5, "midpoint" costs the same and
+        Where between two updates the Jacobian is taken: "left" is the paper's Eq. 5, "midpoint" costs the same and
         is far closer, "gauss2" costs two evaluations and is closer still. May be set after fitting.
     section : "auto" or int, default="auto"
-        Updates bridged by one evaluation. "auto" chooses section ends so that the telescope stays within `section_tol`
+        Updates covered by one evaluation. "auto" chooses section ends so that the telescope stays within `section_tol`
         of the net on 256 training rows, and effective parameters change by at most twice that when sections are halved
         once more. May be set after fitting.
     section_tol : float, default=0.01
@@ -375,7 +375,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self._refuse_large_record(plan, len(kept))
         theta = (plain_number(self.init_scale) * theta).to(_DTYPES[self.dtype])
         score = None if held_out is None else self._scorer(plan, X[held_out], y[held_out], weights[held_out])
-        trained = train(plan, theta.to(self.device), rows.subset(kept), score)
+        trained = train(plan, theta.to(self.device), rows, kept, score)
 
         self.module_ = FlatModule(plan.network, trained.theta)
         self.n_params_ = plan.network.n_params
@@ -387,12 +387,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             self.validation_scores_ = tuple(trained.scores)
             self.best_validation_score_ = max(trained.scores)
         if trained.trajectory is not None:
-            # Batches are numbered within the rows trained on; explanations speak of the rows given to fit.
-            self._trajectory = trained.trajectory.renumbered(kept)
-            self._trajectory.replay = plan.replay(rows)
-            if torch.device(self.device).type != "cpu":
-                self._trajectory.tolerance = ELSEWHERE
-            self._make_rule = trained.make_rule
+            self._trajectory = trained.trajectory
             self._rows = rows
             self._chosen_sections: dict[tuple[str, float], tuple[Sections, ResponseAccuracy]] = {}
         warn_if_nothing_was_learned(
@@ -414,8 +409,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     def complete_record(self) -> "TelescopingMLPRegressor":
         """Train every update again now, so that neither questions nor a loaded pickle have to.
 
-        Before a fitted estimator is taken to another machine, which may round otherwise and then cannot train again
-        bit for bit.
+        Call it before a fitted estimator is taken to another machine, which may round otherwise and then cannot repeat
+        the run.
 
         Returns
         -------
@@ -430,7 +425,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         check_is_fitted(self)
         if not hasattr(self, "_trajectory"):
             raise self._record_dropped()
-        if not self._trajectory.keeps_stretches:
+        if not self._trajectory.keeps_segments:
             raise ValueError(
                 f"record_budget={self.record_budget!r} does not hold all {self.n_stages_} updates. Fit again with more."
             )
@@ -447,7 +442,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         """
         check_is_fitted(self)
         self._forget()
-        for name in ("_trajectory", "_make_rule", "_rows", "_chosen_sections", "_training_index"):
+        for name in ("_trajectory", "_rows", "_chosen_sections", "_training_index"):
             self.__dict__.pop(name, None)
         return self
 
@@ -479,7 +474,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         return network, network.initial_parameters(self.seed_)
 
     def _plan(self, n_rows: int, network: Network) -> TrainingPlan:
-        """Translate the parameters; refuse the combinations that torch has no meaning for."""
+        """Translate the parameters; refuse combinations that torch does not define."""
         named: dict[Any, Any] = {"auto": 200, "full": n_rows}
         batch_size = min(plain_number(named.get(self.batch_size, self.batch_size)), n_rows)
         plan = TrainingPlan(
@@ -502,7 +497,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             seed=self.seed_,
         )
         trial_state(plan.optimizer, plan.optimizer_settings)
-        next(plan.rates())  # what cannot be followed is refused before training
+        next(plan.rates())  # refuses schedules before training
         return plan
 
     def _optimizer_class(self) -> type[torch.optim.Optimizer]:
@@ -554,7 +549,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over what was pickled, in tensors that can be differentiated wherever they are loaded."""
+        """Restore a pickle, in tensors that can be differentiated in whatever mode they are loaded."""
         if torch.is_inference_mode_enabled():
             with isolated():
                 state = copy.deepcopy(state)
@@ -599,8 +594,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         It is taken on 256 training rows.
         """
         telescope = cast(TangentTelescope, self.telescope_)
-        watched = watched_rows(telescope.path, telescope.trained, self.seed_)
-        return largest_gap(telescope.path, watched, telescope.sections) / self._label_spread
+        sample = gap_rows(telescope.path, telescope.trained, self.seed_)
+        return largest_gap(telescope.path, sample, telescope.sections) / self._label_std
 
     @property
     def section_bias_(self) -> float:
@@ -633,7 +628,13 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
 
         def make(sections: Sections, accuracy: ResponseAccuracy | None = None) -> TangentTelescope:
             return TangentTelescope(
-                path, sections, self._make_rule, accuracy, y=rows.y, trained=rows.weights > 0, seed=self.seed_
+                path,
+                sections,
+                self._trajectory.make_update_rule,
+                accuracy,
+                y=rows.y,
+                trained=rows.weights > 0,
+                seed=self.seed_,
             )
 
         if self.section != "auto":
@@ -644,14 +645,14 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         """Choose sections; they are kept with the record, so that every later question shares them."""
         key = self.rule, self.section_tol
         if key not in self._chosen_sections:
-            watched = watched_rows(path, self._rows.weights > 0, self.seed_)
+            sample = gap_rows(path, self._rows.weights > 0, self.seed_)
             longest = LONGEST_EPOCHS * self._trajectory.batches.per_epoch
-            first = chosen_sections(path, watched, self.section_tol, self._label_spread, longest)
+            first = chosen_sections(path, sample, self.section_tol, self._label_std, longest)
             self._chosen_sections[key] = refined_sections(make, first, 2 * self.section_tol)
         return self._chosen_sections[key]
 
     @property
-    def _label_spread(self) -> float:
+    def _label_std(self) -> float:
         return float(np.std(self._rows.y[self._rows.weights > 0])) or 1.0
 
 

@@ -6,6 +6,7 @@ need the gradients of their rows. Everything is worked in blocks.
 """
 
 import copy
+import threading
 from collections.abc import Callable
 from math import prod
 from typing import Any
@@ -19,6 +20,7 @@ from telescoping_sklearn.neural._isolation import seeded
 
 #: Bytes of activations and their derivatives beyond which more columns at once bring nothing.
 _FASTEST_BLOCK = 64 * 2**20
+_FORWARD_LEVEL = threading.RLock()  # torch numbers levels of forward differentiation for the whole process
 _LIVE = 3  # copies of the activations that differentiation holds at once: values, derivatives, what is made next
 
 
@@ -201,7 +203,8 @@ class FunctionalTangent:
         def along(direction: Tensor) -> Tensor:
             return jvp(self._predict, (self.theta,), (direction,))[1]
 
-        return self._by_columns(along, directions).T
+        with _FORWARD_LEVEL:
+            return self._by_columns(along, directions).T
 
     def vjp(self, columns: Tensor) -> Tensor:
         """C^T J, (k, p), for k columns over the rows, (n_rows, k)."""

@@ -23,12 +23,12 @@ _NAMES: dict[type[nn.Module], str] = {
 def read_module(
     module: nn.Module | Callable[[int], nn.Module], rows: NDArray, seed: int, *, explained: bool = True
 ) -> tuple[Network, Tensor]:
-    """Make a network of a module, and give the parameters that it starts from.
+    """Make a network of a module, and return the parameters that it starts from.
 
     Parameters
     ----------
     module : torch.nn.Module or callable
-        The module, which is left as it is; or what makes one, given the number of features.
+        The module, which is not changed; or a function that makes one, given the number of features.
     rows : ndarray of shape (n_rows, n_features)
         A few training rows, to try it on.
     seed : int

@@ -1,8 +1,7 @@
-"""Networks as functions of one flat parameter vector, and the multilayer perceptron among them.
+"""Networks as functions of one flat parameter vector, and the multilayer perceptron.
 
-Training, recording and differentiating all speak of theta, a vector of p numbers laid out layer by layer as
-``torch.nn.Linear`` has them, weight before bias. One parameter means one optimiser state to record, and the views of
-its layers cost nothing.
+Training, recording and differentiation share theta, a vector of p numbers. It is laid out layer by layer as in
+``torch.nn.Linear``, weight before bias; layers are views of it.
 """
 
 import math
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 class Elementwise(NamedTuple):
     """An elementwise function and its derivative, both of the pre-activation.
 
-    ``fused`` multiplies a gradient with the derivative at the pre-activation, where that is cheaper in one.
+    ``fused`` multiplies a gradient with the derivative at the pre-activation in one operation, where that is cheaper.
     """
 
     value: Callable[[Tensor], Tensor]
@@ -24,7 +23,7 @@ class Elementwise(NamedTuple):
     fused: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def pull_back(self, gradient: Tensor, z: Tensor) -> Tensor:
-        """Bring a gradient from behind the function to the pre-activation."""
+        """Multiply the gradient in the function's value with its derivative."""
         return gradient * self.slope(z) if self.fused is None else self.fused(gradient, z)
 
 
@@ -53,7 +52,7 @@ ACTIVATIONS = {
 
 
 class Network(Protocol):
-    """What training and telescopes ask of a network, whatever it is made of."""
+    """Members of a network that training and telescopes need."""
 
     @property
     def n_params(self) -> int:
@@ -101,7 +100,7 @@ class Architecture(NamedTuple):
 
     @property
     def row_numbers(self) -> int:
-        """Numbers that a row's derivatives hold: layer inputs, derivatives, and what they are made of."""
+        """Numbers that a row's derivatives hold: layer inputs, pre-activations and derivatives."""
         return 3 * sum(self.widths)
 
     @property
@@ -158,12 +157,12 @@ class Architecture(NamedTuple):
         Parameters
         ----------
         seed : int
-            Seed of a generator that nobody else draws from.
+            Seed of a generator of its own.
 
         Returns
         -------
         Tensor of shape (p,)
-            float32 parameters: those that layers made one after the other have after ``torch.manual_seed(seed)``.
+            float32 parameters, as of layers made in order after ``torch.manual_seed(seed)``.
         """
         theta = torch.empty(self.n_params, dtype=torch.float32)
         generator = torch.Generator().manual_seed(seed)

@@ -1,7 +1,7 @@
-"""The recorded run as its telescope walks it: where Jacobians are taken, on which rows, in which sections.
+"""A recorded run with its rows, and the points on it where Jacobians are taken.
 
-Tangents are worked in the precision that the net was trained in, which on ordinary processors makes single precision
-several times faster; outputs of the net itself are always in double precision.
+Tangents are worked in the precision of training: single precision is several times faster on ordinary processors.
+Outputs of the net itself are in double precision.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from telescoping_sklearn.neural._tangent import Tangent, row_blocks, tangent
 from telescoping_sklearn.neural._trajectory import Trajectory
 
 _GAUSS = 3**0.5 / 6
-#: Where on the segment of an update the outer Jacobian is taken: (weight, position) of every evaluation.
+#: Points between two stages where the outer Jacobian is taken: (weight, position) of every evaluation.
 RULES: dict[str, tuple[tuple[float, float], ...]] = {
     "left": ((1.0, 0.0),),
     "midpoint": ((1.0, 0.5),),
@@ -31,7 +31,7 @@ def as_double(X: NDArray, device: torch.device) -> Tensor:
 
 
 class Path:
-    """A recorded run, the rows it was trained on, and where on it Jacobians are taken.
+    """A recorded run, the rows it was trained on, and the points where Jacobians are taken.
 
     Parameters
     ----------
@@ -44,11 +44,11 @@ class Path:
     row_weights : ndarray of shape (n_train,)
         Sample weights, of mean 1 over the rows trained on.
     rule : {"left", "midpoint", "gauss2"}
-        Where the outer Jacobian is taken.
+        Quadrature rule of the outer Jacobian.
     dtype : torch.dtype
-        Precision that tangents are worked in: the one that the net was trained in.
+        Working precision of tangents: that of training.
     device : torch.device
-        Where the work is done.
+        Device of the work.
     """
 
     def __init__(
@@ -68,10 +68,11 @@ class Path:
         self.dtype = dtype
         self.rows = as_double(training_rows, device)
         self.row_weights = as_double(row_weights, device)
+        self._outer: tuple[tuple, list[tuple[float, Tensor]]] = (), []  # the last that were asked for
 
     @property
     def nodes(self) -> Sequence[tuple[float, float]]:
-        """Weight and position of every evaluation of the rule."""
+        """Weight and position of every evaluation."""
         return RULES[self.rule]
 
     def theta(self, stage: int) -> Tensor:
@@ -92,8 +93,9 @@ class Path:
         return (self.row_weights[batch] / len(batch)).to(self.dtype)
 
     def batch_tangent(self, stage: int) -> Tangent:
-        """J(theta_{t-1}; B_t): where the optimiser took its gradient."""
-        return self.tangent(self.theta(stage - 1), self.rows[self.batch(stage)])
+        """J(theta_{t-1}; B_t), of which the optimiser's gradient was made."""
+        theta = self.trajectory.theta(stage - 1, self.dtype).to(self.device)
+        return self.tangent(theta, self.rows[self.batch(stage)])
 
     def tangent(self, theta: Tensor, rows: Tensor) -> Tangent:
         """Jacobian of a block of rows, in the working precision."""
@@ -101,15 +103,19 @@ class Path:
 
     def outer(self, first: int, last: int) -> list[tuple[float, Tensor]]:
         """Weight and parameters of every outer Jacobian between two stages."""
-        start, end = self.theta(first), self.theta(last)
-        return [(weight, torch.lerp(start, end, position)) for weight, position in self.nodes]
+        key, nodes = self._outer
+        if key != (first, last, self.rule):
+            key, (start, end) = (first, last, self.rule), (self.theta(first), self.theta(last))
+            nodes = [(weight, torch.lerp(start, end, position).to(self.dtype)) for weight, position in self.nodes]
+            self._outer = key, nodes
+        return nodes
 
     def outer_tangents(
         self, rows: Tensor, first: int, last: int, *, n_columns: int = 0, n_others: int = 0
     ) -> Iterator[tuple[slice, float, Tangent]]:
-        """Yield blocks of rows with the weights and outer Jacobians of the rule's evaluations between two stages.
+        """Yield blocks of rows, with weight and Jacobian of every evaluation between two stages.
 
-        Blocks are sized for products with ``n_columns`` directions or kernels against ``n_others`` rows.
+        Blocks are sized for products with ``n_columns`` directions, or for kernels with ``n_others`` rows.
         """
         outer = self.outer(first, last)
         for block in row_blocks(

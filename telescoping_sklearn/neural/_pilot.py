@@ -1,7 +1,7 @@
 """Pilot columns: a few label columns that show how far the response can be trusted, and how long sections may be.
 
-The response of labels is another recursion than the prediction: every column feeds itself back into the gradients,
-through Jacobians that sections bridge. It can be biased, or grow without bound, while the telescoping model is close to
+The response of labels is another recursion than the prediction: every column enters the gradients again, through
+Jacobians that cover whole sections. It can be biased, or grow without bound, while the telescoping model is close to
 the net. A pilot carries a few columns along the run, before any question is answered. The column V = y, started from
 the net, has a known answer: the net itself. Random columns stand for all others. Their residual V - F falls from V as
 the net learns; where it grows instead, the recursion is unstable. Carried over the sections and over their halves, the
@@ -25,19 +25,19 @@ from telescoping_sklearn.neural._sections import Sections
 
 #: Random label columns of a pilot.
 RANDOM_COLUMNS = 4
-#: Rows watched: so many training rows, and as many mixtures of two, which stand for rows that training never saw.
-WATCHED_ROWS = 128
+#: Training rows on which a pilot is read, and as many mixtures of two, which stand for rows outside of training.
+PILOT_ROWS = 128
 #: Stages at which a pilot is read, at most.
 MOST_STAGES_READ = 128
 #: Mean gap between the reconstruction S y + c and the net beyond which an answer is refused, in units of the labels'
-#: spread. Sound runs stay below a tenth of it.
+#: standard deviation. Sound runs stay below a tenth of it.
 LARGEST_GAP = 0.25
 #: How far the residual of random columns may rise above the least that it was, in units of the columns. A net that
 #: interpolates has n effective parameters on its n training rows; a residual of r adds about r^2 n to them. Over
 #: sixteen runs of usual learning rates it rose by 0.2 at most, between one batch and the next.
 LARGEST_RISE = 0.3
 #: What a change is multiplied with to give an error. A method of first order errs by twice what halving changes; half
-#: as much again is for rows asked about that differ from the rows watched.
+#: as much again is for rows asked about that differ from the rows read.
 _ERROR_OF_CHANGE = 3.0
 #: Relative changes beyond this mean no more than it does: the response is unstable there.
 _LARGEST_CHANGE = 1e6
@@ -46,7 +46,7 @@ _HARDLY_LONGER = 1.5
 
 
 class CarriesColumns(Protocol):
-    """What a pilot asks of a telescope."""
+    """Members of a telescope that a pilot needs."""
 
     path: Path
     y: NDArray
@@ -66,11 +66,11 @@ class Pilot:
     stages : ndarray of int of shape (n_read,)
         Stages read.
     labels : ndarray of shape (n_rows, RANDOM_COLUMNS)
-        Random labels of the training rows watched.
+        Random labels of the training rows read.
     random : ndarray of shape (n_read, 2 * n_rows, RANDOM_COLUMNS)
         Response to the random columns, of the training rows and then of the mixtures.
     gaps : ndarray of shape (n_read, 2 * n_rows)
-        Absolute gaps between S y + c and the net, in units of the labels' spread.
+        Absolute gaps between S y + c and the net, in units of the labels' standard deviation.
     """
 
     stages: NDArray[np.intp]
@@ -150,7 +150,7 @@ def run_pilot(telescope: CarriesColumns, stages: NDArray[np.intp]) -> Pilot:
     Parameters
     ----------
     telescope : TangentTelescope
-        What carries columns.
+        The telescope.
     stages : ndarray of int
         Stages to read, increasing.
 
@@ -161,19 +161,19 @@ def run_pilot(telescope: CarriesColumns, stages: NDArray[np.intp]) -> Pilot:
     """
     path, rng = telescope.path, np.random.default_rng(telescope.seed)
     trained = np.flatnonzero(telescope.trained)
-    chosen = np.sort(rng.permutation(trained)[:WATCHED_ROWS])
+    chosen = np.sort(rng.permutation(trained)[:PILOT_ROWS])
     partners = rng.permutation(trained)[: len(chosen)]
     rows = path.rows.cpu().numpy()
-    watched = np.concatenate([rows[chosen], (rows[chosen] + rows[partners]) / 2])
+    queries = np.concatenate([rows[chosen], (rows[chosen] + rows[partners]) / 2])
     labels = np.where(rng.random((len(rows), RANDOM_COLUMNS)) < 0.5, -1.0, 1.0)
-    there = torch.from_numpy(watched).to(path.device)
-    spread = float(np.std(telescope.y[trained])) or 1.0  # of constant labels, absolute gaps
+    on_device = torch.from_numpy(queries).to(path.device)
+    label_std = float(np.std(telescope.y[trained])) or 1.0  # of constant labels, absolute gaps
     random, gaps = [], []
-    carried = telescope.carry_columns(watched, np.column_stack([labels, telescope.y]), stages)
+    carried = telescope.carry_columns(queries, np.column_stack([labels, telescope.y]), stages)
     for stage, response in zip(stages, carried, strict=True):
         at = response.double()
         random.append(at[:, :-1].cpu().numpy())
-        gaps.append((at[:, -1] - path.outputs(there, int(stage))).abs().cpu().numpy() / spread)
+        gaps.append((at[:, -1] - path.outputs(on_device, int(stage))).abs().cpu().numpy() / label_std)
     return Pilot(stages, labels[chosen], np.stack(random), np.stack(gaps))
 
 

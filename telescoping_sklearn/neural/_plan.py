@@ -1,6 +1,5 @@
-"""What a run is made of: its rows, its settings, and how a stretch of it is trained again."""
+"""What training is made of: its rows, its settings, and the replay of a segment of its run."""
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,16 +11,18 @@ from torch import Tensor
 from telescoping_sklearn.neural._backpropagation import propagation
 from telescoping_sklearn.neural._isolation import threads
 from telescoping_sklearn.neural._network import FlatModule, Network
+from telescoping_sklearn.neural._record_plan import RecordPlan
+from telescoping_sklearn.neural._recorder import FlatParameters
 from telescoping_sklearn.neural._schedule import learning_rates
-from telescoping_sklearn.neural._trajectory import Batches, Checkpoint, RecordPlan, Stretch, epoch_batches
-from telescoping_sklearn.neural._update_rules import denominator_of, update_rule
+from telescoping_sklearn.neural._trajectory import Batches, Checkpoint, Segment
+from telescoping_sklearn.neural._update_rules import denominator_of, group_settings, update_rule
 
 _SINGLE_THREAD = 2**24  # multiplications of a forward pass below which a second thread costs more than it brings
 
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """Rows as `fit` was given them, held once and shared by whatever asks for them.
+    """Rows as given to `fit`, held once.
 
     Attributes
     ----------
@@ -48,7 +49,7 @@ class TrainingRows:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Everything that training needs to know beside the rows.
+    """Settings of training.
 
     Attributes
     ----------
@@ -59,7 +60,7 @@ class TrainingPlan:
     optimizer_settings : dict
         Its settings.
     lr_schedule, warmup_steps
-        What moves the learning rate.
+        Schedule and warm-up of the learning rate.
     batch_size, max_iter, n_iter_no_change : int
         Rows of a batch, most epochs, epochs without progress.
     tol : float
@@ -101,7 +102,7 @@ class TrainingPlan:
         return learning_rates(self.lr_schedule, self.warmup_steps, self.optimizer, self.optimizer_settings)
 
     def record_plan(self, n_rows: int) -> RecordPlan:
-        """How the run of so many rows is kept."""
+        """Plan the record of a run on so many rows."""
         state, adaptive = trial_state(self.optimizer, self.optimizer_settings)
         vector = self.dtype.itemsize * self.network.n_params
         return RecordPlan(
@@ -113,22 +114,9 @@ class TrainingPlan:
             budget=self.record_budget,
         )
 
-    def replay(self, rows: TrainingRows) -> "TrainAgain":
-        """Return what trains again from a checkpoint, given the rows that its batches speak of."""
-        return TrainAgain(
-            self.network,
-            self.optimizer,
-            self.optimizer_settings,
-            self.batch_size,
-            self.dtype,
-            self.device,
-            self.n_threads,
-            rows,
-        )
-
 
 def threads_for(network: Network, batch_size: int, n_jobs: int | None) -> int:
-    """Threads to train with: those asked for, and one for small batches of small nets, where more only wait."""
+    """Threads to train with: one for small batches of small nets, where more only wait, and elsewhere `n_jobs`."""
     return 1 if n_jobs is None or batch_size * network.n_params < _SINGLE_THREAD else n_jobs
 
 
@@ -145,7 +133,7 @@ def trial_state(optimizer: type[torch.optim.Optimizer], settings: dict[str, Any]
         trial = optimizer([parameter], **settings)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{optimizer.__name__} refuses optimizer_settings: {error}") from error
-    update_rule(optimizer, own_settings(trial))
+    update_rule(optimizer, group_settings(trial.param_groups[0]))
     parameter.grad = torch.ones_like(parameter)
     trial.step()
     state = trial.state[parameter]
@@ -153,80 +141,70 @@ def trial_state(optimizer: type[torch.optim.Optimizer], settings: dict[str, Any]
     return n_tensors, denominator_of(optimizer) is not None
 
 
-def own_settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return the settings of an optimiser's only group."""
-    (group,) = optimizer.param_groups
-    return {name: value for name, value in group.items() if name != "params"}
+def epoch_batches(
+    tensors: list[Tensor], order: Tensor, batch_size: int, batches: range | None = None
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield slices of tensors permuted once: far cheaper on small tables than collating rows.
+
+    Training and its replay both take their batches here, so that the same numbers lie at the same places.
+
+    Parameters
+    ----------
+    tensors : list of Tensor
+        Tables whose rows `order` numbers.
+    order : Tensor of int
+        Rows of the epoch.
+    batch_size : int
+        Rows of a batch; the last, smaller one is kept.
+    batches : range, default=None
+        Which batches of the epoch; None for all.
+
+    Yields
+    ------
+    tuple of Tensor
+        One slice of each table.
+    """
+    permuted = [tensor[order.to(tensor.device)] for tensor in tensors]
+    for batch in range(-(-len(order) // batch_size)) if batches is None else batches:
+        yield tuple(tensor[batch * batch_size : (batch + 1) * batch_size] for tensor in permuted)
 
 
 @dataclass(frozen=True)
-class TrainAgain:
+class SegmentReplay:
     """Repeats updates of a recorded run from a checkpoint: the same operations on the same numbers.
 
     Attributes
     ----------
-    network : Network
-        The network.
-    optimizer : type
-        torch's optimiser.
-    optimizer_settings : dict
-        Its settings; learning rates are those recorded.
-    batch_size : int
-        Rows of a batch.
-    dtype : torch.dtype
-        Precision.
-    device : str
-        Where to train.
-    n_threads : int
-        Threads of one operation in the run.
+    plan : TrainingPlan
+        Settings of the run; learning rates are those recorded.
     rows : TrainingRows
-        Rows that the batches speak of.
+        Rows that the batches name.
     """
 
-    network: Network
-    optimizer: type[torch.optim.Optimizer]
-    optimizer_settings: dict[str, Any]
-    batch_size: int
-    dtype: torch.dtype
-    device: str
-    n_threads: int
+    plan: TrainingPlan
     rows: TrainingRows
 
-    def __call__(self, checkpoint: Checkpoint, stages: range, batches: Batches, rates: NDArray) -> Stretch:
-        """Return the updates of some stages, of which the first follows the checkpoint."""
-        theta = checkpoint.theta.to(self.device, copy=True)
-        module = FlatModule(self.network, theta)
-        optimizer = self.optimizer(module.parameters(), **self.optimizer_settings)
-        (group,) = optimizer.param_groups
-        group.update(copy.deepcopy(checkpoint.group))
-        if checkpoint.state:
-            optimizer.state[module.theta] = self._restored(checkpoint)
-        denominator = denominator_of(self.optimizer)
-        stretch = Stretch.empty(len(stages), checkpoint.theta, denominator is not None)
+    def __call__(self, checkpoint: Checkpoint, stages: range, batches: Batches, rates: NDArray) -> Segment:
+        """Return the updates of some stages, the first of which follows the checkpoint."""
+        plan = self.plan
+        module = FlatModule(plan.network, torch.empty_like(checkpoint.theta, device=plan.device))
+        optimizer = plan.optimizer(module.parameters(), **plan.optimizer_settings)
+        run = FlatParameters(module.parameters(), optimizer)
+        run.restore(checkpoint)
+        segment = Segment.empty(len(stages), checkpoint.theta, denominator_of(plan.optimizer) is not None)
         propagate = propagation(module)
-        with threads(self.n_threads):
+        with threads(plan.n_threads):
             for row, batch in enumerate(self._batches(stages, batches)):
                 propagate(*batch)
-                group["lr"] = float(rates[row])
+                optimizer.param_groups[0]["lr"] = float(rates[row, 0])
                 optimizer.step()
-                stretch.parameters[row].copy_(theta)
-                if stretch.denominators is not None and denominator is not None:
-                    stretch.denominators[row].copy_(denominator(optimizer.state[module.theta], group))
-        return stretch
-
-    def _restored(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Copy the optimiser's state: vectors where the parameters are, counts where torch keeps them."""
-        state = {}
-        for name, value in checkpoint.state.items():
-            if isinstance(value, Tensor):
-                value = value.to(self.device if value.shape == checkpoint.theta.shape else "cpu", copy=True)
-            state[name] = value
-        return state
+                segment.write(row, run.theta(), run.denominators())
+        return segment
 
     def _batches(self, stages: range, batches: Batches) -> Iterator[tuple[Tensor, ...]]:
-        tensors = self.rows.tensors(self.dtype, self.device)
+        tensors = self.rows.tensors(self.plan.dtype, self.plan.device)
         first, last = stages[0] - 1, stages[-1]
         for epoch in range(first // batches.per_epoch, -(-last // batches.per_epoch)):
             begin = epoch * batches.per_epoch
             within = range(max(first - begin, 0), min(last - begin, batches.per_epoch))
-            yield from epoch_batches(tensors, torch.from_numpy(batches.order(epoch)), self.batch_size, within)
+            yield from epoch_batches(tensors, torch.from_numpy(batches.order(epoch)), batches.batch_size, within)

@@ -1,4 +1,4 @@
-"""Learning rates of successive updates: warm-up and schedules, torch's own or a function of the update's number."""
+"""Learning rate of each update: warm-up and schedules, torch's own or a function of the update's number."""
 
 import functools
 import inspect
@@ -23,16 +23,16 @@ def learning_rates(
     optimizer: type[torch.optim.Optimizer],
     settings: dict[str, Any],
 ) -> Iterator[float]:
-    """Give the learning rate of update 1, 2, and so on.
+    """Return the learning rates of updates 1, 2, and so on.
 
     Parameters
     ----------
     lr_schedule : None, scheduler class, partial of one, or callable
-        What multiplies the learning rate.
+        Schedule.
     warmup_steps : int
         Updates over which the rate rises in proportion to their number, whatever the schedule.
     optimizer : type
-        torch's optimiser.
+        Class of the optimiser.
     settings : dict
         Its settings, of which "lr" is the rate that is scheduled.
 
@@ -44,8 +44,8 @@ def learning_rates(
     Raises
     ------
     ValueError
-        If the schedule is none of these, returns what is no rate, or moves more than the learning rate; some of it
-        when a rate is drawn.
+        If the schedule is none of these; and when a rate is drawn, if it is not finite and non-negative, or if the
+        schedule changes other settings too.
     """
     if lr_schedule is None:
         rates: Iterator[float] = repeat(settings["lr"])
@@ -61,7 +61,7 @@ def learning_rates(
 
 
 def is_torch_schedule(lr_schedule: Any) -> bool:
-    """Tell a torch scheduler, or a partial of one, from a function of the update's number."""
+    """Whether a schedule is a torch scheduler, or a partial of one, and not a function of the update's number."""
     made_by = lr_schedule
     while isinstance(made_by, functools.partial):
         made_by = made_by.func
@@ -84,7 +84,7 @@ def _factor(lr_schedule: Callable[[int], float], update: int) -> float:
 def _torch_rates(
     lr_schedule: Callable[..., LRScheduler], optimizer: type[torch.optim.Optimizer], settings: dict[str, Any]
 ) -> Iterator[float]:
-    # A stand-in with one idle parameter is scheduled: what it reaches depends on nothing but the number of updates.
+    # The scheduler steps an optimiser of one idle parameter: its rates depend on the number of updates only.
     stand_in = optimizer([torch.zeros(1, requires_grad=True)], **settings)
     (group,) = stand_in.param_groups
     fixed = {name: value for name, value in group.items() if name not in ("lr", "params")}
@@ -98,7 +98,7 @@ def _torch_rates(
             moved = [name for name, value in fixed.items() if group[name] != value]
             if moved:
                 raise ValueError(
-                    f"lr_schedule={lr_schedule!r} moves {', '.join(moved)} too, and only the learning rate may move. "
+                    f"lr_schedule={lr_schedule!r} changes {', '.join(moved)} too, and only learning rates may change. "
                     "torch's cyclic schedules take cycle_momentum=False."
                 )
             yield float(group["lr"])

@@ -1,9 +1,9 @@
-"""Sections: consecutive updates bridged by one evaluation, of a length given or chosen from the gap that they leave.
+"""Sections: consecutive updates covered by one evaluation, of a given length or chosen by the gap that they leave.
 
-A section from stage s to stage e leaves the gap f_e - f_s - J(theta*) (theta_e - theta_s), which forward passes show.
-So lengths need no guess: each section starts twice as long as the last and is halved until its own gap is within its
-share of what the user allows and the gaps summed so far are within all of it, both averaged over some training rows. A
-single update is as short as a section gets.
+A section from stage s to stage e leaves the gap f_e - f_s - J(theta*) (theta_e - theta_s), which takes two forward
+passes and a product. Each section starts twice as long as the last. It is halved until its own gap is within its share
+of the tolerance, and the sum of the gaps so far within all of it, both averaged over some training rows. The shortest
+section is a single update.
 """
 
 from dataclasses import dataclass, replace
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from telescoping_sklearn.neural._path import Path
 
-#: Training rows on which gaps are watched.
-WATCHED_ROWS = 256
-#: Most epochs that a section may span. Inside a section every batch is brought forward for itself, so that longer ones
-#: save nothing.
+#: Training rows on which gaps are measured.
+GAP_ROWS = 256
+#: Most epochs that a section may span. Inside a section the response at every batch is computed anew, so that longer
+#: ones save nothing.
 LONGEST_EPOCHS = 16
 
 
@@ -80,14 +80,14 @@ def equal_sections(n_stages: int, length: int) -> Sections:
     return Sections(ends.astype(np.intp))
 
 
-def watched_rows(path: Path, trained: NDArray, seed: int) -> torch.Tensor:
-    """Draw the training rows on which gaps are watched."""
+def gap_rows(path: Path, trained: NDArray, seed: int) -> torch.Tensor:
+    """Draw the training rows on which gaps are measured."""
     candidates = np.flatnonzero(trained)
-    chosen = np.random.default_rng(seed).permutation(candidates)[:WATCHED_ROWS]
+    chosen = np.random.default_rng(seed).permutation(candidates)[:GAP_ROWS]
     return path.rows[torch.from_numpy(np.sort(chosen)).to(path.device)]
 
 
-def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, spread: float, longest: int) -> Sections:
+def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, label_std: float, longest: int) -> Sections:
     """Choose section lengths in one pass over the run so that their summed gaps stay within what is allowed.
 
     Parameters
@@ -95,10 +95,10 @@ def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, spread: fl
     path : Path
         The recorded run, with the rule.
     rows : Tensor
-        Rows on which gaps are watched.
+        Rows on which gaps are measured.
     tolerance : float
-        Mean absolute gap allowed at any section's end, in units of the labels' spread.
-    spread : float
+        Mean absolute gap allowed at any section's end, in units of the labels' standard deviation.
+    label_std : float
         Standard deviation of the labels.
     longest : int
         Most updates of a section.
@@ -109,7 +109,7 @@ def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, spread: fl
         The sections. Where single updates exceed the tolerance, so does the gap that is left; see `largest_gap`.
     """
     n_stages = path.trajectory.n_stages
-    allowed = tolerance * spread
+    allowed = tolerance * label_std
     ends: list[int] = []
     first, length = 0, 1
     outputs = path.outputs(rows, 0)
@@ -118,7 +118,7 @@ def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, spread: fl
         length = min(length, n_stages - first)
         while True:
             gap, reached = _gap(path, rows, outputs, first, first + length)
-            # Gaps of different sections have all signs, so that their squares add up, each with its share by length.
+            # Gaps of sections have no common sign, so that their squares add up: a share is the root of a length.
             within = _mean(gap) <= allowed * (length / n_stages) ** 0.5
             if length == 1 or (within and _mean(so_far + gap) <= max(allowed, _mean(so_far))):
                 break
@@ -147,7 +147,7 @@ def _mean(gap: torch.Tensor) -> float:
 def _gap(
     path: Path, rows: torch.Tensor, outputs: torch.Tensor, first: int, last: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gap of one section at every row watched, and the net's outputs at its end."""
+    """Gap of one section at every row, and the net's outputs at its end."""
     reached = path.outputs(rows, last)
     change = path.change(rows, first, last, path.step(first, last))[:, 0]
     return reached - outputs - change, reached

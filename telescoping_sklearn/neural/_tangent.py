@@ -19,6 +19,7 @@ from torch import Tensor
 from telescoping_sklearn._memory import items_per_block
 from telescoping_sklearn.neural._functional import FunctionalNetwork, FunctionalTangent
 from telescoping_sklearn.neural._network import Architecture, Network
+from telescoping_sklearn.neural._workspace import buffer
 
 #: Bytes of temporaries beyond which a block of rows gets slower: it leaves the caches and pages come fresh.
 _FASTEST_BLOCK = 16 * 2**20
@@ -84,11 +85,12 @@ class LayerwiseTangent:
         for (weight, bias), a, delta in zip(
             self.architecture.layers(directions), self.inputs, self.deltas, strict=True
         ):
-            fan_out = delta.shape[1]
+            fan_out, fan_in = weight.shape[1:]
             if fan_out == 1:  # delta is a number a row: no intermediate of fan_out columns a direction
-                product += (a @ weight[:, 0, :].T + bias[:, 0]) * delta
+                product += (a @ weight[:, 0, :].T).add_(bias[:, 0]).mul_(delta)
                 continue
-            moved = (a @ weight.reshape(k * fan_out, -1).T).view(n_rows, k, fan_out)
+            rows = buffer("rows of weights", weight.shape, weight).copy_(weight).view(k * fan_out, fan_in)
+            moved = torch.mm(a, rows.T, out=buffer("moved", (n_rows, k * fan_out), weight)).view(n_rows, k, fan_out)
             product += torch.bmm(moved, delta[:, :, None]).squeeze(-1)
             product += delta @ bias.T
         return product
@@ -96,21 +98,31 @@ class LayerwiseTangent:
     def vjp(self, columns: Tensor) -> Tensor:
         """C^T J, (k, p), for k columns over the rows, (n_rows, k)."""
         n_rows, k = columns.shape
-        pieces = []
-        for a, delta in zip(self.inputs, self.deltas, strict=True):
-            spread = (columns[:, :, None] * delta[:, None, :]).reshape(n_rows, -1)
-            pieces.append((spread.T @ a).view(k, -1))
-            pieces.append(columns.T @ delta)
-        return torch.cat(pieces, dim=1)
+        product = columns.new_empty((k, self.architecture.n_params))
+        for (for_weight, for_bias), a, delta in zip(
+            self.architecture.layers(product), self.inputs, self.deltas, strict=True
+        ):
+            scaled = buffer("scaled", (n_rows, k, delta.shape[1]), delta)
+            torch.mul(columns[:, :, None], delta[:, None, :], out=scaled)
+            sums = buffer("sums", (k * delta.shape[1], a.shape[1]), a)
+            for_weight.copy_(torch.mm(scaled.view(n_rows, -1).T, a, out=sums).view(for_weight.shape))
+            for_bias.copy_(columns.T @ delta)
+        return product
 
     def kernel(self, other: "LayerwiseTangent", input_products: Tensor | None = None) -> Tensor:
         """J J'^T, (n_rows, n_other): sum over layers of (delta . delta') (a . a' + 1)."""
-        total, first = torch.empty(0), True
+        shape = (len(self.outputs), len(other.outputs))
+        total = self.outputs.new_empty(shape)
+        term, products = total, buffer("products", shape, total)
         for a, delta, a_other, delta_other in zip(self.inputs, self.deltas, other.inputs, other.deltas, strict=True):
-            kept = input_products if first else None  # only the first layer's inputs are the rows
-            term = (a @ a_other.T).add_(1) if kept is None else kept + 1
-            term.mul_(delta @ delta_other.T)
-            total, first = (term if first else total.add_(term)), False
+            if term is total and input_products is not None:  # only the first layer's inputs are the rows
+                torch.add(input_products, 1, out=term)
+            else:
+                torch.mm(a, a_other.T, out=term).add_(1)
+            term.mul_(torch.mm(delta, delta_other.T, out=products))
+            if term is not total:
+                total.add_(term)
+            term = buffer("term", shape, total)
         return total
 
     def gradients(self) -> Tensor:
@@ -143,15 +155,24 @@ def tangent(network: Network, theta: Tensor, X: Tensor) -> Tangent:
 def _layerwise(architecture: Architecture, theta: Tensor, X: Tensor) -> LayerwiseTangent:
     """Run the rows forward and back once."""
     layers, activations = list(architecture.layers(theta)), architecture.layer_activations()
-    inputs, before, a = [], [], X
-    for (weight, bias), activation in zip(layers, activations, strict=True):
+    inputs: list[Tensor] = []
+    before: list[Tensor] = []
+    a = X
+    for level, ((weight, bias), activation) in enumerate(zip(layers, activations, strict=True)):
         inputs.append(a)
-        before.append(torch.addmm(bias, a, weight.T))
-        a = activation.value(before[-1])
+        z = buffer(f"before {level}", (len(X), len(bias)), a)
+        before.append(torch.addmm(bias, a, weight.T, out=z))
+        a = _outside(z, activation.value(z))
     deltas = [activations[-1].pull_back(torch.ones_like(before[-1]), before[-1])]
     for level in range(len(layers) - 2, -1, -1):
-        deltas.append(activations[level].pull_back(deltas[-1] @ layers[level + 1][0], before[level]))
+        back = torch.mm(deltas[-1], layers[level + 1][0], out=buffer("back", before[level].shape, a))
+        deltas.append(_outside(back, activations[level].pull_back(back, before[level])))
     return LayerwiseTangent(architecture, inputs, deltas[::-1], a.squeeze(-1))
+
+
+def _outside(reused: Tensor, result: Tensor) -> Tensor:
+    """Return a result that is not the buffer that it was made from, as the identity's is."""
+    return result.clone() if result is reused else result
 
 
 def row_blocks(

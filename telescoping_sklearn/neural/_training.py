@@ -1,30 +1,29 @@
-"""Fitting through skorch: its loop and callbacks, fed with slices of tensors and watched by a recorder."""
+"""Fitting through skorch: its loop and callbacks over slices of tensors, with a recorder at the optimiser."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from skorch import NeuralNet
 from skorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from telescoping_sklearn.neural._backpropagation import propagation
-from telescoping_sklearn.neural._callbacks import Converged, ShowProgress, StopWithoutProgress, WatchRun, diverged
+from telescoping_sklearn.neural._callbacks import Converged, ShowProgress, StopWithoutProgress
 from telescoping_sklearn.neural._isolation import threads
 from telescoping_sklearn.neural._network import FlatModule
-from telescoping_sklearn.neural._plan import TrainingPlan, TrainingRows, own_settings
-from telescoping_sklearn.neural._trajectory import Trajectory, TrajectoryWriter, epoch_batches
-from telescoping_sklearn.neural._update_rules import UpdateRule, denominator_of, update_rule
-
-_CHECKED = 3  # first updates in which an optimiser's response must give the steps it took
+from telescoping_sklearn.neural._plan import SegmentReplay, TrainingPlan, TrainingRows, epoch_batches
+from telescoping_sklearn.neural._recorder import Recorder
+from telescoping_sklearn.neural._trajectory import ROUNDING, Batches, Trajectory
 
 
 class TensorBatches:
-    """Orders of the rows, one an epoch.
+    """Batches of one epoch at a time.
 
     Parameters
     ----------
@@ -36,89 +35,79 @@ class TensorBatches:
         Whether every epoch draws a new order.
     generator : torch.Generator
         Draws the orders.
+    drawn : list or None
+        Collects the orders, in the smallest integers that number the rows; None drops them.
     """
 
-    def __init__(self, dataset: TensorDataset, batch_size: int, shuffle: bool, generator: torch.Generator):
+    def __init__(
+        self,
+        dataset: TensorDataset,
+        batch_size: int,
+        shuffle: bool,
+        generator: torch.Generator,
+        drawn: list[NDArray] | None,
+    ):
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.generator = generator
+        self.drawn = drawn
 
-    def draw_order(self) -> Tensor:
-        """Draw the order of an epoch's rows."""
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        """Draw an epoch's order and yield X, y and weights of its batches."""
         n_rows = len(self.dataset)
-        return torch.randperm(n_rows, generator=self.generator) if self.shuffle else torch.arange(n_rows)
-
-    def batches(self, order: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Yield X, y and weights of each batch."""
-        return epoch_batches(self.dataset.tensors, order, self.batch_size)
+        order = torch.randperm(n_rows, generator=self.generator) if self.shuffle else torch.arange(n_rows)
+        if self.drawn is not None:
+            compact = order.numpy().astype(np.min_scalar_type(n_rows - 1))
+            same = bool(self.drawn) and np.array_equal(compact, self.drawn[-1])
+            self.drawn.append(self.drawn[-1] if same else compact)
+        return epoch_batches(list(self.dataset.tensors), order, self.batch_size)
 
 
 class LeanNet(NeuralNet):
-    """skorch's net whose epoch does nothing between two updates but what training and its record need."""
-
-    watch: "WatchRun"
-    rates: Iterator[float]
-    check: "ResponseCheck | None"
-
-    def run_single_epoch(self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any) -> None:
-        """Train for an epoch; there is no epoch of validation, which is a callback's."""
-        if iterator is None:
-            return
-        theta, optimizer = self.module_.theta, self.optimizer_
-        propagate = propagation(self.module_)
-        (group,) = optimizer.param_groups
-        order = iterator.draw_order()
-        self.watch.start_epoch(order)
-        for batch in iterator.batches(order):
-            loss = propagate(*batch)
-            group["lr"] = next(self.rates)
-            if self.check is not None and self.watch.n_updates < _CHECKED:
-                self.check.step(theta, propagate.gradient, optimizer)
-            else:
-                optimizer.step()
-            self.watch.add(theta, optimizer, loss, len(batch[1]))
-
-
-class ResponseCheck:
-    """Takes an optimiser's first steps, and holds its response against them.
+    """skorch's net with an epoch that does nothing between two updates but what training needs.
 
     Parameters
     ----------
-    optimizer_class : type
-        The optimiser.
-    settings : dict
-        The settings of its parameter group.
+    *args, **kwargs
+        Those of skorch's net.
+    rates : iterator of float
+        Learning rate of each update.
     """
 
-    def __init__(self, optimizer_class: type[torch.optim.Optimizer], settings: dict[str, Any]):
-        self._name = optimizer_class.__name__
-        self._rule = update_rule(optimizer_class, settings)
-        self._denominator = denominator_of(optimizer_class)
-        self._stage = 0
+    def __init__(self, *args: Any, rates: Iterator[float], **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.rates = rates
+        self.n_updates = 0
 
-    def step(self, theta: Tensor, gradient: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """Update theta; raise ValueError if the response to its gradient is another step."""
-        self._stage += 1
-        before, gradient = theta.detach().clone(), gradient.clone()
-        optimizer.step()
-        group = optimizer.param_groups[0]
-        phi = None if self._denominator is None else self._denominator(optimizer.state[theta], group)
-        taken = theta.detach() - before
-        given = self._rule.step(gradient[None], before[None], self._stage, group["lr"], phi)[0]
-        gap = (taken - given).abs().max()
-        rounding = 4 * torch.finfo(theta.dtype).eps * before.abs().max()
-        if torch.isfinite(taken).all() and not gap <= 1e-3 * taken.abs().max() + rounding:
-            raise ValueError(
-                f"optimizer={self._name}: the response registered for it does not give the step of update "
-                f"{self._stage} (largest gap {float(gap):.1e}, largest step {float(taken.abs().max()):.1e}). "
-                "Either a setting in optimizer_settings is not covered by it, or it is wrong."
-            )
+    def run_single_epoch(self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any) -> None:
+        """Train for an epoch and note its mean loss; a callback scores held-out rows, so there is no validation."""
+        if iterator is None:
+            return
+        propagate, optimizer = propagation(self.module_), self.optimizer_
+        (group,) = optimizer.param_groups
+        losses, sizes = [], []
+        for X, y, weights in iterator:
+            losses.append(propagate(X, y, weights))
+            sizes.append(len(y))
+            group["lr"] = next(self.rates)
+            optimizer.step()
+        self.history.record("train_loss", self._mean_loss(losses, sizes))
+        self.n_updates += len(losses)
+
+    def _mean_loss(self, losses: list[Tensor], sizes: list[int]) -> float:
+        """Mean loss of an epoch, in one wait for the device; raise ValueError if training diverged."""
+        found = torch.stack(losses).double().cpu()
+        finite = torch.isfinite(found**2)  # estimates square the squares of predictions
+        if not bool(finite.all()):
+            raise ValueError(_diverged(self.n_updates + int(finite.long().argmin()) + 1))
+        rows = torch.tensor(sizes, dtype=torch.float64)
+        return float(found @ rows / rows.sum())
 
 
 @dataclass
 class TrainedNet:
-    """What training leaves.
+    """Result of training.
 
     Attributes
     ----------
@@ -126,8 +115,6 @@ class TrainedNet:
         The parameters that are kept.
     n_stages : int
         Updates up to them.
-    make_rule : callable
-        Makes the optimiser's linear response.
     trajectory : Trajectory or None
         The recorded run.
     loss_curve, scores : list of float
@@ -136,7 +123,6 @@ class TrainedNet:
 
     theta: Tensor
     n_stages: int
-    make_rule: Callable[[], UpdateRule]
     trajectory: Trajectory | None
     loss_curve: list[float]
     scores: list[float] = field(default_factory=list)
@@ -146,6 +132,7 @@ def train(
     plan: TrainingPlan,
     theta: Tensor,
     rows: TrainingRows,
+    kept: NDArray,
     score: Callable[[Tensor], float] | None = None,
 ) -> TrainedNet:
     """Train from theta.
@@ -157,7 +144,9 @@ def train(
     theta : Tensor of shape (p,)
         Initial parameters, in the dtype to train in.
     rows : TrainingRows
-        Rows to train on, the weights of mean 1.
+        Rows given to `fit`.
+    kept : ndarray of int
+        Rows to train on; their weights have mean 1.
     score : callable or None
         Score of parameters on held-out rows, for early stopping.
 
@@ -171,48 +160,57 @@ def train(
     ValueError
         If training diverges, with the stage at which the loss stopped being finite.
     """
-    writer = None
+    orders: list[NDArray] = []
+    stop = StopWithoutProgress(plan.tol, plan.n_iter_no_change, score)
+    progress = ShowProgress(plan.max_iter) if plan.verbose else None
+    net = _skorch_net(plan, theta, [*([progress] if progress else []), stop], orders if plan.record else None)
+    record, recorder = None, None
     if plan.record:
-        adaptive = denominator_of(plan.optimizer) is not None
-        writer = TrajectoryWriter(plan.record_plan(len(rows.y)), theta, adaptive)
-    watch = WatchRun(writer)
-    stop = StopWithoutProgress(watch, plan.tol, plan.n_iter_no_change, score)
-    progress = ShowProgress(plan.max_iter, watch) if plan.verbose else None
-    net = _skorch_net(plan, theta, [watch, *([progress] if progress else []), stop])
-    settings = own_settings(net.optimizer_)
-    net.watch, net.rates = watch, plan.rates()
-    net.check = ResponseCheck(plan.optimizer, settings) if plan.record else None
+        record = plan.record_plan(len(kept))
+        recorder = Recorder(net.module_.parameters(), net.optimizer_, segment_length=record.segment_length)
     try:
-        with threads(plan.n_threads):
-            net.fit_loop(TensorDataset(*rows.tensors(plan.dtype, plan.device)), epochs=plan.max_iter)
+        with recorder or nullcontext(), threads(plan.n_threads):
+            tensors = rows.subset(kept).tensors(plan.dtype, plan.device)
+            net.fit_loop(TensorDataset(*tensors), epochs=plan.max_iter)
     except Converged:
         pass  # the loop has no other way to be told
     finally:
         if progress:
             progress.bar.close()
-    kept = net.module_.theta.detach() if stop.best_theta is None else stop.best_theta
-    if not bool(torch.isfinite(kept).all()):
-        raise ValueError(diverged(watch.n_updates))
-    n_stages = watch.n_updates if stop.best_theta is None else stop.best_stage
+    best = net.module_.theta.detach() if stop.best_theta is None else stop.best_theta
+    if not bool(torch.isfinite(best).all()):
+        raise ValueError(_diverged(net.n_updates))
+    n_stages = net.n_updates if stop.best_theta is None else stop.best_stage
+    trajectory = None
+    if recorder is not None and record is not None:
+        trajectory = recorder.finish(
+            Batches(orders, plan.batch_size, n_stages, kept),
+            end=best,
+            keeps_segments=record.keeps_segments(n_stages),
+            replay=SegmentReplay(replace(plan, lr_schedule=None), rows),  # rates are recorded; a lambda has no pickle
+            tolerance=0.0 if torch.device(plan.device).type == "cpu" else ROUNDING,
+        )
     return TrainedNet(
-        theta=kept.clone(),
-        n_stages=n_stages,
-        make_rule=partial(update_rule, plan.optimizer, settings),
-        trajectory=None if writer is None else writer.finish(n_stages, kept),
-        loss_curve=watch.loss_curve,
-        scores=[] if score is None else stop.scores,
+        best.clone(), n_stages, trajectory, net.history[:, "train_loss"], [] if score is None else stop.scores
     )
 
 
-def _skorch_net(plan: TrainingPlan, theta: Tensor, callbacks: list[Callback]) -> LeanNet:
-    """Compose an initialised skorch net with none of its own callbacks, which only report."""
+def _diverged(stage: int) -> str:
+    return (
+        f"Training diverged: the loss, or its square, is not finite at stage {stage}. Lower "
+        "learning_rate_init, scale the inputs and the target, or lower init_scale."
+    )
+
+
+def _skorch_net(plan: TrainingPlan, theta: Tensor, callbacks: list[Callback], drawn: list[NDArray] | None) -> LeanNet:
+    """Make an initialised skorch net with none of skorch's own callbacks, which only report."""
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(plan.seed).generate_state(1)[0]))
-    named = [(type(callback).__name__, callback) for callback in callbacks]
     net = LeanNet(
         FlatModule,
+        rates=plan.rates(),
         module__network=plan.network,
         module__theta=theta.clone(),
-        criterion=nn.MSELoss,  # never called: the loss and its gradient are worked by hand
+        criterion=nn.MSELoss,  # never called: `propagation` works the loss and its gradient
         optimizer=plan.optimizer,
         **{f"optimizer__{name}": value for name, value in plan.optimizer_settings.items()},
         max_epochs=plan.max_iter,
@@ -220,8 +218,9 @@ def _skorch_net(plan: TrainingPlan, theta: Tensor, callbacks: list[Callback]) ->
         iterator_train=TensorBatches,
         iterator_train__shuffle=plan.shuffle,
         iterator_train__generator=generator,
+        iterator_train__drawn=drawn,
         train_split=None,
-        callbacks=named,
+        callbacks=[(type(callback).__name__, callback) for callback in callbacks],
         callbacks__epoch_timer=None,
         callbacks__train_loss=None,
         callbacks__valid_loss=None,

@@ -1,11 +1,10 @@
 """Each optimiser as a linear map from the response of its gradient to the response of its step.
 
-Adam's denominators are taken as recorded, so that every rule here is linear in what it is fed: blocks of columns, one
-row a column of labels. Semantics are torch's; an update's number t counts from 1.
+Adam's denominators are held as recorded, so that every rule here is linear in its gradients: blocks with one row for
+each label column. Semantics are torch's; updates are counted from 1.
 
-Being linear, each rule can also be run backward over a run: from how a query depends on the steps to how it depends on
-the gradients. That is ``transposed_step``, whose state is that of the momentum's dependence and flows from later
-updates to earlier ones.
+The adjoint of a rule runs from the last update to the first: ``transposed_step`` takes the derivatives of queries in a
+step and returns those in its gradient. Its state is the derivative in the momentum.
 """
 
 from collections.abc import Callable
@@ -19,7 +18,7 @@ _SWEEP = 16  # updates between two sweeps: what a sweep leaves stays normal unti
 
 
 def _swept(state: Tensor, stage: int) -> Tensor:
-    """Set to zero, now and then, what has decayed to almost nothing.
+    """Set tiny numbers to zero every few updates.
 
     The momentum of a unit that no row reaches any more shrinks for ever. Long before it is zero it is a subnormal
     number, with which processors are many times slower.
@@ -48,19 +47,19 @@ class SGDResponse:
     _velocity: Tensor | None = field(default=None, repr=False)
 
     def step(self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None) -> Tensor:
-        """Return the step's response, (k, p), for the gradient's; phi plays no part."""
+        """Return the step's response, (k, p), for the gradient's, whose memory it takes; phi plays no part."""
         if self.weight_decay:
-            gradient = gradient + self.weight_decay * parameters
+            gradient += self.weight_decay * parameters
         if not self.momentum:
-            return -rate * gradient
+            return gradient.mul_(-rate)
         if self._velocity is None:
             self._velocity = gradient.clone()  # torch starts the buffer undampened
         else:
             self._velocity.mul_(self.momentum).add_(gradient, alpha=1 - self.dampening)
             self._velocity = _swept(self._velocity, stage)
         if self.nesterov:
-            return -rate * torch.add(gradient, self._velocity, alpha=self.momentum)
-        return -rate * self._velocity
+            return gradient.add_(self._velocity, alpha=self.momentum).mul_(-rate)
+        return torch.mul(self._velocity, -rate, out=gradient)
 
     @property
     def is_plain(self) -> bool:
@@ -70,7 +69,7 @@ class SGDResponse:
     def transposed_step(
         self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the dependence on the gradient and on the parameters before the step, each (m', p)."""
+        """Return the derivatives in the gradient and in the parameters before the step, each (m', p)."""
         on_step = -rate * on_step
         if self.momentum:
             ahead = self.momentum * on_step if self.nesterov else on_step
@@ -78,7 +77,7 @@ class SGDResponse:
             on_gradient = on_velocity * (1.0 if stage == 1 else 1 - self.dampening)
             if self.nesterov:
                 on_gradient += on_step
-            self._velocity = _swept(on_velocity * self.momentum, stage)
+            self._velocity = _swept(on_velocity.mul_(self.momentum), stage)
         else:
             on_gradient = on_step
         return on_gradient, self.weight_decay * on_gradient if self.weight_decay else None
@@ -102,15 +101,15 @@ class AdamResponse:
     _mean: Tensor | None = field(default=None, repr=False)
 
     def step(self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None) -> Tensor:
-        """Return the step's response, (k, p), for the gradient's, with the recorded denominator phi."""
+        """Return the step's response, (k, p), for the gradient's, whose memory it takes, with the denominators phi."""
         if phi is None:
             raise ValueError("Adam's denominators were not recorded.")
         if self.weight_decay and not self.decoupled:
-            gradient = gradient + self.weight_decay * parameters
+            gradient += self.weight_decay * parameters
         if self._mean is None:
             self._mean = torch.zeros_like(gradient)
         self._mean = _swept(self._mean.mul_(self.beta1).add_(gradient, alpha=1 - self.beta1), stage)
-        step = self._mean / phi
+        step = torch.div(self._mean, phi, out=gradient)
         step *= -rate / (1 - self.beta1**stage)
         if self.weight_decay and self.decoupled:
             step.add_(parameters, alpha=-rate * self.weight_decay)
@@ -124,15 +123,15 @@ class AdamResponse:
     def transposed_step(
         self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the dependence on the gradient and on the parameters before the step, each (m', p)."""
+        """Return the derivatives in the gradient and in the parameters before the step, each (m', p)."""
         if phi is None:
             raise ValueError("Adam's denominators were not recorded.")
         on_mean = on_step / phi
         on_mean *= -rate / (1 - self.beta1**stage)
         if self._mean is not None:
             on_mean += self._mean
-        self._mean = _swept(self.beta1 * on_mean, stage)
         on_gradient = (1 - self.beta1) * on_mean
+        self._mean = _swept(on_mean.mul_(self.beta1), stage)
         if not self.weight_decay:
             return on_gradient, None
         return on_gradient, -rate * self.weight_decay * on_step if self.decoupled else self.weight_decay * on_gradient
@@ -142,7 +141,7 @@ class UpdateRule(Protocol):
     """The linear response of an optimiser, with the state of one run."""
 
     def step(self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None) -> Tensor:
-        """Return the step's response, (k, p), for the gradient's, (k, p); stages count from 1."""
+        """Return the step's response, (k, p), for the gradient's, which may be overwritten; stages count from 1."""
         ...
 
 
@@ -152,7 +151,7 @@ class ReversibleRule(UpdateRule, Protocol):
     def transposed_step(
         self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the dependence on the gradient and on the parameters before the step, for that on the step."""
+        """Return the derivatives in the gradient and in the parameters before the step, given those in the step."""
         ...
 
 
@@ -173,32 +172,32 @@ def register_update_rule(
     make_response: Callable[[Settings], UpdateRule],
     denominator: Denominator | None = None,
 ) -> None:
-    """Teach the library how the steps of an optimiser answer to its gradients.
+    """Register the linear response of an optimiser: the step that it makes for a gradient.
 
-    An update must be linear in the gradients of the run so far once its denominators are held as they were. While a
-    net is trained, the response is compared with the optimiser's first steps, and a rule that does not give them is
-    refused. What the optimiser remembers must lie in its state of the parameters or in its parameter group, since
-    stretches of the run are trained again from copies of these. A class that is registered already gets the new rule;
-    subclasses are registered one by one.
+    An update must be linear in the gradients of the run so far while its denominators are held fixed. While a net is
+    trained, the response is compared with the optimiser's first steps, and a rule that does not give them is refused.
+    The optimiser must keep its memory in its state of the parameters or in its parameter group: segments of the run are
+    trained again from copies of these. A class that is registered already gets the new rule; subclasses are registered
+    one by one.
 
     Parameters
     ----------
     optimizer_class : type
         A subclass of `torch.optim.Optimizer`.
     make_response : callable
-        Takes the settings of torch's parameter group and returns an object with fresh state whose method
+        Takes the settings of a parameter group and returns an object with fresh state. Its method
         ``step(gradient, parameters, stage, rate, phi)`` gives the step, (k, p), for blocks of gradients and
-        parameters, (k, p); stages count from 1, `rate` is the learning rate of the stage and `phi` its denominators,
-        (p,), or None. It raises ValueError for settings that it cannot follow. With a method ``transposed_step``, as
-        the built-in responses have it, few queries are explained far faster.
+        parameters of the group, (k, p); stages count from 1, `rate` is the learning rate of the stage and `phi` its
+        denominators, (p,), or None. It raises ValueError for settings that it cannot follow. With a method
+        ``transposed_step``, such as the built-in responses have, few queries are explained far faster.
     denominator : callable, default=None
-        Takes the optimiser's state of the parameters after an update and the settings, and returns the denominators
-        phi, (p,), that the update divided by; None where there are none.
+        Takes the optimiser's state of a parameter tensor after an update and the settings, and returns the
+        denominators phi, of the tensor's shape, that the update divided by; None where there are none.
 
     Raises
     ------
     TypeError
-        If an argument is not what it should be.
+        If an argument has the wrong type.
 
     Examples
     --------
@@ -224,6 +223,11 @@ def register_update_rule(
     _REGISTRY[optimizer_class] = _Registered(make_response, denominator)
 
 
+def group_settings(group: dict[str, Any]) -> Settings:
+    """Return the settings of a parameter group."""
+    return {name: value for name, value in group.items() if name != "params"}
+
+
 def update_rule(optimizer_class: type[torch.optim.Optimizer], settings: Settings) -> UpdateRule:
     """Make the rule of an optimiser with given settings, with fresh state.
 
@@ -232,7 +236,7 @@ def update_rule(optimizer_class: type[torch.optim.Optimizer], settings: Settings
     optimizer_class : type
         A registered optimiser.
     settings : dict
-        The settings of its parameter group.
+        The settings of a parameter group.
 
     Returns
     -------
@@ -248,7 +252,7 @@ def update_rule(optimizer_class: type[torch.optim.Optimizer], settings: Settings
 
 
 def denominator_of(optimizer_class: type[torch.optim.Optimizer]) -> Denominator | None:
-    """Return what reads the denominators of a registered optimiser off its state; None where there are none."""
+    """Return the function that reads the denominators of a registered optimiser; None where it has none."""
     return _registered(optimizer_class).denominator
 
 
@@ -258,8 +262,8 @@ def _registered(optimizer_class: type[torch.optim.Optimizer]) -> _Registered:
     except KeyError:
         name = getattr(optimizer_class, "__name__", repr(optimizer_class))
         raise ValueError(
-            f"optimizer={name}: how its steps answer to gradients is not known. Known are "
-            f"{', '.join(sorted(known.__name__ for known in _REGISTRY))}. Others are taught with "
+            f"optimizer={name} has no registered response. Registered are "
+            f"{', '.join(sorted(known.__name__ for known in _REGISTRY))}. Register others with "
             f"telescoping_sklearn.neural.register_update_rule({name}, make_response, denominator), where "
             "make_response(settings) returns an object with step(gradient, parameters, stage, rate, phi) that gives "
             "the step for a gradient."
@@ -267,14 +271,14 @@ def _registered(optimizer_class: type[torch.optim.Optimizer]) -> _Registered:
 
 
 def sgd_response(settings: Settings) -> SGDResponse:
-    """Read the response of `torch.optim.SGD` off its settings."""
+    """Make the response of `torch.optim.SGD` from its settings."""
     return SGDResponse(**{name: settings[name] for name in ("momentum", "dampening", "weight_decay", "nesterov")})
 
 
 def adam_response(settings: Settings) -> AdamResponse:
-    """Read the response of `torch.optim.Adam` or `torch.optim.AdamW` off its settings.
+    """Make the response of `torch.optim.Adam` or `torch.optim.AdamW` from its settings.
 
-    They are told apart by ``decoupled_weight_decay``: in torch 2.13 AdamW is a subclass of Adam.
+    ``decoupled_weight_decay`` tells which of the two it is: in torch 2.13 AdamW is a subclass of Adam.
     """
     return AdamResponse(
         beta1=settings["betas"][0], weight_decay=settings["weight_decay"], decoupled=settings["decoupled_weight_decay"]

@@ -70,7 +70,7 @@ def _replay_row(model, times, repeats):
     trajectory = model._trajectory
 
     def replay():
-        trajectory._held.clear()
+        trajectory.segments.clear()
         _ = trajectory.parameters
 
     again = side_by_side({"replay": replay}, repeats)["replay"]

@@ -1,0 +1,90 @@
+"""The response of an optimiser with several parameter groups, whose settings hold for slices of theta."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from telescoping_sklearn.neural._update_rules import ReversibleRule, Settings, UpdateRule, update_rule
+
+Rates = NDArray | Sequence[Sequence[float]]  # by update and group
+
+
+class GroupSlice(NamedTuple):
+    """Consecutive parameters that one parameter group moves.
+
+    Attributes
+    ----------
+    where : slice
+        Their positions in theta.
+    group : int
+        Number of the group.
+    settings : dict
+        Settings of the group.
+    """
+
+    where: slice
+    group: int
+    settings: Settings
+
+
+class GroupedUpdateRule:
+    """Applies the rule of each group to its slices of theta; parameters in no slice stay as they are.
+
+    Parameters
+    ----------
+    optimizer : type
+        Class of the optimiser.
+    slices : list of GroupSlice
+        Parameters of the groups.
+    group_rates : sequence of sequence of float
+        Learning rate of each update in each group, which takes the place of the one rate that rules are given.
+    """
+
+    is_plain = False  # kernels would need a learning rate for each parameter
+
+    def __init__(self, optimizer: type[torch.optim.Optimizer], slices: list[GroupSlice], group_rates: Rates):
+        self._rules = [(part.where, part.group, update_rule(optimizer, part.settings)) for part in slices]
+        self._group_rates = group_rates
+        if all(hasattr(rule, "transposed_step") for _, _, rule in self._rules):
+            self.transposed_step = self._transposed_step
+
+    def step(self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None) -> Tensor:
+        """Return the step's response, (k, p), for the gradient's, (k, p)."""
+        step = torch.zeros_like(gradient)
+        for where, rule, *rest in self._parts(stage, phi):
+            step[:, where] = rule.step(gradient[:, where], parameters[:, where], stage, *rest)
+        return step
+
+    def _transposed_step(
+        self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the derivatives in the gradient and in the parameters before the step, each (m', p)."""
+        on_gradient, on_parameters = torch.zeros_like(on_step), torch.zeros_like(on_step)
+        for where, rule, *rest in self._parts(stage, phi):
+            on_gradient[:, where], on_part = cast(ReversibleRule, rule).transposed_step(on_step[:, where], stage, *rest)
+            if on_part is not None:
+                on_parameters[:, where] = on_part
+        return on_gradient, on_parameters
+
+    def _parts(self, stage: int, phi: Tensor | None) -> list[Any]:
+        """List slice, rule, learning rate and denominators of every part at a stage."""
+        rates = self._group_rates[stage - 1]
+        return [
+            (where, rule, float(rates[group]), None if phi is None else phi[where])
+            for where, group, rule in self._rules
+        ]
+
+
+def run_update_rule(
+    optimizer: type[torch.optim.Optimizer],
+    slices: list[GroupSlice],
+    group_rates: Rates,
+    n_params: int,
+) -> UpdateRule:
+    """Make the rule of a run of p parameters, with fresh state: the optimiser's own where one group moves them all."""
+    if len(slices) == 1 and slices[0].where == slice(0, n_params):
+        return update_rule(optimizer, slices[0].settings)
+    return GroupedUpdateRule(optimizer, slices, group_rates)
