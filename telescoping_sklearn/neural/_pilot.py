@@ -42,7 +42,7 @@ _ERROR_OF_CHANGE = 3.0
 #: Relative changes beyond this mean no more than it does: the response is unstable there.
 _LARGEST_CHANGE = 1e6
 #: Mean length of sections below which single updates cost little more.
-_HARDLY_LONGER = 1.5
+_HARDLY_LONGER = 2.0
 
 
 class CarriesColumns(Protocol):
@@ -218,7 +218,7 @@ def refined_sections(
     Sections
         The sections. Where the response fails its checks, single updates were tried.
     ResponseAccuracy
-        The errors come from the changes that halving made.
+        The errors come from the changes that halving made, and are at least the tolerance.
     """
     stages = _stages_read(int(sections.ends[-1]))
     pilot = run_pilot(make(sections), stages)
@@ -229,8 +229,10 @@ def refined_sections(
         change = np.where(wanting[:, None], 0.0, change) + _change(pilot, refined)
         sections, pilot = finer, refined
         wanting = (change[:, 1] > tolerance) | ~refined.sound
-    change[stages <= sections.single_until] = 0.0
-    return sections, ResponseAccuracy(stages, _ERROR_OF_CHANGE * change, pilot.sound)
+    # What was accepted may be as large as what was allowed: the rows watched are not those asked about.
+    errors = np.maximum(_ERROR_OF_CHANGE * change, tolerance)
+    errors[stages <= sections.single_until] = 0.0
+    return sections, ResponseAccuracy(stages, errors, pilot.sound)
 
 
 def _finer(sections: Sections, pilot: Pilot, wanting: NDArray) -> Sections | None:
