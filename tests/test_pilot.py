@@ -183,6 +183,15 @@ def test_residuals_may_not_rise(residuals, sound):
     assert accuracy.is_sound(pilot.stages).tolist() == sound
 
 
+def test_a_huge_change_leaves_no_rounding_error_in_later_ones():
+    coarse, fine = pilot_of([0.5] * 40), pilot_of([0.5] * 40)
+    coarse.random[5] = 1e8
+    change = _pilot._change(coarse, fine)
+    assert np.isfinite(change).all()
+    assert (change[3:8] > 1e4).all()
+    np.testing.assert_array_equal(change[8:], 0)
+
+
 def test_the_reconstruction_of_the_labels_must_stay_with_the_net():
     assert pilot_of([1.0, 0.9], gaps=0.2).sound.all()
     assert not pilot_of([1.0, 0.9], gaps=0.3).sound.any()

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter1d
+from scipy.ndimage import convolve1d
 from torch import Tensor
 
 from telescoping_sklearn._telescope import read_only
@@ -266,5 +266,7 @@ def _change(coarse: Pilot, fine: Pilot) -> NDArray:
     changes[coarse.energies == fine.energies] = 0.0
     changes = np.minimum(np.where(np.isfinite(changes), changes, np.inf), _LARGEST_CHANGE)
     near = min(1 + 2 * max(2, len(changes) // 16), len(changes))
-    changes = np.maximum(changes, np.sqrt(uniform_filter1d(changes**2, near, axis=0, mode="nearest")))
+    # A direct sum: a running one would leave rounding errors of huge changes in what follows them.
+    squares = convolve1d(changes**2, np.full(near, 1 / near), axis=0, mode="nearest")
+    changes = np.maximum(changes, np.sqrt(squares))
     return np.maximum.accumulate(changes, axis=1)
