@@ -119,7 +119,7 @@ def exact_sgd(quick):
     n, batch, updates, hidden = (60, 20, 6, (20, 20)) if quick else (1000, 200, 500, (200, 200))
     repeats, peer_updates = (2, 2) if quick else (3, 5)
     data = random_rows(n, n, 64)
-    model = net(hidden, optimizer="sgd", learning_rate_init=0.05, batch_size=batch, max_iter=updates * batch // n)
+    model = net(hidden, optimizer="sgd", learning_rate_init=0.02, batch_size=batch, max_iter=updates * batch // n)
     model.fit(data.X, data.y)
     _check_jacobian_route()
     peer = partial(_jacobian_updates, (64, *hidden, 1), data, batch, peer_updates)
