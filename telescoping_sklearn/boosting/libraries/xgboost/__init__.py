@@ -69,7 +69,7 @@ def read(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: 
         be those that it was fitted on.
     """
     booster = open_booster(model)
-    saved = SavedModel(booster)
+    saved = SavedModel(booster, model.get_params() if hasattr(model, "get_params") else {})
     refuse_unsupported(model, saved)
     objective = find_objective(saved.objective)
     _refuse_output(output, objective)

@@ -179,7 +179,8 @@ class Objective:
 def raw_start(name: str, base_score: float) -> float:
     """Convert ``base_score`` to a raw score, in float32 as XGBoost does."""
     link = {**dict.fromkeys(_LOGIT, logit), **dict.fromkeys(_LOG, np.log)}.get(name)
-    return base_score if link is None else float(np.float32(link(np.float64(base_score))))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return base_score if link is None else float(np.float32(link(np.float64(base_score))))
 
 
 def find_objective(saved: Mapping[str, Any]) -> Objective:

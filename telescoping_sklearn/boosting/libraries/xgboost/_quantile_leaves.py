@@ -84,20 +84,29 @@ def quantile_ensemble(
         Weights of the labels in the start; None for the quantile of all labels.
     saved : SavedModel
         The model.
+
+    Raises
+    ------
+    ValueError
+        If leaves were not set to quantiles.
     """
+    if saved.told("tree_method") == "exact" or _are_steps(saved):
+        raise ValueError(
+            f"tree_method='exact' is not supported with objective={saved.objective['name']!r}: XGBoost does not set its "
+            "leaves to quantiles, and their values are steps of a size that labels do not change. Fit with "
+            "tree_method='hist'."
+        )
     labels, n_rows = grown.labels.astype(np.float32), len(grown.labels)
     given = start is not None
     weights = _weights_of_formula(grown, labels, alpha, weighted)
     if start is None:
         start = quantile_weights(labels, np.zeros(n_rows, dtype=np.intp), weights, alpha)
     prediction = np.full(n_rows, grown.start, dtype=np.float32)
-    told = float(saved.told("learning_rate"))
-    rates, of_stages = [], []
+    quantiles, of_stages = [], []
     for leaves, values in zip(grown.leaves, grown.values, strict=True):
         residuals = labels - prediction
         taken = quantile_weights(residuals, leaves, weights, alpha)
-        own = _learning_rate(np.bincount(leaves, taken * residuals, len(values)), values)
-        rates.append(np.full(len(values), told if own is None else own))
+        quantiles.append(np.bincount(leaves, taken * residuals, len(values)))
         of_stages.append(sparse.csr_array(taken[None]))
         prediction = prediction + values.astype(np.float32)[leaves]
     stacked = sparse.vstack(of_stages, format="csr")
@@ -108,9 +117,20 @@ def quantile_ensemble(
         trained=(grown.row_weights > 0) | (start != 0) | (stacked.count_nonzero(axis=0) > 0),
         start_weights=start,
         start_offset=grown.start if given else 0.0,
-        rates=rates,
+        rates=[
+            np.full(len(values), rate)
+            for rate, values in zip(_learning_rates(quantiles, grown.values, saved), grown.values, strict=True)
+        ],
         weights_by_stage=SparseWeights(stacked),
     )
+
+
+def _are_steps(saved: SavedModel) -> bool:
+    """Whether leaf values are proportional to the Newton steps of their growth, and so were not set afterwards."""
+    values, steps = (np.concatenate([getattr(tree, name) for tree in saved.trees]) for name in ("values", "steps"))
+    if len(values) < 2 or not steps.any():
+        return False
+    return bool(np.abs(steps @ values / (steps @ steps) * steps - values).max() <= 1e-5 * np.abs(values).max())
 
 
 def _weights_of_formula(grown: GrownTrees, labels: NDArray, alpha: float, weighted: bool) -> NDArray | None:
@@ -132,8 +152,18 @@ def _weights_of_formula(grown: GrownTrees, labels: NDArray, alpha: float, weight
     return asked if explains(asked) or not explains(other) else other
 
 
+def _learning_rates(quantiles: list[NDArray], values: list[NDArray], saved: SavedModel) -> list[float]:
+    """Learning rates of all trees: one for all, or that of each where a schedule changed it; else that told."""
+    told = float(saved.told("learning_rate"))
+    whole = _learning_rate(np.concatenate(quantiles), np.concatenate(values))
+    if whole is not None:
+        return [whole] * len(values)
+    own = [_learning_rate(*of_tree) for of_tree in zip(quantiles, values, strict=True)]
+    return [told if rate is None else rate for rate in own]
+
+
 def _learning_rate(quantiles: NDArray, values: NDArray) -> float | None:
-    """Learning rate of a tree, with which quantiles give its leaf values; None where none does."""
+    """Learning rate with which quantiles give leaf values, which a file does not hold; None where none does."""
     if len(values) == 1 or not quantiles.any():
         return None
     own = float(quantiles @ values / (quantiles @ quantiles))

@@ -1,7 +1,7 @@
 """A fitted model as XGBoost writes it: its trees, its objective, its start, and the settings that are refused."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,11 +16,24 @@ _REFIT = "Fit the model without it, or use TelescopingGBTRegressor"
 
 
 class SavedTree(NamedTuple):
-    """A tree: the number of the leaf at each node, (n_nodes,), the values of its leaves, the weight at its root."""
+    """A tree of a model.
+
+    Attributes
+    ----------
+    numbers : ndarray of int of shape (n_nodes,)
+        Number of the leaf at each node; 0 at inner nodes.
+    values : ndarray of shape (n_leaves,)
+        What its leaves add.
+    root_weight : float
+        Sum of the hessians of the rows that it saw.
+    steps : ndarray of shape (n_leaves,)
+        Newton steps of its leaves when it was grown, with or without the learning rate.
+    """
 
     numbers: NDArray
     values: NDArray
     root_weight: float
+    steps: NDArray
 
 
 class GrownTrees(NamedTuple):
@@ -77,6 +90,8 @@ class SavedModel:
     ----------
     booster : xgboost.Booster
         The model. The attribute ``best_iteration`` limits the trees that predict.
+    given : mapping
+        Parameters of an estimator.
 
     Raises
     ------
@@ -84,7 +99,8 @@ class SavedModel:
         If the format is not the one that is known.
     """
 
-    def __init__(self, booster: Any):
+    def __init__(self, booster: Any, given: Mapping[str, Any]):
+        self._given = given
         try:
             self.settings: Mapping[str, Any] = json.loads(booster.save_config())["learner"]
             self._learner = json.loads(bytes(booster.save_raw("json")))["learner"]
@@ -124,7 +140,13 @@ class SavedModel:
     @property
     def start(self) -> float:
         """Raw score that training starts from."""
-        return raw_start(self.objective["name"], float(self._base_scores[0]))
+        start = raw_start(self.objective["name"], float(self._base_scores[0]))
+        if not np.isfinite(start):
+            raise ValueError(
+                f"The model starts from a mean of {self._base_scores[0]:.6g}, whose raw score under objective="
+                f"{self.objective['name']!r} is not finite. Fit it on labels that are not all equal to a bound."
+            )
+        return start
 
     @property
     def scale_pos_weight(self) -> float:
@@ -137,6 +159,14 @@ class SavedModel:
         trees = trees.get("gbtree", trees)
         return (trees["tree_train_param"] | trees["gbtree_train_param"])[name]
 
+    def told_settings(self, names: Sequence[str]) -> list[dict[str, float]]:
+        """Numbers that the model tells, in float32; then, for an estimator, its parameters in their place."""
+        told = {name: float(np.float32(self.told(name))) for name in names}
+        poisson = self.objective.get("poisson_regression_param", {})
+        told |= {name: float(poisson[name]) for name in names if name in poisson}  # one parameter, which a file holds
+        given = {name: self._given[name] for name in names if self._given.get(name) is not None}
+        return [told, told | {name: float(np.float32(value)) for name, value in given.items()}]
+
 
 def _read_tree(tree: Mapping[str, Any]) -> SavedTree:
     left, right = np.array(tree["left_children"]), np.array(tree["right_children"])
@@ -145,9 +175,11 @@ def _read_tree(tree: Mapping[str, Any]) -> SavedTree:
     kept = (nodes == 0) | (left[parents] == nodes) | (right[parents] == nodes)  # others were pruned
     leaf = (left == -1) & kept
     numbers = np.cumsum(leaf) - 1
+    values, steps = (np.array(tree[name], dtype=np.float32)[leaf] for name in ("split_conditions", "base_weights"))
     return SavedTree(
         numbers=np.where(leaf, numbers, 0),
-        values=np.array(tree["split_conditions"], dtype=np.float32)[leaf].astype(np.float64),
+        values=values.astype(np.float64),
+        steps=steps.astype(np.float64),
         root_weight=float(tree["sum_hessian"][0]),
     )
 
