@@ -61,12 +61,17 @@ def weighted_rank(weights: NDArray, alpha: float) -> tuple[int, float]:
 
 
 def quantile_ensemble(
-    grown: GrownTrees, loss: QuantileLoss, sample_weight: NDArray | None, learning_rate: float
+    grown: GrownTrees, loss: QuantileLoss, sample_weight: NDArray | None, learning_rate: float, learnt: bool = True
 ) -> LeafEnsemble:
-    """Make the ensemble of trees whose leaves are quantiles; ``sample_weight`` is that of all training rows."""
+    """Make the ensemble of trees whose leaves are quantiles.
+
+    ``sample_weight`` is that of all training rows. ``learnt`` is whether boosting starts from the quantile of the
+    labels, and not from zero.
+    """
     labels, weights_given = grown.labels[grown.given], None if sample_weight is None else sample_weight[grown.given]
     start, weights = np.zeros(len(grown.labels)), None
-    start[grown.given] = loss.start_weights(labels, weights_given)
+    if learnt:
+        start[grown.given] = loss.start_weights(labels, weights_given)
     if (in_quantile := loss.row_weights(labels, weights_given)) is not None:
         weights = np.zeros(len(start))
         weights[grown.given] = in_quantile
