@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from telescoping_sklearn._memory import refuse_if_too_large
 from telescoping_sklearn.boosting._derivatives import LossPath, SoftmaxPath
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, RowSets
+from telescoping_sklearn.boosting.libraries._newton_steps import newton_steps
 from telescoping_sklearn.boosting.libraries.lightgbm._replay import GrownTrees
 from telescoping_sklearn.boosting.libraries.lightgbm._tree_text import path_smoothing
 from telescoping_sklearn.losses import NonQuadraticLoss, SquaredError
@@ -34,27 +35,6 @@ class _Pulls(NamedTuple):
     pull: NDArray | None = None
     hessian: NDArray | None = None
     free: NDArray | None = None
-
-
-def newton_steps(
-    sums: NDArray, denominators: NDArray, reg_alpha: float, max_delta_step: float
-) -> tuple[NDArray, NDArray]:
-    """Value of a node as an affine map of its sum of negative gradients: ``rates * sums + constants``.
-
-    ``denominators`` are sums of hessians plus ridge; 0 means no penalty and no limit.
-
-    Examples
-    --------
-    >>> rates, constants = newton_steps(np.array([8.0, -0.5, -9.0]), np.full(3, 2.0), 1.0, 3.8)
-    >>> rates, constants
-    (array([0.5, 0. , 0. ]), array([-0.5,  0. , -3.8]))
-    """
-    rates = np.divide(1.0, denominators, out=np.zeros_like(denominators), where=denominators > 0)
-    free = (np.abs(sums) > reg_alpha) | (reg_alpha == 0)
-    values = np.where(free, rates * (sums - np.sign(sums) * reg_alpha), 0.0)
-    cut = (np.abs(values) > max_delta_step) & (max_delta_step > 0)
-    constants = np.where(cut, np.sign(values) * max_delta_step, np.where(free, -rates * np.sign(sums) * reg_alpha, 0.0))
-    return np.where(free & ~cut, rates, 0.0), constants
 
 
 def newton_ensemble(

@@ -1,0 +1,50 @@
+"""How XGBoost predicts with a fitted model."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import xgboost
+from numpy.typing import NDArray
+
+from telescoping_sklearn._memory import items_per_block
+from telescoping_sklearn.boosting._ensemble import compact_leaves
+from telescoping_sklearn.boosting.libraries.xgboost._saved import SavedModel
+
+
+class XGBoostTrees:
+    """The trees of a model that predict; ``has_link`` says whether means differ from raw scores."""
+
+    def __init__(self, booster: xgboost.Booster, saved: SavedModel, has_link: bool):
+        self.booster = booster
+        self.has_link = has_link
+        self._start = saved.start
+        self._trees = saved.trees
+        self._options: dict[str, Any] = {"iteration_range": (0, saved.n_stages)}
+        self._largest = max(len(tree.values) for tree in saved.trees)
+
+    def predict(self, X: NDArray, *, raw: bool = False) -> NDArray:
+        """Predict with all stages, means or raw scores, (n_query,)."""
+        predicted = self.booster.predict(self._matrix(X), output_margin=raw or not self.has_link, **self._options)
+        return predicted.astype(np.float64)
+
+    def find_leaves(self, X: NDArray) -> NDArray:
+        """Leaf of each row in each tree, (n_stages, n_query), in small integers."""
+        leaves = compact_leaves(np.empty((len(self._trees), len(X)), dtype=np.uint8), self._largest)
+        size = items_per_block(16.0 * len(self._trees), max(len(X), 1))
+        for first in range(0, len(X), size):
+            block = X[first : first + size]
+            nodes = self.booster.predict(self._matrix(block), pred_leaf=True, **self._options)
+            nodes = np.ascontiguousarray(nodes.reshape(len(block), -1).T).astype(np.int32)
+            for tree, of_tree, found in zip(self._trees, nodes, leaves, strict=True):
+                found[first : first + size] = tree.numbers[of_tree]
+        return leaves
+
+    def tree_outputs(self, X: NDArray) -> Iterator[NDArray]:
+        """Yield what each tree adds to the raw score; the first includes the start."""
+        for stage, (tree, leaves) in enumerate(zip(self._trees, self.find_leaves(X), strict=True)):
+            yield tree.values[leaves] + (0.0 if stage else self._start)
+
+    def _matrix(self, X: NDArray) -> xgboost.DMatrix:
+        names, types = self.booster.feature_names, self.booster.feature_types
+        return xgboost.DMatrix(X, feature_names=names, feature_types=types, enable_categorical=True)
