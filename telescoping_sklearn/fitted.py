@@ -1,17 +1,19 @@
 """A telescope for a model that is already fitted.
 
-`telescope` takes a fitted model of a library that has a reader (`boosting.libraries`), alone or inside pipelines, target
-transformers and searches, with the rows that it was trained on. What it returns, a `FittedTelescope`, can be asked
-everything that the estimators of this package can be asked.
+`telescope` takes a fitted model of a library that has a reader (`boosting.libraries`), alone or inside pipelines,
+target transformers and searches, with the rows that it was trained on. What it returns, a `FittedTelescope`, can be
+asked everything that the estimators of this package can be asked.
 """
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils import get_tags
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted, column_or_1d
 
 from telescoping_sklearn._refit import all_at_once
@@ -27,7 +29,8 @@ __all__ = ["FittedTelescope", "telescope"]
 _TAKEN = (
     "LightGBM's LGBMRegressor, LGBMClassifier or Booster; XGBoost's XGBRegressor, XGBClassifier or Booster; CatBoost's "
     "CatBoostRegressor or CatBoostClassifier; scikit-learn's GradientBoosting, HistGradientBoosting, RandomForest, "
-    "ExtraTrees, DecisionTree and ExtraTree models; each also inside a Pipeline, a TransformedTargetRegressor or a search"
+    "ExtraTrees, DecisionTree and ExtraTree models; each also inside a Pipeline, a TransformedTargetRegressor or a "
+    "search"
 )
 
 
@@ -224,7 +227,8 @@ class FittedTelescope(BaseTelescopingEstimator):
         ndarray of shape (n_query,)
             Predictions; see the notes of the class for classifiers.
         """
-        return self._read.trees.predict(self._query(X))
+        rows = self._query(X)
+        return self._read.trees.predict(rows)
 
     def staged_predict(self, X: Any, stages: Any = None, *, approximation: str | None = None) -> Iterator[NDArray]:
         """Predict after each stage.
@@ -302,9 +306,10 @@ class FittedTelescope(BaseTelescopingEstimator):
         return telescope_of(read.ensemble, read.trees, read.rows, read.y, seed=0)
 
     def __sklearn_tags__(self):
+        """Return the tags of a regressor that takes the rows that the model takes."""
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.input_tags.categorical = True
+        if isinstance(self.model, BaseEstimator):
+            tags.input_tags = replace(get_tags(self.model).input_tags, sparse=False)
         return tags
 
 

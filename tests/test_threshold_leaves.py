@@ -14,9 +14,9 @@ from test_boosting import library_of, tolerance
 from test_leaf_telescope import backward_weights, forward_weights
 from test_tree_settings import SPLITTING, coded, random_frame
 
+from telescoping_sklearn.boosting._quantiles import quantile_weights
 from telescoping_sklearn.boosting.libraries._newton_steps import newton_steps
 from telescoping_sklearn.boosting.libraries.lightgbm._placement import _has_frequent_value, _repeats, may_bundle
-from telescoping_sklearn.boosting._quantiles import quantile_weights
 from telescoping_sklearn.boosting.libraries.lightgbm._quantile_leaves import weighted_rank
 
 N, M = 60, 20

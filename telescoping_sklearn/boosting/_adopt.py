@@ -116,8 +116,8 @@ def _changed_labels(telescope: LeafTelescope, gap: Gap) -> Iterator[str]:
     slope, intercept = np.polyfit(gap.model, gap.rebuilt, 1)
     if np.abs(slope * gap.model + intercept - gap.rebuilt).max() <= _ALIKE * abs(slope) * spread:
         yield (
-            f"the labels are {slope:.6g} times those that the model was trained on, plus {intercept:.6g}: give y in the "
-            "units of the model"
+            f"the labels are {slope:.6g} times those that the model was trained on, plus {intercept:.6g}: give y in "
+            "the units of the model"
         )
         return
     last = [telescope.n_stages]

@@ -149,9 +149,7 @@ def _parameters(text: str) -> dict[str, Any]:
     params: dict[str, Any] = {"objective": objective}
     for name, ours in _NUMBERS.items():
         params[ours] = float(text_parameter(text, name))
-    params["bagged"] = float(text_parameter(text, "bagging_fraction")) < 1 and int(
-        text_parameter(text, "bagging_freq")
-    )
+    params["bagged"] = float(text_parameter(text, "bagging_fraction")) < 1 and int(text_parameter(text, "bagging_freq"))
     for name, (supported, reason) in (_ONE_VALUE | (_ONE_VALUE_WITH_BAGS if params["bagged"] else {})).items():
         if (value := text_parameter(text, name)) != supported:
             raise ValueError(f"{name}={value} of this LightGBM model is not supported: {reason}.")

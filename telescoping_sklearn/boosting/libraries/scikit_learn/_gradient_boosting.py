@@ -48,7 +48,7 @@ def read_gradient_boosting(
     refuse_output(model, output)
     if model.loss not in ("squared_error", "absolute_error", "quantile"):
         raise refuse(
-            model, "loss", "leaf values must be means or quantiles, as under 'squared_error', 'absolute_error', 'quantile'"
+            model, "loss", "leaves must be means or quantiles: use 'squared_error', 'absolute_error' or 'quantile'"
         )
     prepare, rows, drawn = _rows(model, X, y, sample_weight)
     alpha = {"absolute_error": 0.5, "quantile": model.alpha}.get(model.loss)

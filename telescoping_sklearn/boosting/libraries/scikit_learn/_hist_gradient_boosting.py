@@ -91,7 +91,9 @@ def _read_classifier(
         _boosting(model, rows, labels, sample_weight, drawn, k, link) for k in range(model.n_trees_per_iteration_)
     ]
     boosting = boostings.pop(score)
-    others = [(of_class.trees.start, of_class.leaves, [t.values for t in of_class.trees.trees]) for of_class in boostings]
+    others = [
+        (of_class.trees.start, of_class.leaves, [t.values for t in of_class.trees.trees]) for of_class in boostings
+    ]
     start = class_start(boosting, n_classes, boosting.trees.start, centred=True)
     return ReadModel(
         ensemble=newton_ensemble(boosting, start, loss, others),
