@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from telescoping_sklearn.base import BaseTelescopingEstimator
     from telescoping_sklearn.boosting import TelescopingGBTRegressor
     from telescoping_sklearn.datasets import fetch_tabular, load_lucas_county
+    from telescoping_sklearn.fitted import FittedTelescope, telescope
     from telescoping_sklearn.irregularity import (
         FirstComponentDeviation,
         IrregularSplit,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BaseTelescopingEstimator",
     "FirstComponentDeviation",
+    "FittedTelescope",
     "IrregularSplit",
     "PrincipalDistance",
     "SkewedLog1p",
@@ -36,6 +38,7 @@ __all__ = [
     "irregularity_scores",
     "load_lucas_county",
     "mixture_test_sets",
+    "telescope",
 ]
 __version__ = "0.1.0"
 
@@ -43,6 +46,7 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     "BaseTelescopingEstimator": "base",
     "FirstComponentDeviation": "irregularity",
+    "FittedTelescope": "fitted",
     "IrregularSplit": "irregularity",
     "PrincipalDistance": "irregularity",
     "SkewedLog1p": "irregularity",
@@ -54,8 +58,12 @@ _MODULE_OF = {
     "irregularity_scores": "irregularity",
     "load_lucas_county": "datasets",
     "mixture_test_sets": "irregularity",
+    "telescope": "fitted",
 }
-_SUBMODULES = ("base", "benchmark", "boosting", "datasets", "displays", "irregularity", "losses", "metrics", "neural")
+_SUBMODULES = (
+    *("base", "benchmark", "boosting", "datasets", "displays", "fitted", "irregularity", "losses", "metrics"),
+    "neural",
+)
 
 if not TYPE_CHECKING:  # a type checker reads the imports above; with `__getattr__` it would accept every name
 

@@ -11,12 +11,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.compose import TransformedTargetRegressor
-from sklearn.model_selection._search import BaseSearchCV
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from telescoping_sklearn._telescope import NotASmootherError, UnstableResponseError
+from telescoping_sklearn._unwrap import unwrap
 from telescoping_sklearn.base import BaseTelescopingEstimator, RecordDroppedError
 
 __all__ = [
@@ -67,22 +65,14 @@ def find_telescoping_estimator(estimator: Any, X: Any) -> tuple[BaseTelescopingE
     >>> trees.kernel_weights(seen).shape
     (100, 100)
     """
-    if isinstance(estimator, BaseTelescopingEstimator):
-        check_is_fitted(estimator)
-        return estimator, X
-    if isinstance(estimator, Pipeline):
-        check_is_fitted(estimator)
-        asked = X is not None and len(estimator) > 1
-        return find_telescoping_estimator(estimator[-1], estimator[:-1].transform(X) if asked else X)
-    if isinstance(estimator, TransformedTargetRegressor):
-        check_is_fitted(estimator)
-        return find_telescoping_estimator(estimator.regressor_, X)
-    if isinstance(estimator, BaseSearchCV):
-        check_is_fitted(estimator)
-        return find_telescoping_estimator(estimator.best_estimator_, X)
+    found = unwrap(estimator)
+    if isinstance(found.model, BaseTelescopingEstimator):
+        check_is_fitted(found.model)
+        return found.model, None if X is None else found.rows(X)
     raise TypeError(
-        f"No telescoping estimator in {type(estimator).__name__}: pass a TelescopingMLPRegressor or "
-        "TelescopingGBTRegressor, bare or inside a Pipeline, a TransformedTargetRegressor or a search."
+        f"No telescoping estimator in {type(found.model).__name__}: pass a TelescopingMLPRegressor or "
+        "TelescopingGBTRegressor, bare or inside a Pipeline, a TransformedTargetRegressor or a search; or what "
+        "telescope(model, X, y) makes of another fitted model."
     )
 
 

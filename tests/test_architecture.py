@@ -24,13 +24,15 @@ ALLOWED = {
     "_numbers": set(),
     "_refit": set(),
     "_telescope": {"_memory"},
+    "_unwrap": set(),
     "_estimates": {"_memory", "_telescope"},
     "_answers": {"_estimates", "_memory", "_telescope"},
     "losses": {"_memory"},
     "irregularity": {"irregularity"},
     "datasets": {"_memory"},
     "base": {"_answers", "_estimates", "_refit", "_telescope"},
-    "metrics": {"base", "_telescope"},
+    "metrics": {"base", "_telescope", "_unwrap"},
+    "fitted": {"base", "_refit", "_unwrap", "boosting"},
     "displays": {"metrics", "_telescope", "displays"},
     "boosting": {"_answers", "_estimates", "_refit", "base", "_telescope", "losses", "_memory", "_numbers", "boosting"},
     "neural": {"_answers", "_refit", "base", "_telescope", "losses", "_memory", "_numbers", "neural"},
@@ -197,7 +199,7 @@ def test_unknown_names_are_missing_as_in_any_module():
 # -- docstrings --------------------------------------------------------------------------------------------------------
 
 PUBLIC_MODULES = [PACKAGE] + [
-    f"{PACKAGE}.{name}" for name in ("datasets", "metrics", "displays", "benchmark") if is_module(name)
+    f"{PACKAGE}.{name}" for name in ("datasets", "metrics", "displays", "benchmark", "fitted") if is_module(name)
 ]
 
 

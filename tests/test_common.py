@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from sklearn.base import BaseEstimator
+from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import telescoping_sklearn
@@ -14,6 +15,10 @@ NET = {"hidden_layer_sizes": (10,), "learning_rate_init": 0.02, "max_iter": 60, 
 SETTINGS = {
     "TelescopingGBTRegressor": [{"n_estimators": 20, "min_child_samples": 5, "n_jobs": 1, "random_state": 0}],
     "TelescopingMLPRegressor": [NET | {"dtype": "float64"}, NET | {"batch_size": 12, "max_iter": 20}],
+    "FittedTelescope": [
+        {"model": HistGradientBoostingRegressor(max_iter=20, min_samples_leaf=5)},
+        {"model": GradientBoostingRegressor(n_estimators=20, random_state=0)},
+    ],
 }
 
 
@@ -59,6 +64,8 @@ def expected_failures(estimator):
     weights = "check_sample_weight_equivalence_on_dense_data"
     if isinstance(estimator, telescoping_sklearn.TelescopingGBTRegressor):
         return {weights: "LightGBM counts rows, not weights, in min_child_samples and in its histograms' bins"}
+    if isinstance(estimator, telescoping_sklearn.FittedTelescope):
+        return {weights: "the models given count rows, not weights, in min_samples_leaf and min_samples_split"}
     if getattr(estimator, "batch_size", "auto") != "auto":
         return {weights: "a row that is there twice makes other batches than a row of weight two"}
     return {}

@@ -14,9 +14,10 @@ from test_boosting import library_of, tolerance
 from test_leaf_telescope import backward_weights, forward_weights
 from test_tree_settings import SPLITTING, coded, random_frame
 
+from telescoping_sklearn.boosting._quantiles import quantile_weights
 from telescoping_sklearn.boosting.libraries._newton_steps import newton_steps
 from telescoping_sklearn.boosting.libraries.lightgbm._placement import _has_frequent_value, _repeats, may_bundle
-from telescoping_sklearn.boosting.libraries.lightgbm._quantile_leaves import quantile_weights
+from telescoping_sklearn.boosting.libraries.lightgbm._quantile_leaves import weighted_rank
 
 N, M = 60, 20
 LOSSES = {
@@ -233,7 +234,7 @@ def test_quantile_weights_are_those_of_the_formulas(values, weights, alpha, seed
     values = np.array(values, dtype=float)
     weights = None if weights is None else np.array(weights[: len(values)])
     groups = np.random.default_rng(seed).integers(0, 3, len(values))
-    found = quantile_weights(values, groups, weights, alpha)
+    found = quantile_weights(values, groups, weights, alpha, weighted_rank)
     for group in np.unique(groups):
         rows = np.flatnonzero(groups == group)
         shares = quantile_shares(values[rows], None if weights is None else weights[rows], alpha)

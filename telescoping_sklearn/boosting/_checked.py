@@ -1,6 +1,6 @@
 """From what a library gives to a telescope that has been compared with the library's own predictions."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,45 @@ def spread_tolerance(values: NDArray) -> float:
     largest_deviation = np.abs(values - values.mean()).max()
     rounding = 16 * np.finfo(np.float64).eps * np.abs(values).max()
     return float(1e-5 * values.std() + 1e-6 * largest_deviation + rounding)
+
+
+class Gap(NamedTuple):
+    """Raw scores of the training rows by the telescope and by the model, each (n_train,).
+
+    ``tolerance`` is the largest difference that counts as rounding.
+    """
+
+    rebuilt: NDArray
+    model: NDArray
+    tolerance: float
+
+    @property
+    def size(self) -> float:
+        """Largest difference."""
+        return float(np.abs(self.rebuilt - self.model).max())
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether the difference is within the tolerance; a difference of NaN is not."""
+        return self.size <= self.tolerance
+
+
+def telescope_of(ensemble: LeafEnsemble, trees: FittedTrees, X: NDArray, y: NDArray, *, seed: int) -> LeafTelescope:
+    """Make the telescope of fitted trees, which has not been compared with anything."""
+    options: dict[str, Any] = {"find_leaves": trees.find_leaves, "tree_outputs": trees.tree_outputs}
+    options |= {"training_rows": X, "y": y, "trained": ensemble.trained, "seed": seed}
+    return LeafTelescope(ensemble, **options)
+
+
+def gap_to_model(telescope: LeafTelescope, model: NDArray, rounding: float = 0.0) -> Gap:
+    """Compare what a telescope rebuilds with the model's own raw scores of the training rows.
+
+    ``rounding`` is the gap that the library's rounding explains, in addition to `spread_tolerance`.
+    """
+    trained = telescope.trained
+    if telescope.is_smoother:
+        return Gap(telescope.reconstruct(None), model, spread_tolerance(telescope.y[trained]) + rounding)
+    return Gap(telescope.kernel_form(), model, spread_tolerance(model[trained]) + _RAW_ROUNDING + rounding)
 
 
 def checked_telescope(
@@ -51,18 +90,11 @@ def checked_telescope(
     ValueError
         If the two differ by more than rounding.
     """
-    options: dict[str, Any] = {"find_leaves": trees.find_leaves, "tree_outputs": trees.tree_outputs}
-    options |= {"training_rows": X, "y": y, "trained": ensemble.trained, "seed": seed}
-    model = trees.predict(X, raw=True)
-    telescope = LeafTelescope(ensemble, **options)
-    if telescope.is_smoother:
-        rebuilt, tolerance = telescope.reconstruct(None), spread_tolerance(y[ensemble.trained]) + rounding
-    else:
-        rebuilt, tolerance = telescope.kernel_form(), spread_tolerance(model[ensemble.trained]) + _RAW_ROUNDING
-    gap = np.abs(rebuilt - model).max()
-    if not gap <= tolerance:
+    telescope = telescope_of(ensemble, trees, X, y, seed=seed)
+    gap = gap_to_model(telescope, trees.predict(X, raw=True), rounding if ensemble.smoother else 0.0)
+    if not gap.is_rounding:
         raise ValueError(
-            f"The telescope misses the model's own training predictions by {gap:.3g}, more than {tolerance:.3g}. "
-            "Please report this, with the parameters."
+            f"The telescope misses the model's own training predictions by {gap.size:.3g}, more than "
+            f"{gap.tolerance:.3g}. Please report this, with the parameters."
         )
     return telescope

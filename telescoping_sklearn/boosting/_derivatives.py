@@ -4,10 +4,12 @@ They change with the prediction. They are not stored by row and tree: the raw tr
 to tree, forward or back, and the derivatives are computed where they are needed.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from telescoping_sklearn._telescope import read_only
 from telescoping_sklearn.losses import NonQuadraticLoss
@@ -47,7 +49,7 @@ class LossPath:
     def before(self, stage: int) -> Derivatives:
         """Return the derivatives at f_{t-1}, for stage t counted from 1."""
         if self._derivatives is None or self._derivatives[0] != stage:
-            y, f = self.labels, self._raw_after(stage - 1)
+            y, f = self.labels, self._score_after(stage - 1)
             loss = self.loss
             of_rows = loss.gradient(y, f), loss.label_rate(y, f), loss.curvature(y, f), loss.hessian(y, f)
             found = Derivatives(*map(read_only, of_rows))
@@ -66,6 +68,10 @@ class LossPath:
         """Return h = dg/df at every row before stage t, (n_train,): what the response feeds back."""
         return self.before(stage).curvature
 
+    def _score_after(self, done: int) -> NDArray:
+        """Where the loss is differentiated after so many trees, (n_train,): the raw training predictions."""
+        return self._raw_after(done)
+
     def _raw_after(self, wanted: int) -> NDArray:
         """Raw training predictions after so many trees, moved there from the last ones computed."""
         done, raw = (0, np.full(len(self.labels), self.start)) if wanted == 0 else self._at
@@ -77,3 +83,20 @@ class LossPath:
             raw = raw - self._leaf_values[done][self._leaves[done]]
         self._at = done, raw
         return raw
+
+
+class SoftmaxPath(LossPath):
+    """Derivatives of the cross entropy of one class of several, with the raw scores of the others held as they were.
+
+    With scores f_k of the classes, the probability of class k is the logistic function of
+    f_k - log sum_{l != k} exp(f_l), so that its derivatives in f_k are those of `Logistic` there. ``others`` are the
+    starts, leaves and leaf values of the other classes.
+    """
+
+    def __init__(self, *args: Any, others: Sequence[tuple[float, NDArray, list[NDArray]]]):
+        super().__init__(*args)
+        self._others = [LossPath(self.loss, self.labels, *of_class) for of_class in others]
+
+    def _score_after(self, done: int) -> NDArray:
+        others = np.stack([other._raw_after(done) for other in self._others])
+        return self._raw_after(done) - logsumexp(others, axis=0)

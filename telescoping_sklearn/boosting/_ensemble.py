@@ -68,6 +68,17 @@ class BaggedWeights:
         return self.row_weights * self.bags(stage)
 
 
+class CountedWeights:
+    """Weights of rows by stage: how often each row was drawn, times ``row_weights``; counts are (n_stages, n_train)."""
+
+    def __init__(self, counts: NDArray, row_weights: NDArray):
+        self.counts, self.row_weights = read_only(counts), read_only(row_weights)
+
+    def __call__(self, stage: int) -> NDArray:
+        """Weights of all rows in a stage (1-based), (n_train,)."""
+        return self.counts[stage - 1] * self.row_weights
+
+
 class SparseWeights:
     """Weights of the few rows that define the leaf values of a stage: a matrix of shape (n_stages, n_train)."""
 
@@ -158,6 +169,11 @@ class LeafEnsemble:
     def fits_residuals(self) -> bool:
         """Whether every tree is fitted to V - F: labels inject 1 and the response feeds back 1."""
         return self.injection == 1.0 and self.feedback == 1.0
+
+    @property
+    def feeds_back(self) -> bool:
+        """Whether trees are fitted to what earlier trees left over; a forest's are not."""
+        return callable(self.feedback) or self.feedback != 0.0
 
     @property
     def same_rows(self) -> bool:

@@ -25,6 +25,7 @@ from telescoping_sklearn._estimates import AUTO_EXACT_OPERATIONS, trained_blocks
 from telescoping_sklearn._memory import working_memory_bytes
 from telescoping_sklearn._telescope import Plan, Start, refuse_other_columns, resolve_stages
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, membership
+from telescoping_sklearn.boosting._leaf_average import LOOK_UP, average_weights, staged_average
 from telescoping_sklearn.boosting._leaf_carriers import LeafCarrier, cheapest_group, moment_steps
 from telescoping_sklearn.boosting._leaf_moments import MATRICES_HELD, LeafMoments
 from telescoping_sklearn.boosting._leaf_space import offsets_of, row_blocks, stacked
@@ -156,6 +157,10 @@ class LeafTelescope(AnsweringTelescope):
     ) -> Iterator[NDArray]:
         """Carry label columns through the trees; see the module's docstring."""
         labels = np.column_stack([V, np.zeros(self.n_samples)]) if offset else V
+        if not self.ensemble.feeds_back:
+            response = self._start_response(X, labels, offset)
+            yield from staged_average(self.ensemble, self.leaves(X), labels, response, offset, stages)
+            return
         start = self._start_response(None, labels, offset)
         if stages[-1] == 0:
             yield start if X is None else self._start_response(X, labels, offset)
@@ -169,6 +174,8 @@ class LeafTelescope(AnsweringTelescope):
     def apply_adjoint(self, plan: Plan, X: NDArray | None) -> NDArray:
         """S(x), (n_query, n_train), from the queries back to the labels."""
         leaves = self.leaves(X)
+        if not self.ensemble.feeds_back:
+            return average_weights(self.ensemble, leaves)
         n_query = leaves.shape[1]
         weights = np.empty((n_query, self.n_samples))
         carrier = self._carrier(plan)
@@ -257,10 +264,16 @@ class LeafTelescope(AnsweringTelescope):
     def forward_plan(self, n_query: int, n_columns: int) -> LeafPlan:
         """Plan label columns: labels and residuals are held at every training row, responses at every query."""
         look_up = float(n_query) * self.n_stages * n_columns
+        if not self.ensemble.feeds_back:
+            leaves = float(self.ensemble.n_leaves.max())
+            return self._single_trees("forward", n_columns, 2 * self.n_samples + 2 * n_query + 2 * leaves, look_up)
         return self._plan("forward", n_columns, 2 * self.n_samples + 2 * n_query + 2 * self._offsets[-1], look_up)
 
     def backward_plan(self, n_query: int) -> LeafPlan:
         """Plan queries carried back to the labels."""
+        if not self.ensemble.feeds_back:
+            per_tree = self.n_samples * n_query / float(self.ensemble.n_leaves.mean())
+            return self._single_trees("backward", 1, self.n_samples, LOOK_UP * self.n_stages * per_tree)
         of_rows = 2 if self.ensemble.fits_residuals else 3
         return self._plan("backward", n_query, of_rows * self.n_samples + 3 * self._offsets[-1], 0.0)
 
@@ -275,6 +288,13 @@ class LeafTelescope(AnsweringTelescope):
             column_bytes=8.0 * float(numbers_held),
             fastest_block_bytes=_FASTEST_BLOCK,
         )
+
+    def _single_trees(
+        self, direction: Literal["forward", "backward"], n_columns: int, numbers_held: float, more: float
+    ) -> LeafPlan:
+        """Plan trees visited one by one."""
+        operations = LOOK_UP * float(self.n_samples) * self.n_stages + self.n_samples * float(self.n_stages) * n_columns
+        return LeafPlan(direction=direction, group=1, operations=operations + more, column_bytes=8.0 * numbers_held)
 
     # -- how they are computed ---------------------------------------------------------------------------------------
 

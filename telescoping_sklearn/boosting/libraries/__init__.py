@@ -56,13 +56,16 @@ class ReadModel:
     y : ndarray of shape (n_train,)
         Labels as the ensemble uses them: for a classifier 0 and 1, else those given.
     prepare : callable
-        Turns query rows, as the user has them, into the form of ``rows``. It raises ValueError where the columns are
-        not those of the model.
+        Turns query rows, as the user has them, into the form of ``rows``, a two-dimensional array. It raises
+        ValueError where the columns are not those of the model. It can be pickled, as everything here.
     rounding : float, default=0.0
         Gap between the telescope and the model that the library's rounding explains, in units of the raw score, in
         addition to `spread_tolerance`.
     link : callable, default=None
         Maps raw scores to means; None where they are the same, or where a mean depends on several raw scores.
+    clues : tuple of str, default=()
+        Signs that the rows or their weights are not those of the model, such as other numbers of rows in its leaves.
+        They are shown where the model is refused, the first first. They do not refuse it themselves.
     squared_error : bool, default=False
         Whether each tree is fitted to the residuals of the trees before it under squared error, for which the
         criteria of a stopping curve are defined.
@@ -75,6 +78,7 @@ class ReadModel:
     prepare: Callable[[Any], NDArray]
     rounding: float = 0.0
     link: Callable[[NDArray], NDArray] | None = None
+    clues: tuple[str, ...] = ()
     squared_error: bool = False
 
 
@@ -86,6 +90,15 @@ class Reader(Protocol):
 
     def read(self, model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: Any = None) -> ReadModel:
         """Read a fitted model on its training rows."""
+
+
+def refuse_row_count(n_model: int, n_given: int) -> None:
+    """Raise ValueError unless as many rows are given as a model was trained on."""
+    if n_model != n_given:
+        raise ValueError(
+            f"X has {n_given} rows, and the model was trained on {n_model}. Give the rows, labels and weights that fit "
+            "was given, in the same order."
+        )
 
 
 def has_base(model: Any, library: str, names: set[str]) -> bool:

@@ -5,6 +5,7 @@
 - `_training`, `_placement`: calling LightGBM, and checking that it put rows where its predictions put them.
 - `_reading`: the fitted booster as a `LeafEnsemble`. It uses `_tree_text` (the model's text), `_bagging` (which rows a
   tree saw), `_replay` (training predictions, bit for bit), and `_newton_leaves` or `_quantile_leaves` (leaf values).
+- `_fitted`: boosters that were fitted elsewhere.
 """
 
 from lightgbm import Booster
@@ -15,6 +16,7 @@ from telescoping_sklearn.boosting.libraries.lightgbm._fit_record import (
     refuse_changes,
     refuse_lone_validation,
 )
+from telescoping_sklearn.boosting.libraries.lightgbm._fitted import read, recognises
 from telescoping_sklearn.boosting.libraries.lightgbm._objectives import non_quadratic_loss
 from telescoping_sklearn.boosting.libraries.lightgbm._parameters import (
     LightGBMParameters,
@@ -44,6 +46,8 @@ __all__ = [
     "label_shift",
     "lost_in_float32",
     "non_quadratic_loss",
+    "read",
+    "recognises",
     "refuse_changes",
     "refuse_lone_validation",
     "refuse_trained",

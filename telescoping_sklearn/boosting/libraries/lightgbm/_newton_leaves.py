@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from telescoping_sklearn._memory import refuse_if_too_large
-from telescoping_sklearn.boosting._derivatives import LossPath
+from telescoping_sklearn.boosting._derivatives import LossPath, SoftmaxPath
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, RowSets
 from telescoping_sklearn.boosting.libraries._newton_steps import newton_steps
 from telescoping_sklearn.boosting.libraries.lightgbm._replay import GrownTrees
@@ -43,12 +43,15 @@ def newton_ensemble(
     loss: NonQuadraticLoss | None,
     huber: float | None,
     params: Mapping[str, Any],
+    others: Sequence[tuple[float, NDArray, list[NDArray]]] = (),
 ) -> LeafEnsemble:
     """Make the ensemble of trees whose leaves are Newton steps.
 
     ``ridges`` are those of the inner nodes and the leaves, by stage, from `node_ridges`; ``loss`` is None unless it is
-    non-quadratic; ``huber`` is the largest unclipped residual, or None.
+    non-quadratic; ``huber`` is the largest unclipped residual, or None. ``others`` are the starts, leaves and leaf
+    values of the other classes where there are several scores.
     """
+    learnt = params.get("boost_from_average", True)
     if params["path_smooth"] > 0:
         refuse_if_too_large(
             8.0 * float((grown.n_leaves.astype(float) ** 2).sum()),
@@ -57,13 +60,14 @@ def newton_ensemble(
         )
     weigh = grown.bagged_weights
     if loss is None:
-        start = SquaredError().start(grown.row_weights)
+        start = SquaredError().start(grown.row_weights) * learnt
         of_loss: dict[str, Any] = {"start_weights": start}
         pulls = _pulls(grown, start, huber, params)
     else:
-        raw, start = loss.start(grown.row_weights, grown.labels)
+        raw, start = loss.start(grown.row_weights, grown.labels) if learnt else (0.0, np.zeros(len(grown.labels)))
         values = [tree.leaf_value - (0.0 if stage else raw) for stage, tree in enumerate(grown.trees)]
-        path = LossPath(loss, grown.labels, raw, grown.leaves, values)
+        of_output = (loss, grown.labels, raw, grown.leaves, values)
+        path = SoftmaxPath(*of_output, others=others) if others else LossPath(*of_output)
         of_loss = {"start_weights": start, "start_offset": raw}
         of_loss |= {"injection": path.label_rate, "feedback": path.curvature, "gradient": path.gradient}
         pulls = _non_quadratic_pulls(path, len(grown.trees))

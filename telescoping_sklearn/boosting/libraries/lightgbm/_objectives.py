@@ -4,9 +4,31 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from telescoping_sklearn.boosting.libraries.lightgbm._quantile_leaves import QuantileLoss
 from telescoping_sklearn.losses import Fair, Gamma, Logistic, NonQuadraticLoss, Poisson, Tweedie
+
+
+class SoftmaxOfClass(Logistic):
+    """Cross entropy of one of several classes, a logistic loss in the distance from the other scores.
+
+    LightGBM starts at log(p), p the share of the class, and multiplies hessians by K / (K - 1) for K classes.
+    """
+
+    def __init__(self, n_classes: int):
+        super().__init__(binary=True)
+        self._factor = n_classes / (n_classes - 1)
+
+    def hessian(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Return K / (K - 1) times h."""
+        return self._factor * self.curvature(y, raw)
+
+    def start(self, row_weights: NDArray, y: NDArray) -> tuple[float, NDArray]:
+        """Return log(p), and its derivative in the labels."""
+        weights = row_weights / row_weights.sum()
+        return float(np.log(weights @ y)), weights / (weights @ y)
+
 
 SQUARED_ERROR_NAMES = (
     *(None, "regression", "regression_l2", "l2", "mean_squared_error", "mse"),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, SparseWeights
+from telescoping_sklearn.boosting._quantiles import quantile_weights
 from telescoping_sklearn.boosting.libraries.lightgbm._replay import GrownTrees
 
 
@@ -38,43 +39,10 @@ class QuantileLoss(NamedTuple):
     def start_weights(self, labels: NDArray, sample_weight: NDArray | None) -> NDArray:
         """Return A in f_0 = A y, the quantile of all labels, (n_rows,), for labels in LightGBM's float32."""
         groups = np.zeros(len(labels), dtype=np.intp)
-        return quantile_weights(labels, groups, self.row_weights(labels, sample_weight), self.alpha)
+        return quantile_weights(labels, groups, self.row_weights(labels, sample_weight), self.alpha, weighted_rank)
 
 
-def quantile_weights(values: NDArray, groups: NDArray, weights: NDArray | None, alpha: float) -> NDArray:
-    """Weights of the values in the quantile of their group, (n_values,): one or two of each group are not zero.
-
-    They sum to 1 in every group. Among equal values, the first counts as the smallest. LightGBM's unweighted formula is
-    used where ``weights`` is None.
-    """
-    order = np.lexsort((values, groups))
-    counts = np.bincount(groups)
-    counts = counts[counts > 0]
-    firsts = np.cumsum(counts) - counts
-    if weights is None:
-        upper, share = _ranks(counts, alpha)
-    else:
-        of_groups = np.split(weights[order], firsts[1:])
-        upper, share = np.array([_weighted_rank(of_group, alpha) for of_group in of_groups]).T
-    found = np.zeros(len(values))
-    found[order[firsts + upper.astype(np.intp)]] = share
-    two = share != 1
-    found[order[(firsts + upper.astype(np.intp))[two] - 1]] = 1 - share[two]
-    return found
-
-
-def _ranks(counts: NDArray, alpha: float) -> tuple[NDArray, NDArray]:
-    """Rank of the larger of the two values in their group, in increasing order, and its weight.
-
-    LightGBM counts from the largest of the c values: it interpolates at rank (c - 1) (1 - alpha).
-    """
-    below_largest = (counts - 1) * (1.0 - alpha)
-    whole = np.floor(below_largest)
-    upper, share = counts - 1 - whole, 1.0 - (below_largest - whole)
-    return np.maximum(upper, 0), np.where(upper >= 1, share, 1.0)
-
-
-def _weighted_rank(weights: NDArray, alpha: float) -> tuple[int, float]:
+def weighted_rank(weights: NDArray, alpha: float) -> tuple[int, float]:
     """Rank of the larger of the two values and its weight, from the weights of a group in increasing order of values.
 
     Take the first rank at which the cumulative weight exceeds alpha times the total. LightGBM interpolates with the
@@ -93,12 +61,17 @@ def _weighted_rank(weights: NDArray, alpha: float) -> tuple[int, float]:
 
 
 def quantile_ensemble(
-    grown: GrownTrees, loss: QuantileLoss, sample_weight: NDArray | None, learning_rate: float
+    grown: GrownTrees, loss: QuantileLoss, sample_weight: NDArray | None, learning_rate: float, learnt: bool = True
 ) -> LeafEnsemble:
-    """Make the ensemble of trees whose leaves are quantiles; ``sample_weight`` is that of all training rows."""
+    """Make the ensemble of trees whose leaves are quantiles.
+
+    ``sample_weight`` is that of all training rows. ``learnt`` is whether boosting starts from the quantile of the
+    labels, and not from zero.
+    """
     labels, weights_given = grown.labels[grown.given], None if sample_weight is None else sample_weight[grown.given]
     start, weights = np.zeros(len(grown.labels)), None
-    start[grown.given] = loss.start_weights(labels, weights_given)
+    if learnt:
+        start[grown.given] = loss.start_weights(labels, weights_given)
     if (in_quantile := loss.row_weights(labels, weights_given)) is not None:
         weights = np.zeros(len(start))
         weights[grown.given] = in_quantile
@@ -107,7 +80,11 @@ def quantile_ensemble(
         rows = grown.rows_of(stage)
         found = np.zeros((1, len(start)))
         found[0, rows] = quantile_weights(
-            residuals[rows], grown.leaves[stage - 1, rows], None if weights is None else weights[rows], loss.alpha
+            residuals[rows],
+            grown.leaves[stage - 1, rows],
+            None if weights is None else weights[rows],
+            loss.alpha,
+            weighted_rank,
         )
         of_stages.append(sparse.csr_array(found))
     taken = sparse.vstack(of_stages, format="csr")

@@ -5,6 +5,7 @@ at which the derivatives of a non-quadratic loss are taken. Other labels are not
 of the gap between the telescope and the model.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,35 +31,59 @@ from telescoping_sklearn.boosting.libraries.lightgbm._tree_text import (
 
 
 class LightGBMTrees:
-    """A fitted booster: the first ``n_stages`` trees predict, and ``label_shift`` is added to predictions."""
+    """A fitted booster: the first ``n_stages`` trees predict, and ``label_shift`` is added to predictions.
 
-    def __init__(self, booster: lightgbm.Booster, n_stages: int, n_jobs: int | None, label_shift: float = 0.0):
+    Of a booster of several scores, one tree an iteration each, they are the trees of ``score``.
+    """
+
+    def __init__(
+        self,
+        booster: lightgbm.Booster,
+        n_stages: int,
+        n_jobs: int | None,
+        label_shift: float = 0.0,
+        *,
+        score: int = 0,
+        n_scores: int = 1,
+    ):
         self.booster = booster
         self.n_stages = n_stages
+        self.score, self.n_scores = score, n_scores
         self._options: dict[str, Any] = {"validate_features": False, "num_threads": prediction_threads(n_jobs)}
         self.label_shift = label_shift
 
     def predict(self, X: NDArray, *, raw: bool = False) -> NDArray:
         """Predict with all stages, means or raw scores, (n_query,)."""
+        raw = raw or self.n_scores > 1  # a mean of several scores depends on all of them
         predicted = self.booster.predict(X, num_iteration=self.n_stages, raw_score=raw, **self._options)
-        return np.asarray(predicted) + self.label_shift
+        return self._of_score(predicted) + self.label_shift
+
+    def of_score(self, score: int) -> "LightGBMTrees":
+        """Return the trees of another score."""
+        other = copy.copy(self)
+        other.score = score
+        return other
+
+    def _of_score(self, predicted: Any) -> NDArray:
+        predicted = np.asarray(predicted)
+        return predicted if self.n_scores == 1 else predicted[:, self.score]
 
     def find_leaves(self, X: NDArray) -> NDArray:
         """Leaf of each row in each tree, (n_stages, n_query), in small integers."""
-        size = items_per_block(16.0 * self.n_stages, max(len(X), 1))  # LightGBM returns 8-byte numbers
+        size = items_per_block(16.0 * self.n_stages * self.n_scores, max(len(X), 1))  # LightGBM returns 8-byte numbers
         blocks = [self._leaves_of(X[first : first + size]) for first in range(0, len(X), size)]
         return np.concatenate(blocks, axis=1) if blocks else np.empty((self.n_stages, 0), np.uint8)
 
     def _leaves_of(self, X: NDArray) -> NDArray:
         leaves = self.booster.predict(X, pred_leaf=True, num_iteration=self.n_stages, **self._options)
-        leaves = np.asarray(leaves).reshape(len(X), self.n_stages)
+        leaves = np.asarray(leaves).reshape(len(X), self.n_stages, self.n_scores)[:, :, self.score]
         return compact_leaves(np.ascontiguousarray(leaves.T), int(leaves.max(initial=0)) + 1)
 
     def tree_outputs(self, X: NDArray) -> Iterator[NDArray]:
         """Yield what each tree adds to the raw score; LightGBM adds the start to the first tree."""
         one: dict[str, Any] = {"num_iteration": 1, "raw_score": True}
         for stage in range(self.n_stages):
-            output = np.asarray(self.booster.predict(X, start_iteration=stage, **one, **self._options))
+            output = self._of_score(self.booster.predict(X, start_iteration=stage, **one, **self._options))
             yield output if stage else output + self.label_shift
 
     def ensemble(

@@ -1,0 +1,140 @@
+"""From a model that was fitted elsewhere to a telescope that agrees with it, or to an error that says why not.
+
+A reader finds the trees on the rows given; nothing tells it that they are the rows of the fit. So the telescope must
+rebuild the model's own predictions of them. Where it does not, likely causes are tried.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from telescoping_sklearn.boosting._checked import Gap, gap_to_model, telescope_of
+from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
+from telescoping_sklearn.boosting.libraries import Reader, ReadModel, find_reader
+
+__all__ = ["LeafTelescope", "ReadModel", "adopt", "find_reader"]
+
+#: Transformations of the labels that are tried, by their name.
+_TRANSFORMATIONS: dict[str, Callable[[NDArray], NDArray]] = {
+    "np.log(y)": np.log,
+    "np.log1p(y)": np.log1p,
+    "np.sqrt(y)": np.sqrt,
+    "np.exp(y)": np.exp,
+    "np.expm1(y)": np.expm1,
+}
+#: Part of the spread of predictions within which two of them are taken for equal when causes are looked for.
+_ALIKE = 1e-4
+
+
+def adopt(
+    reader: Reader, model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: Any, seed: int
+) -> tuple[ReadModel, LeafTelescope]:
+    """Read a fitted model on its training rows, make its telescope, and compare the two.
+
+    Parameters
+    ----------
+    reader : Reader
+        The reader of the model's library.
+    model : object
+        The fitted model.
+    X : array-like of shape (n_train, n_features)
+        Training rows, as the model was given them.
+    y : ndarray of shape (n_train,)
+        Training labels.
+    sample_weight : ndarray of shape (n_train,) or None
+        Training weights.
+    output : object
+        Class of a classifier, or None.
+    seed : int
+        Seed of the probes.
+
+    Returns
+    -------
+    read : ReadModel
+        The model on its training rows.
+    telescope : LeafTelescope
+        Its telescope.
+
+    Raises
+    ------
+    ValueError
+        If a setting is not supported, or the telescope does not rebuild the model's predictions.
+    """
+    read = reader.read(model, X, y, sample_weight, output)
+    telescope, gap = _compared(read, seed)
+    if gap.is_rounding:
+        return read, telescope
+    causes = [*read.clues, *_causes(reader, (model, X, y, sample_weight, output), read, telescope, gap)]
+    spread = np.std(gap.model) if read.link is not None or not telescope.is_smoother else np.std(read.y)
+    raise ValueError(
+        f"The telescope of this {type(model).__name__} misses the model's own predictions of the rows given by up to "
+        f"{gap.size / max(float(spread), np.finfo(np.float64).tiny):.3g} standard deviations of the "
+        f"{'labels' if telescope.is_smoother else 'raw scores'} ({gap.size:.3g}, and {gap.tolerance:.3g} is rounding). "
+        f"Likely cause: {causes[0]}. Give X, y and sample_weight exactly as fit was given them, in the same order."
+    )
+
+
+def _compared(read: ReadModel, seed: int) -> tuple[LeafTelescope, Gap]:
+    telescope = telescope_of(read.ensemble, read.trees, read.rows, read.y, seed=seed)
+    return telescope, gap_to_model(telescope, read.trees.predict(read.rows, raw=True), read.rounding)
+
+
+# -- causes ------------------------------------------------------------------------------------------------------------
+
+
+def _causes(
+    reader: Reader, given: tuple[Any, ...], read: ReadModel, telescope: LeafTelescope, gap: Gap
+) -> Iterator[str]:
+    """Yield what may explain a gap, the likeliest first."""
+    if given[3] is not None and _fits_without_weights(reader, given, telescope.seed):
+        yield "the model was trained without sample_weight: leave it out"
+        return
+    if telescope.is_smoother:
+        yield from _changed_labels(telescope, gap)
+        yield from _same_mean(telescope, gap)
+    yield (
+        "other rows or labels than the model was trained on, or sample_weight that was left out or is not that of the "
+        "fit"
+    )
+
+
+def _fits_without_weights(reader: Reader, given: tuple[Any, ...], seed: int) -> bool:
+    model, X, y, _, output = given
+    try:
+        return _compared(reader.read(model, X, y, None, output), seed)[1].is_rounding
+    except ValueError:
+        return False
+
+
+def _changed_labels(telescope: LeafTelescope, gap: Gap) -> Iterator[str]:
+    """Yield the transformation of the labels under which they are those of the model."""
+    spread = float(np.std(gap.model))
+    if spread == 0 or not np.isfinite(gap.rebuilt).all():
+        return
+    slope, intercept = np.polyfit(gap.model, gap.rebuilt, 1)
+    if np.abs(slope * gap.model + intercept - gap.rebuilt).max() <= _ALIKE * abs(slope) * spread:
+        yield (
+            f"the labels are {slope:.6g} times those that the model was trained on, plus {intercept:.6g}: give y in "
+            "the units of the model"
+        )
+        return
+    last = [telescope.n_stages]
+    for name, transformation in _TRANSFORMATIONS.items():
+        with np.errstate(all="ignore"):
+            labels = np.where(telescope.trained, transformation(telescope.y), 0.0)
+        if np.isfinite(labels).all():
+            rebuilt = next(telescope.staged_response(None, labels[:, None], offset=True, stages=last)).sum(axis=1)
+            if np.abs(rebuilt - gap.model).max() <= _ALIKE * spread:
+                yield f"the model was trained on {name}: give those labels"
+                return
+
+
+def _same_mean(telescope: LeafTelescope, gap: Gap) -> Iterator[str]:
+    """Yield that rows or labels are in another order where labels have the mean of the model's predictions."""
+    weights = telescope.row_weights[telescope.trained]
+    if telescope.ensemble.feeds_back:  # boosting starts from the mean, and keeps the mean of predictions there
+        model, labels = gap.model[telescope.trained], telescope.y[telescope.trained]
+        if abs(weights @ (model - labels)) <= 1e-3 * weights.sum() * labels.std():
+            yield "X, y or sample_weight are in another order than in fit"

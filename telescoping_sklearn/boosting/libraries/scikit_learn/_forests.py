@@ -1,0 +1,108 @@
+"""Forests and single trees of scikit-learn: averages over trees, with no residual fed back."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.class_weight import compute_sample_weight
+
+from telescoping_sklearn.boosting._ensemble import CountedWeights, LeafEnsemble
+from telescoping_sklearn.boosting.libraries import ReadModel, refuse_row_count
+from telescoping_sklearn.boosting.libraries.scikit_learn._columns import Columns
+from telescoping_sklearn.boosting.libraries.scikit_learn._refusals import (
+    class_positions,
+    find_class,
+    refuse,
+    refuse_output,
+    refuse_several_targets,
+)
+from telescoping_sklearn.boosting.libraries.scikit_learn._trees import GrownTree, SummedTrees, other_counts
+
+#: Criteria whose leaves are means of labels, or shares of classes.
+_MEANS = ("squared_error", "friedman_mse", "poisson", "gini", "entropy", "log_loss")
+
+
+def read_forest(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: Any) -> ReadModel:
+    """Read a forest, or a single tree, which is a forest of one; see `telescoping_sklearn.boosting.libraries`."""
+    _refuse_settings(model)
+    if hasattr(model, "classes_"):
+        chosen = find_class(model, output)
+        labels = (class_positions(model, y) == chosen).astype(np.float64)
+    else:
+        refuse_output(model, output)
+        chosen, labels = 0, y
+    prepare = Columns(model, allow_nan=True)
+    rows = prepare(X)
+    grown = tuple(getattr(model, "estimators_", (model,)))
+    trees = SummedTrees([GrownTree(tree.tree_, 1 / len(grown), chosen) for tree in grown])
+    weights = _row_weights(model, y, sample_weight)
+    drawn = _drawn(model, len(rows), weights)
+    if not isinstance(drawn, CountedWeights):
+        refuse_row_count(int(grown[0].tree_.n_node_samples[0]), int(np.count_nonzero(weights)))
+    leaves = trees.find_leaves(rows)
+    trained = np.zeros(len(rows), dtype=bool)
+    rates = []
+    for stage, (of_tree, n_leaves) in enumerate(zip(leaves, trees.n_leaves, strict=True), start=1):
+        trained |= drawn(stage) > 0
+        total = np.bincount(of_tree, drawn(stage), n_leaves)
+        rates.append(np.divide(1 / len(grown), total, out=np.zeros(n_leaves), where=total > 0))
+    ensemble = LeafEnsemble(
+        leaves=leaves,
+        n_leaves=trees.n_leaves,
+        row_weights=np.where(trained, weights, 0.0),
+        trained=trained,
+        rates=rates,
+        start_weights=np.zeros(len(rows)),
+        weights_by_stage=None if isinstance(drawn, _Same) else drawn,
+        feedback=0.0,
+    )
+    clues = other_counts(trees.trees, leaves, lambda stage: drawn(stage) > 0) + _other_weights(trees, weights, drawn)
+    return ReadModel(ensemble=ensemble, trees=trees, rows=rows, y=labels, prepare=prepare, clues=clues)
+
+
+class _Same:
+    """Weights that every tree of a forest shares."""
+
+    def __init__(self, weights: NDArray):
+        self._weights = weights
+
+    def __call__(self, stage: int) -> NDArray:
+        return self._weights
+
+
+def _row_weights(model: Any, y: NDArray, sample_weight: NDArray | None) -> NDArray:
+    """Weights of the rows, those of their classes included."""
+    weights = np.ones(len(y)) if sample_weight is None else sample_weight
+    class_weight = getattr(model, "class_weight", None)
+    return weights if class_weight is None else weights * compute_sample_weight(class_weight, y)
+
+
+def _drawn(model: Any, n_rows: int, weights: NDArray) -> CountedWeights | _Same:
+    """Weights of the rows by tree: how often the bootstrap of the tree drew each, or their own weights without one."""
+    if not getattr(model, "bootstrap", False):
+        return _Same(weights)
+    refuse_row_count(int(model._n_samples), n_rows)
+    drawn = [np.bincount(rows, minlength=n_rows) for rows in model.estimators_samples_]
+    most = max(int(counts.max()) for counts in drawn)
+    counts = np.stack([counts.astype(np.min_scalar_type(most)) for counts in drawn])
+    return CountedWeights(counts, (weights > 0).astype(np.float64))
+
+
+def _other_weights(trees: SummedTrees, weights: NDArray, drawn: CountedWeights | _Same) -> tuple[str, ...]:
+    """Say where the weights given are not those of training, up to a factor."""
+    first = trees.trees[0]
+    assert isinstance(first, GrownTree)
+    of_model, unequal = first.weights.sum(), np.ptp(first.weights / first.counts) > 1e-9 * first.weights.max()
+    if isinstance(drawn, _Same) and unequal and np.ptp(weights[weights > 0]) == 0:
+        return (f"the model was trained with unequal weights, which add up to {of_model:.6g}: give sample_weight",)
+    return ()
+
+
+def _refuse_settings(model: Any) -> None:
+    refuse_several_targets(model)
+    if model.criterion not in _MEANS:
+        raise refuse(model, "criterion", f"leaves must be means of labels, as under one of {_MEANS}")
+    if model.monotonic_cst is not None:
+        raise refuse(model, "monotonic_cst", "values of constrained leaves depend on other leaves")
+    if getattr(model, "class_weight", None) == "balanced_subsample":
+        raise refuse(model, "class_weight", "weights of classes differ from tree to tree; use 'balanced'")

@@ -1,0 +1,245 @@
+"""GradientBoostingRegressor and GradientBoostingClassifier.
+
+Bags, and the rows held out for early stopping, are drawn again from the seed of the model. Every draw of a bag is
+followed by one draw for each tree of the iteration, which seeds its splits.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logit
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.ensemble._gradient_boosting import _random_sample_mask
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+
+from telescoping_sklearn.boosting.libraries import ReadModel, refuse_row_count
+from telescoping_sklearn.boosting.libraries.scikit_learn._boosting import (
+    Boosting,
+    Start,
+    mean_start,
+    newton_ensemble,
+    quantile_ensemble,
+    quantile_start,
+    squared_error_ensemble,
+)
+from telescoping_sklearn.boosting.libraries.scikit_learn._columns import Columns
+from telescoping_sklearn.boosting.libraries.scikit_learn._refusals import (
+    class_positions,
+    find_class,
+    refuse,
+    refuse_drawn,
+    refuse_output,
+)
+from telescoping_sklearn.boosting.libraries.scikit_learn._trees import Drawn, GrownTree, SummedTrees, other_counts
+from telescoping_sklearn.losses import Logistic
+
+_SEED_LIMIT = np.iinfo(np.int32).max
+
+
+def read_gradient_boosting(
+    model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: Any = None
+) -> ReadModel:
+    """Read a fitted model; see `telescoping_sklearn.boosting.libraries`."""
+    if hasattr(model, "classes_"):
+        return _read_classifier(model, X, y, sample_weight, output)
+    refuse_output(model, output)
+    if model.loss not in ("squared_error", "absolute_error", "quantile"):
+        raise refuse(
+            model, "loss", "leaves must be means or quantiles: use 'squared_error', 'absolute_error' or 'quantile'"
+        )
+    prepare, rows, drawn = _rows(model, X, y, sample_weight)
+    alpha = {"absolute_error": 0.5, "quantile": model.alpha}.get(model.loss)
+    boosting = _boosting(model, rows, y, sample_weight, drawn, 0, _start_value(model), 1.0)
+    start = _start(model, boosting)
+    if alpha is None:
+        ensemble = squared_error_ensemble(boosting, start)
+    else:
+        ensemble = quantile_ensemble(boosting, start, alpha, weighted=True)
+    return ReadModel(
+        ensemble=ensemble,
+        trees=boosting.trees,
+        rows=rows,
+        y=y,
+        prepare=prepare,
+        clues=_clues(boosting),
+        squared_error=alpha is None,
+    )
+
+
+def _read_classifier(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: Any) -> ReadModel:
+    """Read a classifier; its output of two classes is the score of the second, with a sign for the first."""
+    chosen = find_class(model, output)
+    if model.loss != "log_loss":
+        raise refuse(model, "loss", "its leaves are Newton steps of another loss than 'log_loss'")
+    positions = class_positions(model, y)
+    prepare, rows, drawn = _rows(model, X, positions, sample_weight)
+    n_classes = len(model.classes_)
+    if n_classes == 2:
+        refuse_first_class(model, chosen)
+    scores = [0] if n_classes == 2 else list(range(n_classes))
+    score = 0 if n_classes == 2 else chosen
+    labels = (positions == chosen).astype(np.float64)
+    factor = 1.0 if n_classes == 2 else (n_classes - 1) / n_classes
+    starts = _class_starts(model, n_classes)
+    loss = Logistic(binary=True)
+    boostings = [
+        _boosting(model, rows, labels, sample_weight, drawn, k, starts[k], factor, loss if n_classes == 2 else None)
+        for k in scores
+    ]
+    boosting = boostings[score]
+    others = [
+        (starts[k], boostings[k].leaves, [tree.values for tree in boostings[k].trees.trees])
+        for k in scores
+        if k != score
+    ]
+    start = class_start(boosting, n_classes, starts[score], centred=True)
+    if model.init_ == "zero" or not _is_learnt(model):
+        start = start._replace(label_weights=np.zeros(len(labels)))
+    return ReadModel(
+        ensemble=newton_ensemble(boosting, start, loss, others),
+        trees=boosting.trees,
+        rows=rows,
+        y=labels,
+        prepare=prepare,
+        link=loss.mean if n_classes == 2 else None,
+        clues=_clues(boosting),
+    )
+
+
+def refuse_first_class(model: Any, chosen: int) -> None:
+    """Raise ValueError for the first of two classes, which has no score of its own."""
+    if chosen == 0:
+        raise ValueError(
+            f"output={model.classes_[0]!r} has no score of its own: {type(model).__name__} has one score for two "
+            f"classes, that of {model.classes_[1]!r}. The score of the other is its negative; leave output out."
+        )
+
+
+def class_start(boosting: Boosting, n_classes: int, score: float, *, centred: bool) -> Start:
+    """Where boosting of a class starts, from its share p of the weights, and the derivative in the labels.
+
+    The start of two classes is logit(p). Of several classes it is log(p), ``centred`` by the mean of the logarithms.
+    """
+    weights = boosting.row_weights / boosting.row_weights.sum()
+    p = float(weights @ boosting.labels)
+    if n_classes == 2:
+        return Start(weights / (p * (1 - p)), score)
+    return Start(weights * ((1 - 1 / n_classes) if centred else 1.0) / p, score)
+
+
+def _rows(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None) -> tuple[Columns, NDArray, Drawn]:
+    """Prepare rows, and draw again which of them every tree saw."""
+    prepare = Columns(model, allow_nan=False)
+    rows = prepare(X)
+    drawn = _draw(model, y)
+    first = model.estimators_[0, 0].tree_
+    if drawn.bags is None:
+        weights = np.ones(len(y)) if sample_weight is None else sample_weight
+        seen = np.count_nonzero(weights[drawn.given])
+        if seen != first.n_node_samples[0]:
+            refuse_row_count(int(first.n_node_samples[0]), int(seen))
+    return prepare, rows, drawn
+
+
+def _draw(model: Any, y: NDArray) -> Drawn:
+    """Draw again the rows held out, and the bags; y are labels, or positions of classes."""
+    given = np.ones(len(y), dtype=bool)
+    if model.n_iter_no_change is not None:
+        refuse_drawn(model, "n_iter_no_change")
+        stratify = y if hasattr(model, "classes_") else None
+        train, _ = train_test_split(
+            np.arange(len(y)), random_state=model.random_state, test_size=model.validation_fraction, stratify=stratify
+        )
+        given[:] = False
+        given[train] = True
+    else:
+        train = np.arange(len(y))
+    if model.subsample == 1:
+        return Drawn(given)
+    refuse_drawn(model, "subsample")
+    return Drawn(given, _bags(model, train, len(y)))
+
+
+def _bags(model: Any, train: NDArray, n_rows: int) -> list[NDArray]:
+    random_state, bags = check_random_state(model.random_state), []
+    for _ in range(len(model.estimators_)):
+        bag = np.zeros(n_rows, dtype=bool)
+        in_bag = max(1, int(model.subsample * len(train)))
+        bag[train] = _random_sample_mask(len(train), in_bag, random_state)
+        bags.append(bag)
+        random_state.randint(_SEED_LIMIT, size=model.n_trees_per_iteration_)
+    return bags
+
+
+def _boosting(
+    model: Any,
+    rows: NDArray,
+    labels: NDArray,
+    sample_weight: NDArray | None,
+    drawn: Drawn,
+    score: int,
+    start: float,
+    factor: float,
+    loss: Logistic | None = None,
+) -> Boosting:
+    """Collect the trees of one score, and what they were grown on."""
+    grown: Sequence[Any] = model.estimators_[:, score]
+    trees = SummedTrees([GrownTree(tree.tree_, model.learning_rate) for tree in grown], start, loss)
+    rate = model.learning_rate * factor
+    return Boosting(trees, trees.find_leaves(rows), labels, sample_weight, drawn, rate)
+
+
+def _clues(boosting: Boosting) -> tuple[str, ...]:
+    weights = boosting.row_weights
+    clues = other_counts(
+        boosting.trees.trees, boosting.leaves, lambda stage: boosting.drawn.rows_of(stage) & (weights > 0)
+    )
+    first = boosting.trees.trees[0]
+    assert isinstance(first, GrownTree)
+    unequal = np.ptp(first.weights / first.counts) > 1e-9 * first.weights.max()
+    if boosting.sample_weight is None and unequal:
+        clues += ("the model was trained with unequal weights: give sample_weight",)
+    return clues
+
+
+# -- where boosting starts ---------------------------------------------------------------------------------------------
+
+
+def _is_learnt(model: Any) -> bool:
+    """Whether the start depends on the labels; raise for estimators whose dependence is not known."""
+    init = model.init_
+    if isinstance(init, str):
+        return False
+    if type(init) is DummyRegressor or (type(init) is DummyClassifier and init.strategy in ("prior", "constant")):
+        return init.strategy != "constant"
+    raise refuse(model, "init", "the start must be 'zero' or that of a DummyRegressor, whose label weights are known")
+
+
+def _start_value(model: Any) -> float:
+    """Return the raw score that boosting starts from."""
+    _is_learnt(model)
+    return 0.0 if isinstance(model.init_, str) else float(model.init_.constant_.ravel()[0])
+
+
+def _start(model: Any, boosting: Boosting) -> Start:
+    """Return the start of a regressor, by the strategy of its initial estimator."""
+    if not _is_learnt(model):
+        return Start(np.zeros(len(boosting.labels)), _start_value(model))
+    if model.init_.strategy == "mean":
+        return mean_start(boosting)
+    return quantile_start(boosting, 0.5 if model.init_.strategy == "median" else model.init_.quantile)
+
+
+def _class_starts(model: Any, n_classes: int) -> list[float]:
+    """Return the raw scores that boosting starts from, one of two classes, or one a class."""
+    _is_learnt(model)
+    if isinstance(model.init_, str):
+        return [0.0] * n_classes
+    eps = np.finfo(np.float64).eps
+    shares = np.clip(model.init_.predict_proba(np.zeros((1, 1)))[0], eps, 1 - eps)
+    if n_classes == 2:
+        return [float(logit(shares[1]))]
+    return list(np.log(shares) - np.log(shares).mean())
