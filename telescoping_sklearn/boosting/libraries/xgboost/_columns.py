@@ -59,7 +59,9 @@ class Columns:
             )
         rows = np.asarray(X, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != self.n_features:
-            raise ValueError(f"X has shape {rows.shape}, and the model was fitted on {self.n_features} columns.")
+            raise ValueError(
+                f"X has shape {rows.shape}, but the model is expecting rows of {self.n_features} features."
+            )
         return self._without_missing(rows)
 
     def _encode_frame(self, X: pd.DataFrame) -> NDArray:

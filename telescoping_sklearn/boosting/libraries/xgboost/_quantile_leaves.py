@@ -9,62 +9,36 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from telescoping_sklearn.boosting import _quantiles
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, SparseWeights
 from telescoping_sklearn.boosting.libraries.xgboost._saved import GrownTrees, SavedModel
 
 
+def _ranks(counts: NDArray, alpha: float) -> tuple[NDArray, NDArray]:
+    """Rank of the larger of the two values in a group of c, counted from 0, and its weight.
+
+    XGBoost interpolates at rank alpha (c + 1), counted from 1, and takes the least or the largest value beyond them.
+    """
+    place = np.clip(alpha * (counts + 1.0) - 1, 0, counts - 1)
+    upper = np.ceil(place)
+    return upper, np.where(upper > place, place - (upper - 1), 1.0)
+
+
+def _weighted_rank(weights: NDArray, alpha: float) -> tuple[int, float]:
+    """Rank of the first value at which the sum of weights reaches alpha of the whole, in XGBoost's float32; and 1."""
+    sums = np.cumsum(weights.astype(np.float32), dtype=np.float32)
+    return min(int(np.searchsorted(sums, np.float32(sums[-1] * alpha))), len(sums) - 1), 1.0
+
+
 def quantile_weights(values: NDArray, groups: NDArray, weights: NDArray | None, alpha: float) -> NDArray:
-    """Weights of the values in the quantile of their group, (n_values,): one or two of each group are not zero.
-
-    They sum to 1 in every group that has values. Among equal values, the first counts as the smallest.
-
-    Parameters
-    ----------
-    values, groups : ndarray of shape (n_values,)
-        Values, and the group of each.
-    weights : ndarray of shape (n_values,) or None
-        Weights; None for XGBoost's unweighted formula.
-    alpha : float
-        Level of the quantile.
+    """Weights of the values in XGBoost's quantile of their group, (n_values,); see `_quantiles`.
 
     Examples
     --------
     >>> quantile_weights(np.array([3.0, 1.0, 2.0, 4.0]), np.zeros(4, int), None, 0.5)
     array([0.5, 0. , 0.5, 0. ])
     """
-    order = np.lexsort((values, groups))
-    counts = np.bincount(groups)
-    counts = counts[counts > 0]
-    firsts = np.cumsum(counts) - counts
-    if weights is None:
-        lower, share = _ranks(counts, alpha)
-    else:
-        lower, share = _weighted_ranks(weights[order], firsts, counts, alpha), np.zeros(len(counts))
-    found = np.zeros(len(values))
-    found[order[firsts + lower]] = 1 - share
-    two = share > 0
-    found[order[(firsts + lower)[two] + 1]] = share[two]
-    return found
-
-
-def _ranks(counts: NDArray, alpha: float) -> tuple[NDArray, NDArray]:
-    """Rank of the smaller of the two values in a group of c, counted from 0, and the weight of the larger.
-
-    The quantile is interpolated at rank alpha (c + 1), counted from 1, and is the least or largest value beyond them.
-    """
-    place = np.clip(alpha * (counts + 1.0) - 1, 0, counts - 1)
-    lower = np.floor(place).astype(np.intp)
-    return lower, place - lower
-
-
-def _weighted_ranks(weights: NDArray, firsts: NDArray, counts: NDArray, alpha: float) -> NDArray:
-    """Rank of the first value at which the sum of weights reaches alpha of the whole, in float32 as in XGBoost."""
-    found = np.empty(len(counts), dtype=np.intp)
-    for group, (first, count) in enumerate(zip(firsts, counts, strict=True)):
-        sums = np.cumsum(weights[first : first + count].astype(np.float32), dtype=np.float32)
-        threshold = np.float32(sums[-1] * alpha)
-        found[group] = min(int(np.searchsorted(sums, threshold)), count - 1)
-    return found
+    return _quantiles.quantile_weights(values, groups, weights, alpha, _weighted_rank, _ranks)
 
 
 def quantile_ensemble(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
 
 from telescoping_sklearn.boosting.libraries.xgboost._objectives import Objective, raw_start
 
@@ -68,14 +69,12 @@ def open_booster(model: Any) -> Any:
 
     Raises
     ------
-    ValueError
+    sklearn.exceptions.NotFittedError
         If an estimator is not fitted.
     """
-    if not hasattr(model, "get_booster"):
-        booster = model
-    elif not model.__sklearn_is_fitted__():
-        raise ValueError(f"This {type(model).__name__} is not fitted. Fit it first, or load a fitted one.")
-    else:
+    booster = model
+    if hasattr(model, "get_booster"):
+        check_is_fitted(model)
         booster = model.get_booster()
     copied = booster.copy()
     if booster is model:  # a Booster predicts with all trees, an estimator with those up to its best iteration
@@ -223,27 +222,30 @@ def _refuse_told(saved: SavedModel) -> None:
         )
 
 
-def refuse_other_weights(saved: SavedModel, grown: GrownTrees, objective: Objective) -> None:
-    """Raise ValueError where the root of a tree reports another weight than that of the rows.
+def weight_clues(saved: SavedModel, grown: GrownTrees, objective: Objective) -> tuple[str, ...]:
+    """Say where the root of the first tree reports another weight than that of the rows given.
 
     Only where the hessians of the rows do not depend on the labels.
+
+    Raises
+    ------
+    ValueError
+        If roots of trees differ, so that each saw a sample of the rows.
     """
     if not objective.hessian_tells_weight:
-        return
-    expected = grown.row_weights
-    roots = np.array([tree.root_weight for tree in saved.trees])
+        return ()
+    roots, expected = np.array([tree.root_weight for tree in saved.trees]), grown.row_weights
     if objective.loss is not None:  # hessians change with the raw score, which is the same at all rows at first only
         roots = roots[:1]
         expected = expected * objective.loss.hessian(grown.labels, np.full(len(expected), grown.start))
-    total = float(expected.sum())
     if np.ptp(roots) > _WEIGHT_TOLERANCE * roots.max():
-        raise _subsampled(f"Trees that saw rows of weight {roots.min():.6g} to {roots.max():.6g} (subsample < 1)")
-    if abs(roots[0] - total) > _WEIGHT_TOLERANCE * total:
-        raise ValueError(
-            f"The first tree saw rows of total hessian {roots[0]:.6g}, and that of the rows given is {total:.6g}. X, y and "
-            "sample_weight must be those that the model was fitted on. Models fitted with subsample < 1 are not "
-            "supported, since XGBoost does not tell which rows a tree saw."
-        )
+        raise _subsampled(f"subsample < 1 (trees saw rows of weight {roots.min():.6g} to {roots.max():.6g})")
+    if abs(roots[0] - expected.sum()) <= _WEIGHT_TOLERANCE * roots[0]:
+        return ()
+    return (
+        f"the first tree saw rows of total hessian {roots[0]:.6g}, and that of the rows given is {expected.sum():.6g}: they "
+        "are other rows, or have other weights, or the model was fitted with subsample < 1",
+    )
 
 
 def _subsampled(what: str) -> ValueError:

@@ -7,9 +7,11 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 
-from telescoping_sklearn._memory import items_per_block
 from telescoping_sklearn.boosting._ensemble import compact_leaves
 from telescoping_sklearn.boosting.libraries.xgboost._saved import SavedModel
+
+#: Query rows looked up at once: their nodes stay in the caches.
+_ROWS_AT_ONCE = 4096
 
 
 class XGBoostTrees:
@@ -21,7 +23,10 @@ class XGBoostTrees:
         self._start = saved.start
         self._trees = saved.trees
         self._options: dict[str, Any] = {"iteration_range": (0, saved.n_stages)}
-        self._largest = max(len(tree.values) for tree in saved.trees)
+        sizes = [len(tree.numbers) for tree in saved.trees]
+        self._offsets = (np.cumsum(sizes) - sizes).astype(np.int32)
+        numbers = np.concatenate([tree.numbers for tree in saved.trees])
+        self._numbers = compact_leaves(numbers, int(numbers.max()) + 1)
 
     def predict(self, X: NDArray, *, raw: bool = False) -> NDArray:
         """Predict with all stages, means or raw scores, (n_query,)."""
@@ -30,14 +35,12 @@ class XGBoostTrees:
 
     def find_leaves(self, X: NDArray) -> NDArray:
         """Leaf of each row in each tree, (n_stages, n_query), in small integers."""
-        leaves = compact_leaves(np.empty((len(self._trees), len(X)), dtype=np.uint8), self._largest)
-        size = items_per_block(16.0 * len(self._trees), max(len(X), 1))
-        for first in range(0, len(X), size):
-            block = X[first : first + size]
+        leaves = np.empty((len(self._trees), len(X)), dtype=self._numbers.dtype)
+        for first in range(0, len(X), _ROWS_AT_ONCE):
+            block = X[first : first + _ROWS_AT_ONCE]
             nodes = self.booster.predict(self._matrix(block), pred_leaf=True, **self._options)
-            nodes = np.ascontiguousarray(nodes.reshape(len(block), -1).T).astype(np.int32)
-            for tree, of_tree, found in zip(self._trees, nodes, leaves, strict=True):
-                found[first : first + size] = tree.numbers[of_tree]
+            positions = nodes.reshape(len(block), -1).astype(np.int32) + self._offsets
+            leaves[:, first : first + len(block)] = self._numbers[positions].T
         return leaves
 
     def tree_outputs(self, X: NDArray) -> Iterator[NDArray]:
