@@ -87,11 +87,11 @@ def read(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: 
         start=saved.start,
     )
     clues = weight_clues(saved, grown, objective)
-    start = objective.start_weights(labels, weights, saved)
     if objective.quantile is None:
+        start = objective.start_weights(labels, grown.row_weights, saved)
         ensemble = newton_ensemble(grown, saved, objective.loss, start)
     else:
-        ensemble = quantile_ensemble(grown, objective.quantile, sample_weight is not None, start, saved)
+        ensemble = quantile_ensemble(grown, objective.quantile, sample_weight is not None, saved)
     return ReadModel(
         ensemble=ensemble,
         trees=trees,
@@ -133,9 +133,9 @@ def _rounding(y: NDArray, grown: GrownTrees, objective: Objective) -> float:
     uncertain = _ROUNDING * float(np.finfo(np.float32).eps * max(np.abs(y).max(), abs(grown.start)))
     if uncertain > _MOST_LOST * y.std() and y.std() > 0:
         raise ValueError(
-            f"y has absolute values up to {np.abs(y).max():.3g} and a standard deviation of {y.std():.3g}: XGBoost keeps "
-            f"labels and predictions in float32, which leaves an uncertainty of {uncertain:.3g}. Fit the model on labels "
-            "that are centred, for example y - y.mean()."
+            f"y has absolute values up to {np.abs(y).max():.3g} and a standard deviation of {y.std():.3g}: XGBoost "
+            f"keeps labels and predictions in float32, which leaves an uncertainty of {uncertain:.3g}. Fit the model on "
+            "labels that are centred, for example y - y.mean()."
         )
     if objective.quantile is None:
         return uncertain

@@ -49,7 +49,7 @@ class LeafSettings(NamedTuple):
     limit: float
 
     def steps(self, at: LeafSums) -> tuple[NDArray, NDArray]:
-        """Steps of the leaves as affine maps of the pulls: rates and constants, learning rate left aside."""
+        """Return the steps of the leaves as affine maps of the pulls: rates and constants, learning rate left aside."""
         return newton_steps(at.pulls, at.hessians + self.ridge, self.penalty, self.limit)
 
     def fit(self, at: LeafSums, learning_rate: float | None = None) -> bool:
@@ -63,7 +63,7 @@ class LeafSettings(NamedTuple):
 
 
 def find_settings(stages: Sequence[LeafSums], largest: float, saved: SavedModel) -> LeafSettings:
-    """Settings that give the first trees their leaf values: those told, else those that the leaves show.
+    """Find the settings that give the first trees their leaf values: those told, else those that the leaves show.
 
     The settings told are returned where none fit: the rows or labels are then others than those of the fit.
 
@@ -104,7 +104,7 @@ def find_settings(stages: Sequence[LeafSums], largest: float, saved: SavedModel)
 
 
 def _found(stages: Sequence[LeafSums], at_most: float, penalised: bool) -> tuple[LeafSettings | None, bool]:
-    """Settings that give all leaves below a size their values, and cut others, and whether the leaves are enough.
+    """Find settings that give leaves below a size their values, and cut others; and whether leaves are enough.
 
     Settings are None where none fit.
     """
@@ -120,6 +120,8 @@ def _found(stages: Sequence[LeafSums], at_most: float, penalised: bool) -> tuple
     inverse = np.linalg.pinv(system / norms) / norms[:, None]
     solution = inverse @ (pulls[used] / sizes[used])
     found = _rounded_to_fit(solution, at_most, stages) if solution[0] > 0 else None
+    if found is None:
+        return None, True
     spread, H = inverse @ inverse.T, hessians[used]
     errors = np.sqrt(np.maximum(H**2 * spread[0, 0] + 2 * H * spread[0, 1] + spread[1, 1], 0.0))
     uncertain = 2 * _FLOAT32_EPS * errors / np.abs(H * solution[0] + solution[1])
@@ -127,7 +129,7 @@ def _found(stages: Sequence[LeafSums], at_most: float, penalised: bool) -> tuple
 
 
 def _rounded_to_fit(solution: NDArray, at_most: float, stages: Sequence[LeafSums]) -> LeafSettings | None:
-    """Settings with the fewest digits that give all leaves their values; None where none do."""
+    """Find settings with the fewest digits that give all leaves their values; None where none do."""
     penalty = solution[2] if len(solution) > 2 else 0.0
     for rate, ridge, alpha in _roundings((1 / solution[0], solution[1] / solution[0], penalty)):
         if rate <= 0:

@@ -44,7 +44,8 @@ def newton_ensemble(
         if constrained and not fits:
             raise ValueError(
                 f"monotone_constraints={saved.told('monotone_constraints')!r} is not supported where it sets leaf "
-                f"values, as in tree {stage}: they depend on other leaves. Fit the model without it."
+                f"values, which then depend on other leaves: those of tree {stage} are not what the rows in them give. "
+                "Fit the model without it; or give X, y and sample_weight as fit was given them, if they are others."
             )
         rate, constant = settings.steps(at)
         learning_rate = settings.learning_rate if fits else _own_learning_rate(settings, at)

@@ -41,9 +41,7 @@ def quantile_weights(values: NDArray, groups: NDArray, weights: NDArray | None, 
     return _quantiles.quantile_weights(values, groups, weights, alpha, _weighted_rank, _ranks)
 
 
-def quantile_ensemble(
-    grown: GrownTrees, alpha: float, weighted: bool, start: NDArray | None, saved: SavedModel
-) -> LeafEnsemble:
+def quantile_ensemble(grown: GrownTrees, alpha: float, weighted: bool, saved: SavedModel) -> LeafEnsemble:
     """Make the ensemble of trees whose leaves are quantiles.
 
     Parameters
@@ -54,8 +52,6 @@ def quantile_ensemble(
         Level of the quantile.
     weighted : bool
         Whether sample weights are given.
-    start : ndarray of shape (n_train,) or None
-        Weights of the labels in the start; None for the quantile of all labels.
     saved : SavedModel
         The model.
 
@@ -66,14 +62,14 @@ def quantile_ensemble(
     """
     if saved.told("tree_method") == "exact" or _are_steps(saved):
         raise ValueError(
-            f"tree_method='exact' is not supported with objective={saved.objective['name']!r}: XGBoost does not set its "
-            "leaves to quantiles, and their values are steps of a size that labels do not change. Fit with "
+            f"tree_method='exact' is not supported with objective={saved.objective['name']!r}: XGBoost does not set "
+            "its leaves to quantiles, and their values are steps of a size that labels do not change. Fit with "
             "tree_method='hist'."
         )
     labels, n_rows = grown.labels.astype(np.float32), len(grown.labels)
-    given = start is not None
     weights = _weights_of_formula(grown, labels, alpha, weighted)
-    if start is None:
+    start = np.zeros(n_rows)
+    if saved.start_from_labels:
         start = quantile_weights(labels, np.zeros(n_rows, dtype=np.intp), weights, alpha)
     prediction = np.full(n_rows, grown.start, dtype=np.float32)
     quantiles, of_stages = [], []
@@ -90,7 +86,7 @@ def quantile_ensemble(
         row_weights=grown.row_weights,
         trained=(grown.row_weights > 0) | (start != 0) | (stacked.count_nonzero(axis=0) > 0),
         start_weights=start,
-        start_offset=grown.start if given else 0.0,
+        start_offset=0.0 if saved.start_from_labels else grown.start,
         rates=[
             np.full(len(values), rate)
             for rate, values in zip(_learning_rates(quantiles, grown.values, saved), grown.values, strict=True)

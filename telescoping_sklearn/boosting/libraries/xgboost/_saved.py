@@ -13,8 +13,6 @@ from telescoping_sklearn.boosting.libraries.xgboost._objectives import Objective
 #: Largest difference, relative to the whole, of the weight of the rows and that which the root of a tree reports.
 _WEIGHT_TOLERANCE = 1e-5
 
-_REFIT = "Fit the model without it, or use TelescopingGBTRegressor"
-
 
 class SavedTree(NamedTuple):
     """A tree of a model.
@@ -209,17 +207,8 @@ def refuse_unsupported(model: Any, saved: SavedModel) -> None:
         )
     if not saved.trees:
         raise ValueError("The model has no trees. Fit with n_estimators=1 or more.")
-    _refuse_told(saved)
-
-
-def _refuse_told(saved: SavedModel) -> None:
-    """Refuse settings that a model in memory tells; in a loaded one, the rows of its trees tell."""
     if float(saved.told("subsample")) < 1:
         raise _subsampled(f"subsample={float(saved.told('subsample')):.4g}")
-    if saved.told("process_type") != "default":
-        raise ValueError(
-            f"process_type={saved.told('process_type')!r} is not supported: it changes trees grown before. {_REFIT}."
-        )
 
 
 def weight_clues(saved: SavedModel, grown: GrownTrees, objective: Objective) -> tuple[str, ...]:
@@ -243,8 +232,8 @@ def weight_clues(saved: SavedModel, grown: GrownTrees, objective: Objective) -> 
     if abs(roots[0] - expected.sum()) <= _WEIGHT_TOLERANCE * roots[0]:
         return ()
     return (
-        f"the first tree saw rows of total hessian {roots[0]:.6g}, and that of the rows given is {expected.sum():.6g}: they "
-        "are other rows, or have other weights, or the model was fitted with subsample < 1",
+        f"the first tree saw rows of total hessian {roots[0]:.6g}, and that of the rows given is "
+        f"{expected.sum():.6g}: they are other rows, or have other weights, or the model was fitted with subsample < 1",
     )
 
 

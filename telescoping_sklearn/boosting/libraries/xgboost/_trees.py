@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import xgboost
 from numpy.typing import NDArray
 
 from telescoping_sklearn.boosting._ensemble import compact_leaves
@@ -17,7 +16,7 @@ _ROWS_AT_ONCE = 4096
 class XGBoostTrees:
     """The trees of a model that predict; ``has_link`` says whether means differ from raw scores."""
 
-    def __init__(self, booster: xgboost.Booster, saved: SavedModel, has_link: bool):
+    def __init__(self, booster: Any, saved: SavedModel, has_link: bool):
         self.booster = booster
         self.has_link = has_link
         self._start = saved.start
@@ -48,6 +47,8 @@ class XGBoostTrees:
         for stage, (tree, leaves) in enumerate(zip(self._trees, self.find_leaves(X), strict=True)):
             yield tree.values[leaves] + (0.0 if stage else self._start)
 
-    def _matrix(self, X: NDArray) -> xgboost.DMatrix:
+    def _matrix(self, X: NDArray) -> Any:
+        import xgboost  # an extra, which is there where a model of it is
+
         names, types = self.booster.feature_names, self.booster.feature_types
         return xgboost.DMatrix(X, feature_names=names, feature_types=types, enable_categorical=True)
