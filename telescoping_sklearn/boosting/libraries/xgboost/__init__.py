@@ -134,8 +134,8 @@ def _rounding(y: NDArray, grown: GrownTrees, objective: Objective) -> float:
     if uncertain > _MOST_LOST * y.std() and y.std() > 0:
         raise ValueError(
             f"y has absolute values up to {np.abs(y).max():.3g} and a standard deviation of {y.std():.3g}: XGBoost "
-            f"keeps labels and predictions in float32, which leaves an uncertainty of {uncertain:.3g}. Fit the model on "
-            "labels that are centred, for example y - y.mean()."
+            f"keeps labels and predictions in float32, which leaves an uncertainty of {uncertain:.3g}. Fit the model "
+            "on labels that are centred, for example y - y.mean()."
         )
     if objective.quantile is None:
         return uncertain
