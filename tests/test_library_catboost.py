@@ -93,7 +93,8 @@ def sorted_quantile(values, weights, level):
 def oracle(params, found, y, w, queries):
     """The dense telescope, from the settings that the model was fitted with; only leaves and start are the reader's."""
     loss, method = params.get("loss_function", "RMSE"), params.get("leaf_estimation_method", "Newton")
-    ones = (np.ones(len(y)) if w is None else w) * np.where(y == 1, params.get("scale_pos_weight", 1.0), 1.0)
+    kept = np.ones(len(y)) if w is None else w.astype(np.float32).astype(float)  # ties of sums of weights depend on it
+    ones = kept * np.where(y == 1, params.get("scale_pos_weight", 1.0), 1.0)
     start = found.ensemble.start(y)
     rate = params["learning_rate"]
     leaf, of_loss = newton_leaf(params.get("l2_leaf_reg", 3.0) * ones.mean(), rate), None
@@ -204,7 +205,7 @@ def test_a_loaded_model_has_the_weights_of_the_fitted(tmp_path, loss):
     model = fitted(params, y=y, w=WEIGHTS)
     expected = telescope(model, X, y, WEIGHTS).kernel_weights(QUERY)
     found = telescope(reloaded(model, tmp_path), X, y, WEIGHTS).kernel_weights(QUERY)
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
 
 
 def test_a_classifier_explains_the_score_of_its_second_class(tmp_path):
@@ -373,7 +374,10 @@ TABLE = {
         queries=frame_of(M, seed=4)[0],
     ),
     "``cat_features`` encoded by statistics of labels": refused(
-        "one_hot_max_size", {"cat_features": ["kind"]}, X=FRAME, y=OF_FRAME + 9 * (FRAME["kind"] < "w").to_numpy()
+        "one_hot_max_size",
+        {"cat_features": ["kind"]},
+        X=FRAME,
+        y=OF_FRAME + 9 * FRAME["kind"].isin(["u", "w"]).to_numpy(),
     ),
     "``text_features``, ``embedding_features``": refused("text_features", {"text_features": ["text"]}, X=texts()),
     "``leaf_estimation_iterations`` above 1": refused(

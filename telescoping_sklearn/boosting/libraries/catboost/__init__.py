@@ -112,8 +112,8 @@ def _labels(saved: SavedModel, objective: Objective, y: NDArray, output: Any) ->
     if classes:
         if output is not None and output != classes[1]:
             raise ValueError(
-                f"output={output!r} has no score of its own: the model has one score, that of class {classes[1]!r}. Use "
-                f"output={classes[1]!r} or None."
+                f"output={output!r} has no score of its own: the model has one score, that of class {classes[1]!r}. "
+                f"Use output={classes[1]!r} or None."
             )
         unknown = ~np.isin(y, classes)
         if unknown.any():
@@ -148,7 +148,7 @@ def _rounding(y: NDArray, objective: Objective) -> float:
     if uncertain > _MOST_LOST * y.std() and y.std() > 0:
         raise ValueError(
             f"y has absolute values up to {np.abs(y).max():.3g} and a standard deviation of {y.std():.3g}: CatBoost "
-            f"keeps labels in float32, which leaves an uncertainty of {uncertain:.3g}. Fit the model on labels that are "
-            "centred, for example y - y.mean()."
+            f"keeps labels in float32, which leaves an uncertainty of {uncertain:.3g}. Fit the model on labels that "
+            "are centred, for example y - y.mean()."
         )
     return uncertain

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-#: Settings of which one value alone is supported (or that are absent): that value, and what is wrong with others.
+#: Settings of which one value alone is supported (or that are absent): that value, and what is wrong with others. The
+#: first two shrink the model too, so that they come before that.
 _ONE_VALUE: Mapping[str, tuple[Any, str]] = {
+    "monotone_constraints": ({}, "values of constrained leaves depend on other leaves. Fit without it"),
     "langevin": (False, "noise is added to leaf values. Fit with langevin=False"),
     "posterior_sampling": (False, "noise is added to leaf values. Fit with posterior_sampling=False"),
     "model_shrink_rate": (0, "earlier trees are shrunk. Fit with model_shrink_rate=0"),
@@ -17,7 +19,6 @@ _ONE_VALUE: Mapping[str, tuple[Any, str]] = {
         1,
         "every tree takes several steps in its leaves. Fit with leaf_estimation_iterations=1",
     ),
-    "monotone_constraints": ({}, "values of constrained leaves depend on other leaves. Fit without it"),
     "eval_fraction": (0, "it is not known which rows were held out. Fit with eval_set instead"),
     "target_border": (None, "labels are made of y. Fit on (y > border) instead"),
 }
@@ -47,8 +48,8 @@ class SavedModel:
             self.model = model.copy()  # later changes of the model do not affect the telescope
         except catboost.CatBoostError as error:
             raise ValueError(
-                f"CatBoost cannot copy this model ({error}), whose leaves add up to {np.abs(model.get_leaf_values()).max():.3g}. "
-                "Fit with a larger l2_leaf_reg."
+                f"CatBoost cannot copy this model ({error}); its leaves add up to "
+                f"{np.abs(model.get_leaf_values()).max():.3g}. Fit with a larger l2_leaf_reg."
             ) from error
         try:
             self.params: Mapping[str, Any] = model.get_all_params()
@@ -105,7 +106,7 @@ def refuse_unsupported(saved: SavedModel) -> None:
     if encodings := saved.label_encodings():
         raise ValueError(
             f"The trees use encodings of categories by statistics of the labels ({', '.join(encodings)}). In training "
-            "each row has another encoding than in predictions, and so is in other leaves, which CatBoost does not tell. "
+            "a row has another encoding than in predictions, and so is in other leaves, which CatBoost does not tell. "
             "Fit with one_hot_max_size of at least the number of categories, or with simple_ctr='Counter' and "
             "combinations_ctr='Counter'."
         )
