@@ -112,9 +112,10 @@ def _read_classifier(model: Any, X: Any, y: NDArray, sample_weight: NDArray | No
 def refuse_first_class(model: Any, chosen: int) -> None:
     """Raise ValueError for the first of two classes, which has no score of its own."""
     if chosen == 0:
+        first, second = model.classes_.tolist()
         raise ValueError(
-            f"output={model.classes_[0]!r} has no score of its own: {type(model).__name__} has one score for two "
-            f"classes, that of {model.classes_[1]!r}. The score of the other is its negative; leave output out."
+            f"output={first!r} has no score of its own: {type(model).__name__} has one score for two "
+            f"classes, that of {second!r}. The score of the other is its negative; leave output out."
         )
 
 

@@ -37,7 +37,7 @@ def find_class(model: Any, output: Any) -> int:
     ValueError
         If there is no such class, or none was chosen among more than two.
     """
-    classes = list(model.classes_)
+    classes = model.classes_.tolist()
     if output is None:
         if len(classes) == 2:
             return 1
@@ -68,6 +68,7 @@ def class_positions(model: Any, y: NDArray) -> NDArray[np.intp]:
     unknown = ~np.isin(y, classes)
     if unknown.any():
         raise ValueError(
-            f"y has the label {y[unknown][0]!r}, which is not a class of {type(model).__name__}: {list(classes)}."
+            f"y has the label {y[unknown].tolist()[0]!r}, which is not a class of {type(model).__name__}: "
+            f"{classes.tolist()}."
         )
     return np.searchsorted(classes, y)
