@@ -106,9 +106,7 @@ def bootstrap_of(forest, sample_weight, n=N):
 )
 @MANY
 @pytest.mark.filterwarnings("ignore:.*friedman_mse.*:FutureWarning")
-def test_forests_are_averages_of_their_leaves(
-    seed, kind, weighted, bootstrap, max_samples, leaf, criterion, missing
-):
+def test_forests_are_averages_of_their_leaves(seed, kind, weighted, bootstrap, max_samples, leaf, criterion, missing):
     X, y, Q = rows_and_labels(seed, missing=missing)
     weights = weights_of(weighted, seed)
     settings = {"max_samples": max_samples} if bootstrap else {}
@@ -136,9 +134,7 @@ def test_a_tree_is_a_forest_of_one(make, settings, weighted):
     tree = make(random_state=0, **settings).fit(X, y, sample_weight=weights)
     explained = telescope(tree, X, y, weights)
     drawn = [np.ones(N) if weights is None else weights]
-    np.testing.assert_allclose(
-        explained.kernel_weights(Q), average_of_leaf_kernels(tree, X, Q, drawn), atol=1e-12
-    )
+    np.testing.assert_allclose(explained.kernel_weights(Q), average_of_leaf_kernels(tree, X, Q, drawn), atol=1e-12)
     assert explained.n_stages_ == 1
 
 
@@ -216,9 +212,7 @@ LEARNT = {"squared_error": None, "absolute_error": 0.5, "quantile": 0.3}
     init=st.sampled_from([None, "zero", "constant", "median"]),
 )
 @MANY
-def test_gradient_boosting_is_the_dense_loops(
-    seed, loss, weighted, subsample, stopping, depth, rate, ties, init
-):
+def test_gradient_boosting_is_the_dense_loops(seed, loss, weighted, subsample, stopping, depth, rate, ties, init):
     X, y, Q = rows_and_labels(seed, ties=ties)
     weights = weights_of(weighted, seed)
     inits = {"constant": DummyRegressor(strategy="constant", constant=3.0), "median": DummyRegressor(strategy="median")}
@@ -409,7 +403,9 @@ def staged_scores(model, X):
     """Scores of all classes before every tree, (T, K, n)."""
     staged = [np.array(scores).T for scores in model.staged_decision_function(X)]
     start = (
-        model._raw_predict_init(X).T if hasattr(model, "_raw_predict_init") else np.tile(model._baseline_prediction.T, N)
+        model._raw_predict_init(X).T
+        if hasattr(model, "_raw_predict_init")
+        else np.tile(model._baseline_prediction.T, N)
     )
     return np.array([start, *staged[:-1]])
 

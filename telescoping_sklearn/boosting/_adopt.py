@@ -120,15 +120,20 @@ def _changed_labels(telescope: LeafTelescope, gap: Gap) -> Iterator[str]:
             "the units of the model"
         )
         return
-    last = [telescope.n_stages]
-    for name, transformation in _TRANSFORMATIONS.items():
-        with np.errstate(all="ignore"):
-            labels = np.where(telescope.trained, transformation(telescope.y), 0.0)
-        if np.isfinite(labels).all():
-            rebuilt = next(telescope.staged_response(None, labels[:, None], offset=True, stages=last)).sum(axis=1)
-            if np.abs(rebuilt - gap.model).max() <= _ALIKE * spread:
-                yield f"the model was trained on {name}: give those labels"
-                return
+    gaps = {name: _gap_under(telescope, transformation, gap) for name, transformation in _TRANSFORMATIONS.items()}
+    name = min(gaps, key=lambda name: gaps[name])
+    if gaps[name] <= _ALIKE * spread:
+        yield f"the model was trained on {name}: give those labels"
+
+
+def _gap_under(telescope: LeafTelescope, transformation: Callable[[NDArray], NDArray], gap: Gap) -> float:
+    """Largest gap to the model with the labels transformed; infinite where they have no transformed value."""
+    with np.errstate(all="ignore"):
+        labels = np.where(telescope.trained, transformation(telescope.y), 0.0)
+    if not np.isfinite(labels).all():
+        return np.inf
+    rebuilt = next(telescope.staged_response(None, labels[:, None], offset=True, stages=[telescope.n_stages]))
+    return float(np.abs(rebuilt.sum(axis=1) - gap.model).max())
 
 
 def _same_mean(telescope: LeafTelescope, gap: Gap) -> Iterator[str]:
