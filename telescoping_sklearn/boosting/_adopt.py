@@ -95,8 +95,8 @@ def _causes(
         yield from _changed_labels(telescope, gap)
         yield from _same_mean(telescope, gap)
     yield (
-        "other rows or labels than the model was trained on, or sample_weight that was left out or is not that of the "
-        "fit"
+        "other rows or labels than the model was trained on, sample_weight that was left out or is not that of the "
+        "fit, or a start given to fit, such as init_score"
     )
 
 

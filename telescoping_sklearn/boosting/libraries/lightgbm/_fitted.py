@@ -265,7 +265,7 @@ def _grown(
     bags: RowSets | None = None
     clues: tuple[str, ...] = ()
     if fraction < 1 and freq > 0:
-        plan = BaggingPlan(fraction, freq, int(text_parameter(text, "bagging_seed")), (True,) * len(trees))
+        plan = BaggingPlan(fraction, freq, int(text_parameter(text, "bagging_seed")), grown=None)
         try:
             bags = stack_bags([find_bags(plan, leaves, counts)], np.arange(n), n)
         except ValueError as error:
