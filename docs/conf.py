@@ -21,7 +21,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "auto_examples/*.ipynb", "auto_examples/*.py", "README*"]
+exclude_patterns = ["_build", "auto_examples/*.ipynb", "auto_examples/*.py", "README*", "_fitted_*.rst"]
 nitpicky = False
 
 autosummary_generate = True

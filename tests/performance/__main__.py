@@ -3,11 +3,15 @@
 import argparse
 from pathlib import Path
 
-from tests.performance import neural, response, scaling, sections, trees
+from tests.performance import fitted, neural, response, scaling, sections, trees
 from tests.performance._measure import ROOT, readable_seconds, timed
 from tests.performance._results import section, table, write
 
-BENCHMARKS = neural.BENCHMARKS | response.BENCHMARKS | scaling.BENCHMARKS | sections.BENCHMARKS | trees.BENCHMARKS
+BENCHMARKS = {
+    name: benchmark
+    for module in (neural, response, scaling, sections, trees, fitted)
+    for name, benchmark in module.BENCHMARKS.items()
+}
 
 
 def parser():
