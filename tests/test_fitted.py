@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_net, make_trees, random_rows
+from scipy import sparse
 from sklearn import clone
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.dummy import DummyRegressor
@@ -345,6 +346,38 @@ def test_other_rows_raise(model, rows):
     X = rows[0].copy()
     X[:5] += 10
     gap_and_cause(model, X, rows[1])
+
+
+def test_equal_labels_have_no_spread_to_count_a_gap_in(rows):
+    X, _ = rows
+    for model in MODELS.values():
+        fitted = clone(model).fit(X, np.full(N, 3.0))
+        np.testing.assert_allclose(telescope(fitted, X, np.full(N, 3.0)).kernel_weights(X).sum(axis=1), 1)
+        assert "by up to 1, and" in gap_and_cause(fitted, X, np.full(N, 4.0))[1]
+
+
+def test_models_that_were_grown_in_parts(rows, queries):
+    X, y = rows
+    grown = {
+        "n_estimators": [
+            GradientBoostingRegressor(n_estimators=4, subsample=0.5, random_state=0, warm_start=True),
+            RandomForestRegressor(4, warm_start=True),
+        ],
+        "max_iter": [HistGradientBoostingRegressor(max_iter=4, early_stopping=True, warm_start=True)],
+    }
+    for name, models in grown.items():
+        for model in models:
+            model.fit(X, y)
+            explained = telescope(model.set_params(**{name: 7}).fit(X, y), X, y)
+            assert explained.n_stages_ == 7
+            np.testing.assert_allclose(rebuilt(explained, queries, y), model.predict(queries), rtol=1e-6)
+
+
+def test_sparse_rows_are_refused(rows):
+    X, y = sparse.csr_array(rows[0]), rows[1]
+    for model in (RandomForestRegressor(2), GradientBoostingRegressor(n_estimators=2), clone(MODELS["LightGBM"])):
+        with pytest.raises(TypeError, match="toarray"):
+            telescope(model.fit(X, y), X, y)
 
 
 def test_one_wrong_label_raises(model, rows):

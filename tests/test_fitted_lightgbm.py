@@ -283,7 +283,7 @@ def test_a_learning_rate_that_changed_is_refused():
     data = lightgbm.Dataset(X, y)
     schedule = lightgbm.reset_parameter(learning_rate=[0.5, 0.4, 0.3])
     booster = lightgbm.train({"verbosity": -1, "min_data_in_leaf": 4}, data, 3, callbacks=[schedule])
-    with pytest.raises(ValueError, match="learning_rate=0.3 of this LightGBM model changed"):
+    with pytest.raises(ValueError, match=r"learning_rate=0\.3 of this LightGBM model changed"):
         telescope(booster, X, y)
 
 

@@ -67,13 +67,18 @@ def adopt(
     if gap.is_rounding:
         return read, telescope
     causes = [*read.clues, *_causes(reader, (model, X, y, sample_weight, output), read, telescope, gap)]
-    spread = np.std(gap.model) if read.link is not None or not telescope.is_smoother else np.std(read.y)
     raise ValueError(
         f"The telescope of this {type(model).__name__} misses the model's own predictions of the rows given by up to "
-        f"{gap.size / max(float(spread), np.finfo(np.float64).tiny):.3g} standard deviations of the "
-        f"{'labels' if telescope.is_smoother else 'raw scores'} ({gap.size:.3g}, and {gap.tolerance:.3g} is rounding). "
-        f"Likely cause: {causes[0]}. Give X, y and sample_weight exactly as fit was given them, in the same order."
+        f"{_size(telescope, gap)}. Likely cause: {causes[0]}. Give X, y and sample_weight exactly as fit was given "
+        "them, in the same order."
     )
+
+
+def _size(telescope: LeafTelescope, gap: Gap) -> str:
+    """Size of a gap in words: in standard deviations of the labels, or of raw scores, and as it is."""
+    values, what = (telescope.y, "labels") if telescope.is_smoother else (gap.model, "raw scores")
+    spread, numbers = float(np.std(values)), f"{gap.size:.3g}, and {gap.tolerance:.3g} is rounding"
+    return f"{gap.size / spread:.3g} standard deviations of the {what} ({numbers})" if spread > 0 else numbers
 
 
 def _compared(read: ReadModel, seed: int) -> tuple[LeafTelescope, Gap]:
