@@ -95,9 +95,9 @@ def _read_classifier(model: Any, X: Any, y: NDArray, sample_weight: NDArray | No
         for k in scores
         if k != score
     ]
-    start = class_start(boosting, n_classes, starts[score], centred=True)
+    start = class_start(boosting, n_classes, starts[score])
     if model.init_ == "zero" or not _is_learnt(model):
-        start = start._replace(label_weights=np.zeros(len(labels)))
+        start = start._replace(label_weights=np.zeros(len(labels)), is_mean=False)
     return ReadModel(
         ensemble=newton_ensemble(boosting, start, loss, others),
         trees=boosting.trees,
@@ -119,16 +119,16 @@ def refuse_first_class(model: Any, chosen: int) -> None:
         )
 
 
-def class_start(boosting: Boosting, n_classes: int, score: float, *, centred: bool) -> Start:
+def class_start(boosting: Boosting, n_classes: int, score: float) -> Start:
     """Where boosting of a class starts, from its share p of the weights, and the derivative in the labels.
 
-    The start of two classes is logit(p). Of several classes it is log(p), ``centred`` by the mean of the logarithms.
+    The start of two classes is logit(p). Of several classes it is log(p), less the mean of the logarithms.
     """
     weights = boosting.row_weights / boosting.row_weights.sum()
     p = float(weights @ boosting.labels)
     if n_classes == 2:
-        return Start(weights / (p * (1 - p)), score)
-    return Start(weights * ((1 - 1 / n_classes) if centred else 1.0) / p, score)
+        return Start(weights / (p * (1 - p)), score, is_mean=True)
+    return Start(weights * (1 - 1 / n_classes) / p, score, is_mean=True)
 
 
 def _rows(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None) -> tuple[Columns, NDArray, Drawn]:

@@ -67,7 +67,7 @@ def _ensemble(model: Any, boosting: Boosting) -> LeafEnsemble:
     if model.loss in _SMOOTH:
         loss = _SMOOTH[model.loss]
         _, weights = loss.start(boosting.row_weights, boosting.labels)
-        return newton_ensemble(boosting, Start(weights, boosting.trees.start), loss)
+        return newton_ensemble(boosting, Start(weights, boosting.trees.start, is_mean=True), loss)
     alpha = 0.5 if model.loss == "absolute_error" else model.quantile
     weighted = boosting.sample_weight is not None
     return quantile_ensemble(boosting, quantile_start(boosting, alpha), alpha, weighted=weighted)
@@ -94,7 +94,7 @@ def _read_classifier(
     others = [
         (of_class.trees.start, of_class.leaves, [t.values for t in of_class.trees.trees]) for of_class in boostings
     ]
-    start = class_start(boosting, n_classes, boosting.trees.start, centred=True)
+    start = class_start(boosting, n_classes, boosting.trees.start)
     return ReadModel(
         ensemble=newton_ensemble(boosting, start, loss, others),
         trees=boosting.trees,
