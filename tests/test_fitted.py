@@ -110,6 +110,9 @@ def test_every_question_of_our_estimators_is_answered(model, rows, queries, name
     assert len(staged) == stages == explained.kernel_norms(queries).shape[0]
     assert 0 < explained.kernel_norm_ratio(queries) <= 1
     assert explained.approximation_error(queries).reconstruction_max < 1e-4
+    assert explained.influence(queries).shape == (M, N)
+    assert explained.self_influence_.shape == (N,)
+    assert "influence" in explained.top_examples(queries[:2], k=3, by="influence")
     top = explained.top_examples(queries[:2], k=3)
     assert set(top["label"]) <= set(rows[1])
     np.testing.assert_allclose(explained.breakdown(queries).sum(), model.predict(queries), rtol=1e-10)

@@ -109,6 +109,7 @@ def test_boosters_have_the_weights_of_our_own_trees(seed, weighted, settings):
     for fitted in (model, model.booster_, loaded):
         explained = telescope(fitted, X, y, weights)
         np.testing.assert_allclose(explained.kernel_weights(Q), ours.kernel_weights(Q), atol=1e-9)
+        np.testing.assert_allclose(explained.influence(Q), ours.influence(Q), atol=1e-9)
         np.testing.assert_allclose(explained.predict(Q), ours.predict(Q), rtol=1e-12)
         np.testing.assert_allclose(
             list(explained.staged_predict(Q)), list(ours.staged_predict(Q)), rtol=1e-9, atol=1e-12

@@ -9,6 +9,7 @@ from conftest import tree_tolerance
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from influence_oracle import weight_differences
 from leaf_oracle import dense_telescope, newton_leaf, quantile_leaf
 from scipy.special import expit, logit
 from sklearn.dummy import DummyRegressor
@@ -369,6 +370,83 @@ def test_validation_rows_that_fit_was_given_leave_all_rows_to_training():
     model = HistGradientBoostingRegressor(max_iter=20, early_stopping=True, min_samples_leaf=4)
     model.fit(X, y, X_val=Q, y_val=np.full(M, y.mean()))
     assert telescope(model, X, y).telescope_.trained.all()
+
+
+# -- influence ---------------------------------------------------------------------------------------------------------
+
+
+def grown_again(leaves, query, y, counts, rate, ridge, start, derivatives):
+    """Predictions of the query as a function of row weights, the trees' splits as they were; loops over leaves."""
+
+    def predict(weights):
+        f, f_query = np.full(len(y), start(weights)), np.full(query.shape[1], start(weights))
+        for t in range(len(leaves)):
+            gradient, hessian = derivatives(y, f)
+            for leaf in np.unique(leaves[t]):
+                inside = leaves[t] == leaf
+                w = (weights * counts[t])[inside]
+                value = rate * (w @ -gradient[inside]) / (w @ hessian[inside] + ridge)
+                f_query[query[t] == leaf] += value
+                f[inside] += value
+        return f_query
+
+    return predict
+
+
+def squared(y, f):
+    return f - y, np.ones_like(f)
+
+
+def logistic(y, f):
+    return expit(f) - y, expit(f) * expit(-f)
+
+
+def poisson(y, f):
+    return np.exp(f) - y, np.exp(f)
+
+
+@pytest.mark.parametrize("name", ["squared_error", "bags", "histogram", "poisson", "log_loss"])
+def test_influence_is_the_derivative_in_the_weights(name):
+    X, y, Q = rows_and_labels(30)
+    y, rng = np.abs(y), np.random.default_rng(0)
+    weights = rng.uniform(0.5, 2, N)
+    counts, rate, ridge, derivatives = np.ones((5, N)), 0.3, 0.0, squared
+    if name in ("squared_error", "bags"):
+        share = 0.6 if name == "bags" else 1.0
+        model = GradientBoostingRegressor(n_estimators=5, learning_rate=0.3, subsample=share, random_state=0)
+        counts = fit_and_watch(model, X, y, weights).astype(float)
+    elif name == "log_loss":
+        y, derivatives = (y > np.median(y)).astype(float), logistic
+        model = GradientBoostingClassifier(n_estimators=5, learning_rate=0.3).fit(X, y, sample_weight=weights)
+    else:
+        loss, ridge = ("poisson", 2.0) if name == "poisson" else ("squared_error", 2.0)
+        derivatives = poisson if name == "poisson" else squared
+        settings = {"max_iter": 5, "learning_rate": 0.3, "min_samples_leaf": 4, "l2_regularization": ridge}
+        model = HistGradientBoostingRegressor(loss=loss, **settings).fit(X, y, sample_weight=weights)
+    if name in ("histogram", "poisson"):
+        leaves, query = walked(model, X), walked(model, Q)
+    else:
+        leaves, query = model.apply(X).reshape(N, -1).T, model.apply(Q).reshape(M, -1).T
+    link = {logistic: logit, poisson: np.log}.get(derivatives, lambda mean: mean)
+    again = grown_again(leaves, query, y, counts, rate, ridge, lambda w: link(w @ y / w.sum()), derivatives)
+    explained = telescope(model, X, y, weights)
+    raw = explained._read.trees.predict(explained._query(Q), raw=True)
+    np.testing.assert_allclose(again(weights), raw, atol=1e-6)
+    np.testing.assert_allclose(explained.influence(Q), weight_differences(again, weights), atol=1e-6)
+
+
+@pytest.mark.parametrize("bootstrap", [True, False])
+def test_influence_on_a_forest_is_the_derivative_in_the_weights(bootstrap):
+    X, y, Q = rows_and_labels(31)
+    forest = RandomForestRegressor(5, bootstrap=bootstrap, min_samples_leaf=3, random_state=0).fit(X, y)
+    counts = bootstrap_of(forest, None) if bootstrap else np.ones((5, N))
+
+    def average(weights):
+        return average_of_leaf_kernels(forest, X, Q, [weights * drawn for drawn in counts]) @ y
+
+    explained = telescope(forest, X, y)
+    np.testing.assert_allclose(explained.influence(Q), weight_differences(average, np.ones(N)), atol=1e-7)
+    np.testing.assert_allclose(explained.self_influence_, np.diagonal(explained.influence(X)), atol=1e-12)
 
 
 # -- classes -----------------------------------------------------------------------------------------------------------
