@@ -14,6 +14,7 @@ from leaf_oracle import dense_telescope, newton_leaf, quantile_leaf
 from scipy.special import expit, logit
 from test_boosting import library_of
 from test_fitted_scikit_learn import Softmax, shares_of_quantile
+from test_threshold_leaves import FEW_SAMPLED, bundled_rows
 from test_tree_settings import SPLITTING, random_frame
 
 from telescoping_sklearn import telescope
@@ -298,20 +299,11 @@ def test_scores_that_training_started_from_are_not_in_the_model():
 
 
 def test_misplaced_rows_of_bundled_columns_raise():
-    """LightGBM bundles columns that a sample of the rows shows to be exclusive; training then misplaces other rows."""
-    rng = np.random.default_rng(0)
-    n = 400
-    X = np.zeros((n, 2))
-    X[:150, 0], X[150:300, 1] = rng.normal(size=150), rng.normal(size=150)
-    X[300:] = rng.normal(size=(100, 2))
-    y = X[:, 0] - 2 * X[:, 1]
-    model = library_fit(X, y, subsample_for_bin=20, num_leaves=31)
-    try:
-        explained = telescope(model, X, y)
-    except ValueError as error:
-        assert "enable_bundle=False" in str(error)
-    else:
-        np.testing.assert_allclose(explained.kernel_weights_ @ y, model.predict(X), atol=1e-5)
+    X, y = bundled_rows(20)
+    model = lightgbm.LGBMRegressor(**FEW_SAMPLED, n_estimators=12, n_jobs=1, random_state=5, verbosity=-1).fit(X, y)
+    with pytest.raises(ValueError, match="enable_bundle=False"):
+        telescope(model, X, y)
+    telescope(model.set_params(enable_bundle=False).fit(X, y), X, y)
 
 
 def test_outputs_that_do_not_exist_are_refused():
