@@ -9,7 +9,7 @@ Both families of scikit-learn set a leaf to one of
 Rows, and the bags, are those that the tree saw.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ from telescoping_sklearn.boosting._ensemble import (
     mean_start_terms,
 )
 from telescoping_sklearn.boosting._quantiles import quantile_weights
+from telescoping_sklearn.boosting.libraries import ReadModel
 from telescoping_sklearn.boosting.libraries.scikit_learn._trees import Drawn, SummedTrees
 from telescoping_sklearn.losses import NonQuadraticLoss
 
@@ -71,6 +72,11 @@ class Boosting(NamedTuple):
     rate: float
     ridge: float = 0.0
 
+    def read(self, ensemble: LeafEnsemble, rows: NDArray, prepare: Callable[[Any], NDArray], **more: Any) -> ReadModel:
+        """Collect what was read; ``more`` are other fields of `ReadModel`."""
+        of_trees: dict[str, Any] = {"trees": self.trees, "y": self.labels}
+        return ReadModel(ensemble=ensemble, rows=rows, prepare=prepare, **of_trees, **more)
+
     @property
     def row_weights(self) -> NDArray:
         """Weights of the rows, zero for those held out, (n_train,)."""
@@ -92,7 +98,8 @@ class Boosting(NamedTuple):
         of_start = np.zeros(len(given))
         if start.is_mean:
             of_start = mean_start_terms(start.label_weights, self.row_weights, self.labels, given)
-        return InfluenceTerms(**{"learning_rate": self.rate, "start": of_start, "counts": counts} | of_loss)
+        terms: dict[str, Any] = {"counts": counts} | of_loss
+        return InfluenceTerms(learning_rate=self.rate, start=of_start, **terms)
 
     def common(self) -> dict[str, Any]:
         """Fields of `LeafEnsemble` that do not depend on the loss."""

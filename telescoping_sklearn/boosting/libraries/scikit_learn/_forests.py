@@ -8,10 +8,9 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from telescoping_sklearn.boosting._ensemble import CountedWeights, InfluenceTerms, LeafEnsemble
 from telescoping_sklearn.boosting.libraries import ReadModel, refuse_row_count
+from telescoping_sklearn.boosting.libraries.scikit_learn._classes import choose_class
 from telescoping_sklearn.boosting.libraries.scikit_learn._columns import Columns
 from telescoping_sklearn.boosting.libraries.scikit_learn._refusals import (
-    class_positions,
-    find_class,
     refuse,
     refuse_output,
     refuse_several_targets,
@@ -26,8 +25,8 @@ def read_forest(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, o
     """Read a forest, or a single tree, which is a forest of one; see `telescoping_sklearn.boosting.libraries`."""
     _refuse_settings(model)
     if hasattr(model, "classes_"):
-        chosen = find_class(model, output)
-        labels = (class_positions(model, y) == chosen).astype(np.float64)
+        of_class = choose_class(model, y, output)
+        chosen, labels = of_class.position, of_class.labels
     else:
         refuse_output(model, output)
         chosen, labels = 0, y
