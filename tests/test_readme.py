@@ -12,10 +12,10 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
 
 
 def test_readme_has_code():
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["tour", "comparison"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["tour", "fitted", "comparison"])
 def test_readme_code_runs_and_prints_finite_numbers(block, capsys):
     exec(compile(block, str(README), "exec"), {})
     numbers = re.findall(r"-?\d+\.\d+(?:e[+-]\d+)?", capsys.readouterr().out)

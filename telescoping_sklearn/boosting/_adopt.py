@@ -67,13 +67,18 @@ def adopt(
     if gap.is_rounding:
         return read, telescope
     causes = [*read.clues, *_causes(reader, (model, X, y, sample_weight, output), read, telescope, gap)]
-    spread = np.std(gap.model) if read.link is not None or not telescope.is_smoother else np.std(read.y)
     raise ValueError(
         f"The telescope of this {type(model).__name__} misses the model's own predictions of the rows given by up to "
-        f"{gap.size / max(float(spread), np.finfo(np.float64).tiny):.3g} standard deviations of the "
-        f"{'labels' if telescope.is_smoother else 'raw scores'} ({gap.size:.3g}, and {gap.tolerance:.3g} is rounding). "
-        f"Likely cause: {causes[0]}. Give X, y and sample_weight exactly as fit was given them, in the same order."
+        f"{_size(telescope, gap)}. Likely cause: {causes[0]}. Give X, y and sample_weight exactly as fit was given "
+        "them, in the same order."
     )
+
+
+def _size(telescope: LeafTelescope, gap: Gap) -> str:
+    """Size of a gap in words: in standard deviations of the labels, or of raw scores, and as it is."""
+    values, what = (telescope.y, "labels") if telescope.is_smoother else (gap.model, "raw scores")
+    spread, numbers = float(np.std(values)), f"{gap.size:.3g}, and {gap.tolerance:.3g} is rounding"
+    return f"{gap.size / spread:.3g} standard deviations of the {what} ({numbers})" if spread > 0 else numbers
 
 
 def _compared(read: ReadModel, seed: int) -> tuple[LeafTelescope, Gap]:
@@ -95,8 +100,8 @@ def _causes(
         yield from _changed_labels(telescope, gap)
         yield from _same_mean(telescope, gap)
     yield (
-        "other rows or labels than the model was trained on, or sample_weight that was left out or is not that of the "
-        "fit"
+        "other rows or labels than the model was trained on, sample_weight that was left out or is not that of the "
+        "fit, or a start given to fit, such as init_score"
     )
 
 
@@ -120,15 +125,20 @@ def _changed_labels(telescope: LeafTelescope, gap: Gap) -> Iterator[str]:
             "the units of the model"
         )
         return
-    last = [telescope.n_stages]
-    for name, transformation in _TRANSFORMATIONS.items():
-        with np.errstate(all="ignore"):
-            labels = np.where(telescope.trained, transformation(telescope.y), 0.0)
-        if np.isfinite(labels).all():
-            rebuilt = next(telescope.staged_response(None, labels[:, None], offset=True, stages=last)).sum(axis=1)
-            if np.abs(rebuilt - gap.model).max() <= _ALIKE * spread:
-                yield f"the model was trained on {name}: give those labels"
-                return
+    gaps = {name: _gap_under(telescope, transformation, gap) for name, transformation in _TRANSFORMATIONS.items()}
+    name = min(gaps, key=lambda name: gaps[name])
+    if gaps[name] <= _ALIKE * spread:
+        yield f"the model was trained on {name}: give those labels"
+
+
+def _gap_under(telescope: LeafTelescope, transformation: Callable[[NDArray], NDArray], gap: Gap) -> float:
+    """Largest gap to the model with the labels transformed; infinite where they have no transformed value."""
+    with np.errstate(all="ignore"):
+        labels = np.where(telescope.trained, transformation(telescope.y), 0.0)
+    if not np.isfinite(labels).all():
+        return np.inf
+    rebuilt = next(telescope.staged_response(None, labels[:, None], offset=True, stages=[telescope.n_stages]))
+    return float(np.abs(rebuilt.sum(axis=1) - gap.model).max())
 
 
 def _same_mean(telescope: LeafTelescope, gap: Gap) -> Iterator[str]:

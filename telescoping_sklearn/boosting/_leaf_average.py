@@ -59,11 +59,11 @@ def average_weights(ensemble: LeafEnsemble, leaves: NDArray) -> NDArray:
     ensemble : LeafEnsemble
         The ensemble; it must not feed back.
     leaves : ndarray of int of shape (n_stages, n_query)
-        Leaf of every query row in every tree.
+        Leaf of every query row in every tree, or in the first trees, after which the weights are then meant.
     """
     n_train, n_query = len(ensemble.row_weights), leaves.shape[1]
     weights = np.tile(ensemble.start_weights, (n_query, 1))
-    for stage in range(1, ensemble.n_stages + 1):
+    for stage in range(1, len(leaves) + 1):
         reached = _weights_in_leaves(ensemble, stage, leaves[stage - 1])
         queries = np.repeat(np.arange(n_query), np.diff(reached.indptr))
         weights[queries, reached.indices] += reached.data  # a row is in one leaf: no entry occurs twice

@@ -9,6 +9,7 @@ each leaf of its tree as LightGBM counted there; otherwise an error is raised.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -17,19 +18,22 @@ from numpy.typing import NDArray
 from telescoping_sklearn.boosting._ensemble import RowSets
 
 _BLOCK = 1024
+#: Iterations without a tree that are allowed where it is not known which they were.
+_MOST_IDLE = 200
 _MULTIPLIER, _INCREMENT = 214013, 2531011
 
 
 class BaggingPlan(NamedTuple):
     """How bags were drawn: share of the rows in a bag, trees between two bags, LightGBM's ``bagging_seed``.
 
-    ``grown`` says of each iteration whether it grew a tree.
+    ``grown`` says of each iteration whether it grew a tree. None where that is not known: bags are then drawn until
+    one fits the tree.
     """
 
     fraction: float
     freq: int
     seed: int
-    grown: tuple[bool, ...]
+    grown: tuple[bool, ...] | None
 
 
 def _jumps() -> tuple[NDArray, NDArray]:
@@ -65,18 +69,24 @@ def find_bags(plan: BaggingPlan, leaves: NDArray, leaf_counts: Sequence[NDArray]
     """
     every_row = np.ones(leaves.shape[1], dtype=bool)
     drawn, bags, of_stage = draw_bags(plan, leaves.shape[1]), [every_row], list[int]()
-    iteration = 0
-    for grown in plan.grown[: _iterations(plan.grown, len(leaf_counts))]:
+    grown = None if plan.grown is None else plan.grown[: _iterations(plan.grown, len(leaf_counts))]
+    iteration, idle = 0, 0
+    for grew in repeat(True) if grown is None else grown:
+        stage = len(of_stage)
+        if stage == len(leaf_counts):
+            break
         if iteration % plan.freq == 0 and (len(bags) == 1 or not bags[-1].all()):
             bags.append(next(drawn))
-        if not grown:
+        if not grew:
             continue
-        stage = len(of_stage)
         constant = len(leaf_counts[stage]) <= 1  # the first tree, holding the start alone; LightGBM does not count it
+        if not constant and not _fits(bags[-1], leaves[stage], leaf_counts[stage]):
+            idle += 1
+            if grown is not None or iteration % plan.freq or idle > _MOST_IDLE:
+                raise _no_bag(stage + 1)
+            continue
         of_stage.append(0 if constant else len(bags) - 1)
         iteration += not constant
-        if not constant and not _fits(bags[-1], leaves[stage], leaf_counts[stage]):
-            raise _no_bag(stage + 1)
     return bags, of_stage
 
 

@@ -221,7 +221,7 @@ class BoosterColumns:
 def _classes(model: Any, n_scores: int, params: Mapping[str, Any]) -> list[Any] | None:
     """Classes of a classifier, in the order of its scores; None for other models."""
     if hasattr(model, "classes_"):
-        return list(model.classes_)
+        return model.classes_.tolist()
     if n_scores > 1:
         return list(range(n_scores))
     return [0, 1] if params["objective"] == "binary" else None
@@ -237,7 +237,7 @@ def _labels(model: Any, y: NDArray, output: Any, classes: list[Any] | None) -> t
         return 0, [y]
     unknown = ~np.isin(y, classes)
     if unknown.any():
-        raise ValueError(f"y has the label {y[unknown][0]!r}, which is not one of the classes {classes}.")
+        raise ValueError(f"y has the label {y[unknown].tolist()[0]!r}, which is not one of the classes {classes}.")
     if output is not None and output not in classes:
         raise ValueError(f"output={output!r} is not one of the classes {classes}.")
     if len(classes) == 2:
@@ -265,7 +265,7 @@ def _grown(
     bags: RowSets | None = None
     clues: tuple[str, ...] = ()
     if fraction < 1 and freq > 0:
-        plan = BaggingPlan(fraction, freq, int(text_parameter(text, "bagging_seed")), (True,) * len(trees))
+        plan = BaggingPlan(fraction, freq, int(text_parameter(text, "bagging_seed")), grown=None)
         try:
             bags = stack_bags([find_bags(plan, leaves, counts)], np.arange(n), n)
         except ValueError as error:

@@ -24,6 +24,10 @@ class SoftmaxOfClass(Logistic):
         """Return K / (K - 1) times h."""
         return self._factor * self.curvature(y, raw)
 
+    def hessian_slope(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Return K / (K - 1) times dh/df."""
+        return self._factor * super().hessian_slope(y, raw)
+
     def start(self, row_weights: NDArray, y: NDArray) -> tuple[float, NDArray]:
         """Return log(p), and its derivative in the labels."""
         weights = row_weights / row_weights.sum()

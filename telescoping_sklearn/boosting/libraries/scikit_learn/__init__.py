@@ -3,6 +3,7 @@
 - `_forests`: RandomForestRegressor, ExtraTreesRegressor, DecisionTreeRegressor, ExtraTreeRegressor, and the classifiers
   of the same names.
 - `_gradient_boosting`, `_hist_gradient_boosting`: regressors and classifiers. `_boosting` makes their ensembles.
+- `_classes`: the class that is explained, and its score.
 - `_trees`: leaves of rows, and sums over trees. `_columns`: query rows. `_refusals`: what is not supported.
 """
 

@@ -9,7 +9,7 @@ Both families of scikit-learn set a leaf to one of
 Rows, and the bags, are those that the tree saw.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +17,16 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from telescoping_sklearn.boosting._derivatives import LossPath, SoftmaxPath
-from telescoping_sklearn.boosting._ensemble import BaggedWeights, LeafEnsemble, RowSets, SparseWeights
+from telescoping_sklearn.boosting._ensemble import (
+    BaggedWeights,
+    InfluenceTerms,
+    LeafEnsemble,
+    RowSets,
+    SparseWeights,
+    mean_start_terms,
+)
 from telescoping_sklearn.boosting._quantiles import quantile_weights
+from telescoping_sklearn.boosting.libraries import ReadModel
 from telescoping_sklearn.boosting.libraries.scikit_learn._trees import Drawn, SummedTrees
 from telescoping_sklearn.losses import NonQuadraticLoss
 
@@ -27,10 +35,12 @@ class Start(NamedTuple):
     """Where boosting starts: weights of the labels, (n_train,), and what labels do not set.
 
     For a non-quadratic loss ``label_weights`` are the derivative of the start and ``offset`` is the start itself.
+    ``is_mean`` is whether it is a function of the weighted mean label.
     """
 
     label_weights: NDArray
     offset: float = 0.0
+    is_mean: bool = False
 
 
 class Boosting(NamedTuple):
@@ -62,6 +72,11 @@ class Boosting(NamedTuple):
     rate: float
     ridge: float = 0.0
 
+    def read(self, ensemble: LeafEnsemble, rows: NDArray, prepare: Callable[[Any], NDArray], **more: Any) -> ReadModel:
+        """Collect what was read; ``more`` are other fields of `ReadModel`."""
+        of_trees: dict[str, Any] = {"trees": self.trees, "y": self.labels}
+        return ReadModel(ensemble=ensemble, rows=rows, prepare=prepare, **of_trees, **more)
+
     @property
     def row_weights(self) -> NDArray:
         """Weights of the rows, zero for those held out, (n_train,)."""
@@ -72,6 +87,20 @@ class Boosting(NamedTuple):
         bags = self.drawn.bags
         return None if bags is None else BaggedWeights(self.row_weights, RowSets(bags, np.arange(len(bags))))
 
+    def influence_terms(self, start: Start, **of_loss: Any) -> InfluenceTerms:
+        """Return what derivatives in the weights of rows need; ``of_loss`` are fields of `InfluenceTerms`."""
+        bags, given = self.drawn.bags, self.drawn.given
+        counts: float | RowSets = 1.0
+        if bags is not None:
+            counts = RowSets(bags, np.arange(len(bags)))
+        elif not given.all():
+            counts = RowSets([given], np.zeros(len(self.leaves), dtype=np.intp))
+        of_start = np.zeros(len(given))
+        if start.is_mean:
+            of_start = mean_start_terms(start.label_weights, self.row_weights, self.labels, given)
+        terms: dict[str, Any] = {"counts": counts} | of_loss
+        return InfluenceTerms(learning_rate=self.rate, start=of_start, **terms)
+
     def common(self) -> dict[str, Any]:
         """Fields of `LeafEnsemble` that do not depend on the loss."""
         return {"leaves": self.leaves, "n_leaves": self.trees.n_leaves, "row_weights": self.row_weights}
@@ -79,7 +108,7 @@ class Boosting(NamedTuple):
 
 def mean_start(boosting: Boosting) -> Start:
     """Start from the weighted mean label."""
-    return Start(boosting.row_weights / boosting.row_weights.sum())
+    return Start(boosting.row_weights / boosting.row_weights.sum(), is_mean=True)
 
 
 def squared_error_ensemble(boosting: Boosting, start: Start) -> LeafEnsemble:
@@ -91,6 +120,7 @@ def squared_error_ensemble(boosting: Boosting, start: Start) -> LeafEnsemble:
         start_weights=start.label_weights,
         start_offset=start.offset,
         weights_by_stage=boosting.weights_by_stage(),
+        influence_terms=boosting.influence_terms(start),
     )
 
 
@@ -117,6 +147,7 @@ def newton_ensemble(
         injection=path.label_rate,
         feedback=path.curvature,
         gradient=path.gradient,
+        influence_terms=boosting.influence_terms(start, hessian=path.hessian, hessian_slope=path.hessian_slope),
     )
 
 
@@ -180,4 +211,5 @@ def quantile_ensemble(boosting: Boosting, start: Start, alpha: float, *, weighte
         start_weights=start.label_weights,
         start_offset=start.offset,
         weights_by_stage=SparseWeights(taken),
+        influence_terms=boosting.influence_terms(start, counts=0.0),
     )

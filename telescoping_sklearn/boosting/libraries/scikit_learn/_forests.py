@@ -6,12 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_sample_weight
 
-from telescoping_sklearn.boosting._ensemble import CountedWeights, LeafEnsemble
+from telescoping_sklearn.boosting._ensemble import CountedWeights, InfluenceTerms, LeafEnsemble
 from telescoping_sklearn.boosting.libraries import ReadModel, refuse_row_count
+from telescoping_sklearn.boosting.libraries.scikit_learn._classes import choose_class
 from telescoping_sklearn.boosting.libraries.scikit_learn._columns import Columns
 from telescoping_sklearn.boosting.libraries.scikit_learn._refusals import (
-    class_positions,
-    find_class,
     refuse,
     refuse_output,
     refuse_several_targets,
@@ -26,8 +25,8 @@ def read_forest(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, o
     """Read a forest, or a single tree, which is a forest of one; see `telescoping_sklearn.boosting.libraries`."""
     _refuse_settings(model)
     if hasattr(model, "classes_"):
-        chosen = find_class(model, output)
-        labels = (class_positions(model, y) == chosen).astype(np.float64)
+        of_class = choose_class(model, y, output)
+        chosen, labels = of_class.position, of_class.labels
     else:
         refuse_output(model, output)
         chosen, labels = 0, y
@@ -55,6 +54,11 @@ def read_forest(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, o
         start_weights=np.zeros(len(rows)),
         weights_by_stage=None if isinstance(drawn, _Same) else drawn,
         feedback=0.0,
+        influence_terms=InfluenceTerms(
+            learning_rate=1 / len(grown),
+            start=np.zeros(len(rows)),
+            counts=1.0 if isinstance(drawn, _Same) else CountedWeights(drawn.counts, np.ones(len(rows))),
+        ),
     )
     clues = other_counts(trees.trees, leaves, lambda stage: drawn(stage) > 0) + _other_weights(trees, weights, drawn)
     return ReadModel(ensemble=ensemble, trees=trees, rows=rows, y=labels, prepare=prepare, clues=clues)

@@ -20,19 +20,13 @@ from telescoping_sklearn.boosting.libraries.scikit_learn._boosting import (
     Boosting,
     Start,
     mean_start,
-    newton_ensemble,
     quantile_ensemble,
     quantile_start,
     squared_error_ensemble,
 )
+from telescoping_sklearn.boosting.libraries.scikit_learn._classes import choose_score, class_ensemble, class_start
 from telescoping_sklearn.boosting.libraries.scikit_learn._columns import Columns
-from telescoping_sklearn.boosting.libraries.scikit_learn._refusals import (
-    class_positions,
-    find_class,
-    refuse,
-    refuse_drawn,
-    refuse_output,
-)
+from telescoping_sklearn.boosting.libraries.scikit_learn._refusals import refuse, refuse_drawn, refuse_output
 from telescoping_sklearn.boosting.libraries.scikit_learn._trees import Drawn, GrownTree, SummedTrees, other_counts
 from telescoping_sklearn.losses import Logistic
 
@@ -58,76 +52,26 @@ def read_gradient_boosting(
         ensemble = squared_error_ensemble(boosting, start)
     else:
         ensemble = quantile_ensemble(boosting, start, alpha, weighted=True)
-    return ReadModel(
-        ensemble=ensemble,
-        trees=boosting.trees,
-        rows=rows,
-        y=y,
-        prepare=prepare,
-        clues=_clues(boosting),
-        squared_error=alpha is None,
-    )
+    return boosting.read(ensemble, rows, prepare, clues=_clues(boosting), squared_error=alpha is None)
 
 
 def _read_classifier(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: Any) -> ReadModel:
-    """Read a classifier; its output of two classes is the score of the second, with a sign for the first."""
-    chosen = find_class(model, output)
+    """Read the score of a class."""
+    chosen = choose_score(model, y, output)
     if model.loss != "log_loss":
-        raise refuse(model, "loss", "its leaves are Newton steps of another loss than 'log_loss'")
-    positions = class_positions(model, y)
-    prepare, rows, drawn = _rows(model, X, positions, sample_weight)
-    n_classes = len(model.classes_)
-    if n_classes == 2:
-        refuse_first_class(model, chosen)
-    scores = [0] if n_classes == 2 else list(range(n_classes))
-    score = 0 if n_classes == 2 else chosen
-    labels = (positions == chosen).astype(np.float64)
-    factor = 1.0 if n_classes == 2 else (n_classes - 1) / n_classes
-    starts = _class_starts(model, n_classes)
-    loss = Logistic(binary=True)
+        raise refuse(model, "loss", "the classes must be boosted under 'log_loss'")
+    prepare, rows, drawn = _rows(model, X, chosen.positions, sample_weight)
+    factor = 1.0 if chosen.n_classes == 2 else (chosen.n_classes - 1) / chosen.n_classes
     boostings = [
-        _boosting(model, rows, labels, sample_weight, drawn, k, starts[k], factor, loss if n_classes == 2 else None)
-        for k in scores
+        _boosting(model, rows, chosen.labels, sample_weight, drawn, score, start, factor, chosen.link)
+        for score, start in enumerate(_class_starts(model, chosen.n_classes))
     ]
-    boosting = boostings[score]
-    others = [
-        (starts[k], boostings[k].leaves, [tree.values for tree in boostings[k].trees.trees])
-        for k in scores
-        if k != score
-    ]
-    start = class_start(boosting, n_classes, starts[score], centred=True)
-    if model.init_ == "zero" or not _is_learnt(model):
-        start = start._replace(label_weights=np.zeros(len(labels)))
-    return ReadModel(
-        ensemble=newton_ensemble(boosting, start, loss, others),
-        trees=boosting.trees,
-        rows=rows,
-        y=labels,
-        prepare=prepare,
-        link=loss.mean if n_classes == 2 else None,
-        clues=_clues(boosting),
-    )
-
-
-def refuse_first_class(model: Any, chosen: int) -> None:
-    """Raise ValueError for the first of two classes, which has no score of its own."""
-    if chosen == 0:
-        raise ValueError(
-            f"output={model.classes_[0]!r} has no score of its own: {type(model).__name__} has one score for two "
-            f"classes, that of {model.classes_[1]!r}. The score of the other is its negative; leave output out."
-        )
-
-
-def class_start(boosting: Boosting, n_classes: int, score: float, *, centred: bool) -> Start:
-    """Where boosting of a class starts, from its share p of the weights, and the derivative in the labels.
-
-    The start of two classes is logit(p). Of several classes it is log(p), ``centred`` by the mean of the logarithms.
-    """
-    weights = boosting.row_weights / boosting.row_weights.sum()
-    p = float(weights @ boosting.labels)
-    if n_classes == 2:
-        return Start(weights / (p * (1 - p)), score)
-    return Start(weights * ((1 - 1 / n_classes) if centred else 1.0) / p, score)
+    boosting = boostings[chosen.score]
+    start = class_start(boosting, chosen.n_classes)
+    if not _is_learnt(model):
+        start = Start(np.zeros(len(y)), boosting.trees.start)
+    link = None if chosen.link is None else chosen.link.mean
+    return boosting.read(class_ensemble(boostings, chosen, start), rows, prepare, link=link, clues=_clues(boosting))
 
 
 def _rows(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None) -> tuple[Columns, NDArray, Drawn]:
@@ -237,7 +181,7 @@ def _class_starts(model: Any, n_classes: int) -> list[float]:
     """Return the raw scores that boosting starts from, one of two classes, or one a class."""
     _is_learnt(model)
     if isinstance(model.init_, str):
-        return [0.0] * n_classes
+        return [0.0] * (1 if n_classes == 2 else n_classes)
     eps = np.finfo(np.float64).eps
     shares = np.clip(model.init_.predict_proba(np.zeros((1, 1)))[0], eps, 1 - eps)
     if n_classes == 2:

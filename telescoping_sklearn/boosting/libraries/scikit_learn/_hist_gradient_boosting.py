@@ -21,16 +21,11 @@ from telescoping_sklearn.boosting.libraries.scikit_learn._boosting import (
     quantile_start,
     squared_error_ensemble,
 )
+from telescoping_sklearn.boosting.libraries.scikit_learn._classes import choose_score, class_ensemble, class_start
 from telescoping_sklearn.boosting.libraries.scikit_learn._columns import EncodedColumns
-from telescoping_sklearn.boosting.libraries.scikit_learn._gradient_boosting import class_start, refuse_first_class
-from telescoping_sklearn.boosting.libraries.scikit_learn._refusals import (
-    class_positions,
-    find_class,
-    refuse,
-    refuse_output,
-)
+from telescoping_sklearn.boosting.libraries.scikit_learn._refusals import refuse, refuse_output
 from telescoping_sklearn.boosting.libraries.scikit_learn._trees import BinnedTree, Drawn, SummedTrees, other_counts
-from telescoping_sklearn.losses import Gamma, Logistic, NonQuadraticLoss, Poisson
+from telescoping_sklearn.losses import Gamma, NonQuadraticLoss, Poisson
 
 _SMOOTH: dict[str, NonQuadraticLoss] = {"poisson": Poisson(max_delta_step=0.0), "gamma": Gamma()}
 _LOSSES = ("squared_error", "absolute_error", "quantile", *_SMOOTH)
@@ -47,14 +42,13 @@ def read_hist_gradient_boosting(
         return _read_classifier(model, prepare, rows, y, sample_weight, output)
     refuse_output(model, output)
     boosting = _boosting(model, rows, y, sample_weight, _draw(model, y), 0, _SMOOTH.get(model.loss))
-    return ReadModel(
-        ensemble=_ensemble(model, boosting),
-        trees=boosting.trees,
-        rows=rows,
-        y=y,
-        prepare=prepare,
-        rounding=_rounding(model, boosting),
-        link=_SMOOTH[model.loss].mean if model.loss in _SMOOTH else None,
+    loss = _SMOOTH.get(model.loss)
+    return boosting.read(
+        _ensemble(model, boosting),
+        rows,
+        prepare,
+        rounding=_rounding(boosting),
+        link=None if loss is None else loss.mean,
         clues=_clues(boosting),
         squared_error=model.loss == "squared_error",
     )
@@ -67,7 +61,7 @@ def _ensemble(model: Any, boosting: Boosting) -> LeafEnsemble:
     if model.loss in _SMOOTH:
         loss = _SMOOTH[model.loss]
         _, weights = loss.start(boosting.row_weights, boosting.labels)
-        return newton_ensemble(boosting, Start(weights, boosting.trees.start), loss)
+        return newton_ensemble(boosting, Start(weights, boosting.trees.start, is_mean=True), loss)
     alpha = 0.5 if model.loss == "absolute_error" else model.quantile
     weighted = boosting.sample_weight is not None
     return quantile_ensemble(boosting, quantile_start(boosting, alpha), alpha, weighted=weighted)
@@ -76,35 +70,20 @@ def _ensemble(model: Any, boosting: Boosting) -> LeafEnsemble:
 def _read_classifier(
     model: Any, prepare: EncodedColumns, rows: NDArray, y: NDArray, sample_weight: NDArray | None, output: Any
 ) -> ReadModel:
-    chosen, n_classes = find_class(model, output), len(model.classes_)
-    if n_classes == 2:
-        refuse_first_class(model, chosen)
-    positions = class_positions(model, y)
+    """Read the score of a class."""
+    chosen = choose_score(model, y, output)
     if model.class_weight is not None:
         of_classes = compute_sample_weight(model.class_weight, y)
         sample_weight = of_classes if sample_weight is None else sample_weight * of_classes
-    drawn, loss = _draw(model, positions), Logistic(binary=True)
-    labels = (positions == chosen).astype(np.float64)
-    link = loss if n_classes == 2 else None
-    score = 0 if n_classes == 2 else chosen
+    drawn = _draw(model, chosen.positions)
     boostings = [
-        _boosting(model, rows, labels, sample_weight, drawn, k, link) for k in range(model.n_trees_per_iteration_)
+        _boosting(model, rows, chosen.labels, sample_weight, drawn, score, chosen.link)
+        for score in range(chosen.n_scores)
     ]
-    boosting = boostings.pop(score)
-    others = [
-        (of_class.trees.start, of_class.leaves, [t.values for t in of_class.trees.trees]) for of_class in boostings
-    ]
-    start = class_start(boosting, n_classes, boosting.trees.start, centred=True)
-    return ReadModel(
-        ensemble=newton_ensemble(boosting, start, loss, others),
-        trees=boosting.trees,
-        rows=rows,
-        y=labels,
-        prepare=prepare,
-        rounding=_rounding(model, boosting),
-        link=None if link is None else loss.mean,
-        clues=_clues(boosting),
-    )
+    boosting = boostings[chosen.score]
+    ensemble = class_ensemble(boostings, chosen, class_start(boosting, chosen.n_classes))
+    link = None if chosen.link is None else chosen.link.mean
+    return boosting.read(ensemble, rows, prepare, rounding=_rounding(boosting), link=link, clues=_clues(boosting))
 
 
 def _draw(model: Any, y: NDArray) -> Drawn:
@@ -147,7 +126,7 @@ def _clues(boosting: Boosting) -> tuple[str, ...]:
     return other_counts(boosting.trees.trees, boosting.leaves, boosting.drawn.rows_of)
 
 
-def _rounding(model: Any, boosting: Boosting) -> float:
+def _rounding(boosting: Boosting) -> float:
     """Gap that gradients in float32 explain: they are of the size of the residuals, and so of the values summed."""
     eps = float(np.finfo(np.float32).eps)
     labels = boosting.labels[boosting.drawn.given]
