@@ -34,12 +34,49 @@ class Squared:
         return np.ones_like(f)
 
 
+class NumericLoss:
+    """A loss by its gradient, and a library's hessian where it is another than dg/df; the rest is differentiated."""
+
+    def __init__(self, gradient, hessian=None, step=1e-5):
+        self.gradient, self._hessian, self._step = gradient, hessian, step
+
+    def label_rate(self, y, f):
+        step = self._step
+        return -(self.gradient(y + step, f) - self.gradient(y - step, f)) / (2 * step)
+
+    def curvature(self, y, f):
+        step = self._step
+        return (self.gradient(y, f + step) - self.gradient(y, f - step)) / (2 * step)
+
+    def hessian(self, y, f):
+        return self.curvature(y, f) if self._hessian is None else self._hessian(y, f)
+
+
+def by_hand_quantile(values, weights, level):
+    """Weights of values in XGBoost's quantile of them, from sorted lists."""
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    taken = np.zeros(len(values))
+    if weights is not None:
+        total = np.float32(0)
+        sums = [total := np.float32(total + np.float32(weights[i])) for i in order]
+        taken[next((i for i, s in zip(order, sums, strict=True) if s >= np.float32(total * level)), order[-1])] = 1.0
+        return taken
+    n = len(values)
+    place = level * (n + 1) - 1  # counted from 0
+    if place <= 0 or place >= n - 1:
+        taken[order[0 if place <= 0 else -1]] = 1.0
+        return taken
+    low = int(place)
+    taken[order[low]], taken[order[low + 1]] = 1 - (place - low), place - low
+    return taken
+
+
 def newton_leaf(ridge=0.0, learning_rate=1.0, penalty=0.0, limit=0.0):
     """Value of a leaf as ``a @ pulls + b`` of its rows, thresholds and all, from sums of pulls and hessians."""
 
     def leaf(pulls, weights, hessians):
         total, whole = (weights * pulls).sum(), (weights * hessians).sum() + ridge
-        if whole <= 0 or abs(total) <= penalty and penalty > 0:
+        if whole <= 0 or (penalty > 0 and abs(total) <= penalty):
             return np.zeros(len(pulls)), 0.0
         value = (total - np.sign(total) * penalty) / whole
         if limit and abs(value) > limit:
@@ -50,7 +87,7 @@ def newton_leaf(ridge=0.0, learning_rate=1.0, penalty=0.0, limit=0.0):
 
 
 def quantile_leaf(weigh, learning_rate=1.0):
-    """Value of a leaf as ``a @ pulls``, a quantile; ``weigh(residuals, weights)`` gives the weights of the rows in it."""
+    """Value of a leaf as ``a @ pulls``, a quantile; ``weigh(residuals, weights)`` gives the weights of its rows."""
 
     def leaf(pulls, weights, hessians):
         return learning_rate * weigh(pulls, weights), 0.0
@@ -61,10 +98,10 @@ def quantile_leaf(weigh, learning_rate=1.0):
 def dense_telescope(y, leaves, query_leaves, leaf, *, start, row_weights=None, bags=None, loss=None, float_type=float):
     """Grow nothing, follow everything: the label response of given trees, leaf by leaf.
 
-    ``leaves`` (T, n) and ``query_leaves`` (T, m) number the leaves of each tree as one likes. ``leaf`` is a function, or
-    one for every tree. ``start`` is (A, b) of the start A y + b for squared error and quantiles; for another ``loss`` A is
-    its derivative in the labels and b the start itself. ``bags`` (T, n) multiplies row weights by tree. Predictions
-    that decide comparisons are kept in ``float_type``.
+    ``leaves`` (T, n) and ``query_leaves`` (T, m) number the leaves of each tree as one likes. ``leaf`` is a function,
+    or one for every tree. ``start`` is (A, b) of the start A y + b for squared error and quantiles; for another
+    ``loss`` A is its derivative in the labels and b the start itself. ``bags`` (T, n) multiplies row weights by tree.
+    Predictions that decide comparisons are kept in ``float_type``.
     """
     n, m = len(y), query_leaves.shape[1]
     w = np.ones(n) if row_weights is None else row_weights

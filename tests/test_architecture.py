@@ -41,6 +41,8 @@ ALLOWED = {
 }
 ONLY_IN = {
     "lightgbm": {"boosting"},
+    "xgboost": {"boosting"},
+    "catboost": {"boosting"},
     "torch": {"neural"},
     "skorch": {"neural"},
     "matplotlib": {"displays", "benchmark"},
@@ -123,7 +125,7 @@ def test_matplotlib_is_imported_inside_functions_only(path, group):
 
 # -- what an import loads ----------------------------------------------------------------------------------------------
 
-SLOW_TO_IMPORT = {"torch", "lightgbm", "skorch", "matplotlib", "dask", "distributed"}
+SLOW_TO_IMPORT = {"torch", "lightgbm", "xgboost", "catboost", "skorch", "matplotlib", "dask", "distributed"}
 
 
 def modules_that_import_quickly():

@@ -25,13 +25,14 @@ from telescoping_sklearn.boosting.libraries.xgboost._saved import (
     GrownTrees,
     SavedModel,
     open_booster,
-    refuse_other_weights,
     refuse_unsupported,
+    weight_clues,
 )
 from telescoping_sklearn.boosting.libraries.xgboost._trees import XGBoostTrees
 
-#: Gap that rounding explains, as a multiple of float32's precision times the largest label.
-_ROUNDING = 8.0
+#: Gaps that rounding explains, as multiples of float32's precision times the largest number: what a prediction has,
+#: and what each tree adds as the square root of their number, where later trees do not correct it.
+_ROUNDING, _ROUNDING_OF_TREES = 8.0, 8.0
 #: Share of the spread of the labels that their rounding to float32 may reach.
 _MOST_LOST = 1e-2
 
@@ -69,7 +70,7 @@ def read(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: 
         be those that it was fitted on.
     """
     booster = open_booster(model)
-    saved = SavedModel(booster)
+    saved = SavedModel(booster, model.get_params() if hasattr(model, "get_params") else {})
     refuse_unsupported(model, saved)
     objective = find_objective(saved.objective)
     _refuse_output(output, objective)
@@ -85,20 +86,21 @@ def read(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: 
         row_weights=weights * np.where(labels == 1, saved.scale_pos_weight, 1.0),
         start=saved.start,
     )
-    refuse_other_weights(saved, grown, objective)
-    start = objective.start_weights(labels, weights, saved)
+    clues = weight_clues(saved, grown, objective)
     if objective.quantile is None:
+        start = objective.start_weights(labels, grown.row_weights, saved)
         ensemble = newton_ensemble(grown, saved, objective.loss, start)
     else:
-        ensemble = quantile_ensemble(grown, objective.quantile, sample_weight is not None, start, saved)
+        ensemble = quantile_ensemble(grown, objective.quantile, sample_weight is not None, saved)
     return ReadModel(
         ensemble=ensemble,
         trees=trees,
         rows=rows,
         y=y if objective.loss is None else labels,
         prepare=columns.encode,
-        rounding=_rounding(y, objective),
+        rounding=_rounding(y, grown, objective),
         link=objective.link,
+        clues=clues,
         squared_error=objective.name == "reg:squarederror",
     )
 
@@ -123,15 +125,18 @@ def _as_kept(y: NDArray, objective: Objective) -> NDArray:
     return labels
 
 
-def _rounding(y: NDArray, objective: Objective) -> float:
-    """Gap that float32 explains: XGBoost keeps labels and predictions in it."""
+def _rounding(y: NDArray, grown: GrownTrees, objective: Objective) -> float:
+    """Gap that float32 explains: XGBoost keeps labels and raw scores in it."""
     if objective.loss is not None:
-        return 0.0
-    rounding = _ROUNDING * float(np.finfo(np.float32).eps * np.abs(y).max())
-    if rounding > _MOST_LOST * y.std() and y.std() > 0:
+        largest = abs(grown.start) + sum(float(np.abs(values).max()) for values in grown.values)
+        return float(_ROUNDING * np.finfo(np.float32).eps * (1 + largest))
+    uncertain = _ROUNDING * float(np.finfo(np.float32).eps * max(np.abs(y).max(), abs(grown.start)))
+    if uncertain > _MOST_LOST * y.std() and y.std() > 0:
         raise ValueError(
-            f"y has absolute values up to {np.abs(y).max():.3g} and a standard deviation of {y.std():.3g}: XGBoost keeps "
-            f"labels and predictions in float32, which leaves an uncertainty of {rounding:.3g}. Fit the model on labels "
-            "that are centred, for example y - y.mean()."
+            f"y has absolute values up to {np.abs(y).max():.3g} and a standard deviation of {y.std():.3g}: XGBoost "
+            f"keeps labels and predictions in float32, which leaves an uncertainty of {uncertain:.3g}. Fit the model "
+            "on labels that are centred, for example y - y.mean()."
         )
-    return rounding
+    if objective.quantile is None:
+        return uncertain
+    return uncertain * (1 + _ROUNDING_OF_TREES / _ROUNDING * float(np.sqrt(len(grown.values))))

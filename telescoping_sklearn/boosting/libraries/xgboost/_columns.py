@@ -1,6 +1,7 @@
 """Rows as the user has them, as the arrays of numbers that XGBoost takes."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,9 @@ class Columns:
             )
         rows = np.asarray(X, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != self.n_features:
-            raise ValueError(f"X has shape {rows.shape}, and the model was fitted on {self.n_features} columns.")
+            raise ValueError(
+                f"X has shape {rows.shape}, but the model is expecting rows of {self.n_features} features."
+            )
         return self._without_missing(rows)
 
     def _encode_frame(self, X: pd.DataFrame) -> NDArray:
@@ -105,13 +108,18 @@ def _codes(column: pd.Series, categories: pd.Index) -> NDArray:
 
 
 def _kept_categories(saved: Mapping[str, Any]) -> dict[int, pd.Index]:
-    """Categories that a model keeps, by column; without those that its format cannot hold."""
+    """Categories that a model keeps, by column."""
     kept: dict[int, pd.Index] = {}
     for place, column in enumerate(saved.get("enc", [])):
         values = column["values"]
         if "offsets" not in column:
             kept[place] = pd.Index(values)
-        elif values and min(values) >= 0:  # other letters than ASCII are cut by XGBoost 3.2
+        elif any(value < 0 for value in values):
+            raise ValueError(
+                f"Column {place} has categories with letters other than ASCII's. XGBoost 3.2 cuts them, and its "
+                "predictions mix them up. Fit the model on categories renamed to ASCII letters or numbers."
+            )
+        elif values:
             text, ends = bytes(values).decode("ascii"), column["offsets"]
-            kept[place] = pd.Index([text[first:end] for first, end in zip(ends, ends[1:], strict=False)])
+            kept[place] = pd.Index([text[first:end] for first, end in pairwise(ends)])
     return kept

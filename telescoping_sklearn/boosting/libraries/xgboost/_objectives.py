@@ -17,7 +17,7 @@ _LEAST_LOGISTIC, _LEAST_LOG_ERROR = 1e-16, 1e-6
 _LOGIT = ("binary:logistic", "reg:logistic")
 _LOG = ("count:poisson", "reg:gamma", "reg:tweedie")
 _QUANTILES = ("reg:absoluteerror", "reg:quantileerror")
-#: Objectives whose start, where not given, is one Newton step from zero.
+#: Objectives whose start, where not given, is one Newton step from zero, as that of all is with ``scale_pos_weight``.
 _STARTS_WITH_STEP = ("reg:squaredlogerror", "reg:pseudohubererror")
 #: Objectives of one loss each; the mapping makes it from the objective's parameters.
 _LOSSES: Mapping[str, Callable[[Mapping[str, Any]], NonQuadraticLoss | None]] = {
@@ -161,25 +161,27 @@ class Objective:
         """Whether the hessians at the start do not depend on the labels."""
         return self.loss is None or self.name in (*_LOGIT, "binary:logitraw", "count:poisson")
 
-    def start_weights(self, labels: NDArray, row_weights: NDArray, saved: Any) -> NDArray | None:
+    def start_weights(self, labels: NDArray, row_weights: NDArray, saved: Any) -> NDArray:
         """Return A of the start f_0, (n_train,): weights of the labels, or derivatives in them.
 
-        None for quantiles. Zero where the start was given as ``base_score``.
+        They are zero where the start was given as ``base_score``. Quantiles have a start of their own.
         """
         if not saved.start_from_labels:
             return np.zeros(len(labels))
-        if self.quantile is not None:
-            return None
-        if self.loss is None or self.name == "binary:logitraw":  # the latter starts from a mean that is no logit
+        from_step = self.name in _STARTS_WITH_STEP or saved.scale_pos_weight != 1
+        if self.loss is None or (
+            self.name == "binary:logitraw" and not from_step
+        ):  # it starts from a mean, not its logit
             return SquaredError().start(row_weights)
-        at = np.full(len(labels), 0.0 if self.name in _STARTS_WITH_STEP else saved.start)
+        at = np.full(len(labels), 0.0 if from_step else saved.start)
         return row_weights * self.loss.label_rate(labels, at) / (row_weights @ self.loss.curvature(labels, at))
 
 
 def raw_start(name: str, base_score: float) -> float:
     """Convert ``base_score`` to a raw score, in float32 as XGBoost does."""
     link = {**dict.fromkeys(_LOGIT, logit), **dict.fromkeys(_LOG, np.log)}.get(name)
-    return base_score if link is None else float(np.float32(link(np.float64(base_score))))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return base_score if link is None else float(np.float32(link(np.float64(base_score))))
 
 
 def find_objective(saved: Mapping[str, Any]) -> Objective:
@@ -192,9 +194,7 @@ def find_objective(saved: Mapping[str, Any]) -> Objective:
     """
     name = saved["name"]
     if name not in _LOSSES:
-        raise ValueError(
-            f"objective={name!r} is not supported. Fit with one of {', '.join(map(repr, _LOSSES))}."
-        )
+        raise ValueError(f"objective={name!r} is not supported. Fit with one of {', '.join(map(repr, _LOSSES))}.")
     link = expit if name in _LOGIT else np.exp if name in _LOG else None
     return Objective(name, _LOSSES[name](saved), _quantile(saved), link)
 

@@ -9,67 +9,39 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from telescoping_sklearn.boosting import _quantiles
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, SparseWeights
 from telescoping_sklearn.boosting.libraries.xgboost._saved import GrownTrees, SavedModel
 
 
+def _ranks(counts: NDArray, alpha: float) -> tuple[NDArray, NDArray]:
+    """Rank of the larger of the two values in a group of c, counted from 0, and its weight.
+
+    XGBoost interpolates at rank alpha (c + 1), counted from 1, and takes the least or the largest value beyond them.
+    """
+    place = np.clip(alpha * (counts + 1.0) - 1, 0, counts - 1)
+    upper = np.ceil(place)
+    return upper, np.where(upper > place, place - (upper - 1), 1.0)
+
+
+def _weighted_rank(weights: NDArray, alpha: float) -> tuple[int, float]:
+    """Rank of the first value at which the sum of weights reaches alpha of the whole, in XGBoost's float32; and 1."""
+    sums = np.cumsum(weights.astype(np.float32), dtype=np.float32)
+    return min(int(np.searchsorted(sums, np.float32(sums[-1] * alpha))), len(sums) - 1), 1.0
+
+
 def quantile_weights(values: NDArray, groups: NDArray, weights: NDArray | None, alpha: float) -> NDArray:
-    """Weights of the values in the quantile of their group, (n_values,): one or two of each group are not zero.
-
-    They sum to 1 in every group that has values. Among equal values, the first counts as the smallest.
-
-    Parameters
-    ----------
-    values, groups : ndarray of shape (n_values,)
-        Values, and the group of each.
-    weights : ndarray of shape (n_values,) or None
-        Weights; None for XGBoost's unweighted formula.
-    alpha : float
-        Level of the quantile.
+    """Weights of the values in XGBoost's quantile of their group, (n_values,); see `_quantiles`.
 
     Examples
     --------
     >>> quantile_weights(np.array([3.0, 1.0, 2.0, 4.0]), np.zeros(4, int), None, 0.5)
     array([0.5, 0. , 0.5, 0. ])
     """
-    order = np.lexsort((values, groups))
-    counts = np.bincount(groups)
-    counts = counts[counts > 0]
-    firsts = np.cumsum(counts) - counts
-    if weights is None:
-        lower, share = _ranks(counts, alpha)
-    else:
-        lower, share = _weighted_ranks(weights[order], firsts, counts, alpha), np.zeros(len(counts))
-    found = np.zeros(len(values))
-    found[order[firsts + lower]] = 1 - share
-    two = share > 0
-    found[order[(firsts + lower)[two] + 1]] = share[two]
-    return found
+    return _quantiles.quantile_weights(values, groups, weights, alpha, _weighted_rank, _ranks)
 
 
-def _ranks(counts: NDArray, alpha: float) -> tuple[NDArray, NDArray]:
-    """Rank of the smaller of the two values in a group of c, counted from 0, and the weight of the larger.
-
-    The quantile is interpolated at rank alpha (c + 1), counted from 1, and is the least or largest value beyond them.
-    """
-    place = np.clip(alpha * (counts + 1.0) - 1, 0, counts - 1)
-    lower = np.floor(place).astype(np.intp)
-    return lower, place - lower
-
-
-def _weighted_ranks(weights: NDArray, firsts: NDArray, counts: NDArray, alpha: float) -> NDArray:
-    """Rank of the first value at which the sum of weights reaches alpha of the whole, in float32 as in XGBoost."""
-    found = np.empty(len(counts), dtype=np.intp)
-    for group, (first, count) in enumerate(zip(firsts, counts, strict=True)):
-        sums = np.cumsum(weights[first : first + count].astype(np.float32), dtype=np.float32)
-        threshold = np.float32(sums[-1] * alpha)
-        found[group] = min(int(np.searchsorted(sums, threshold)), count - 1)
-    return found
-
-
-def quantile_ensemble(
-    grown: GrownTrees, alpha: float, weighted: bool, start: NDArray | None, saved: SavedModel
-) -> LeafEnsemble:
+def quantile_ensemble(grown: GrownTrees, alpha: float, weighted: bool, saved: SavedModel) -> LeafEnsemble:
     """Make the ensemble of trees whose leaves are quantiles.
 
     Parameters
@@ -80,24 +52,31 @@ def quantile_ensemble(
         Level of the quantile.
     weighted : bool
         Whether sample weights are given.
-    start : ndarray of shape (n_train,) or None
-        Weights of the labels in the start; None for the quantile of all labels.
     saved : SavedModel
         The model.
+
+    Raises
+    ------
+    ValueError
+        If leaves were not set to quantiles.
     """
+    if saved.told("tree_method") == "exact" or _are_steps(saved):
+        raise ValueError(
+            f"tree_method='exact' is not supported with objective={saved.objective['name']!r}: XGBoost does not set "
+            "its leaves to quantiles, and their values are steps of a size that labels do not change. Fit with "
+            "tree_method='hist'."
+        )
     labels, n_rows = grown.labels.astype(np.float32), len(grown.labels)
-    given = start is not None
     weights = _weights_of_formula(grown, labels, alpha, weighted)
-    if start is None:
+    start = np.zeros(n_rows)
+    if saved.start_from_labels:
         start = quantile_weights(labels, np.zeros(n_rows, dtype=np.intp), weights, alpha)
     prediction = np.full(n_rows, grown.start, dtype=np.float32)
-    told = float(saved.told("learning_rate"))
-    rates, of_stages = [], []
+    quantiles, of_stages = [], []
     for leaves, values in zip(grown.leaves, grown.values, strict=True):
         residuals = labels - prediction
         taken = quantile_weights(residuals, leaves, weights, alpha)
-        own = _learning_rate(np.bincount(leaves, taken * residuals, len(values)), values)
-        rates.append(np.full(len(values), told if own is None else own))
+        quantiles.append(np.bincount(leaves, taken * residuals, len(values)))
         of_stages.append(sparse.csr_array(taken[None]))
         prediction = prediction + values.astype(np.float32)[leaves]
     stacked = sparse.vstack(of_stages, format="csr")
@@ -107,10 +86,21 @@ def quantile_ensemble(
         row_weights=grown.row_weights,
         trained=(grown.row_weights > 0) | (start != 0) | (stacked.count_nonzero(axis=0) > 0),
         start_weights=start,
-        start_offset=grown.start if given else 0.0,
-        rates=rates,
+        start_offset=0.0 if saved.start_from_labels else grown.start,
+        rates=[
+            np.full(len(values), rate)
+            for rate, values in zip(_learning_rates(quantiles, grown.values, saved), grown.values, strict=True)
+        ],
         weights_by_stage=SparseWeights(stacked),
     )
+
+
+def _are_steps(saved: SavedModel) -> bool:
+    """Whether leaf values are proportional to the Newton steps of their growth, and so were not set afterwards."""
+    values, steps = (np.concatenate([getattr(tree, name) for tree in saved.trees]) for name in ("values", "steps"))
+    if len(values) < 2 or not steps.any():
+        return False
+    return bool(np.abs(steps @ values / (steps @ steps) * steps - values).max() <= 1e-5 * np.abs(values).max())
 
 
 def _weights_of_formula(grown: GrownTrees, labels: NDArray, alpha: float, weighted: bool) -> NDArray | None:
@@ -132,8 +122,18 @@ def _weights_of_formula(grown: GrownTrees, labels: NDArray, alpha: float, weight
     return asked if explains(asked) or not explains(other) else other
 
 
+def _learning_rates(quantiles: list[NDArray], values: list[NDArray], saved: SavedModel) -> list[float]:
+    """Learning rates of all trees: one for all, or that of each where a schedule changed it; else that told."""
+    told = float(saved.told("learning_rate"))
+    whole = _learning_rate(np.concatenate(quantiles), np.concatenate(values))
+    if whole is not None:
+        return [whole] * len(values)
+    own = [_learning_rate(*of_tree) for of_tree in zip(quantiles, values, strict=True)]
+    return [told if rate is None else rate for rate in own]
+
+
 def _learning_rate(quantiles: NDArray, values: NDArray) -> float | None:
-    """Learning rate of a tree, with which quantiles give its leaf values; None where none does."""
+    """Learning rate with which quantiles give leaf values, which a file does not hold; None where none does."""
     if len(values) == 1 or not quantiles.any():
         return None
     own = float(quantiles @ values / (quantiles @ quantiles))

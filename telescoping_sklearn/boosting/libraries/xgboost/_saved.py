@@ -1,26 +1,38 @@
 """A fitted model as XGBoost writes it: its trees, its objective, its start, and the settings that are refused."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
 
 from telescoping_sklearn.boosting.libraries.xgboost._objectives import Objective, raw_start
 
 #: Largest difference, relative to the whole, of the weight of the rows and that which the root of a tree reports.
 _WEIGHT_TOLERANCE = 1e-5
 
-_REFIT = "Fit the model without it, or use TelescopingGBTRegressor"
-
 
 class SavedTree(NamedTuple):
-    """A tree: the number of the leaf at each node, (n_nodes,), the values of its leaves, the weight at its root."""
+    """A tree of a model.
+
+    Attributes
+    ----------
+    numbers : ndarray of int of shape (n_nodes,)
+        Number of the leaf at each node; 0 at inner nodes.
+    values : ndarray of shape (n_leaves,)
+        What its leaves add.
+    root_weight : float
+        Sum of the hessians of the rows that it saw.
+    steps : ndarray of shape (n_leaves,)
+        Newton steps of its leaves when it was grown, with or without the learning rate.
+    """
 
     numbers: NDArray
     values: NDArray
     root_weight: float
+    steps: NDArray
 
 
 class GrownTrees(NamedTuple):
@@ -55,14 +67,12 @@ def open_booster(model: Any) -> Any:
 
     Raises
     ------
-    ValueError
+    sklearn.exceptions.NotFittedError
         If an estimator is not fitted.
     """
-    if not hasattr(model, "get_booster"):
-        booster = model
-    elif not model.__sklearn_is_fitted__():
-        raise ValueError(f"This {type(model).__name__} is not fitted. Fit it first, or load a fitted one.")
-    else:
+    booster = model
+    if hasattr(model, "get_booster"):
+        check_is_fitted(model)
         booster = model.get_booster()
     copied = booster.copy()
     if booster is model:  # a Booster predicts with all trees, an estimator with those up to its best iteration
@@ -77,6 +87,8 @@ class SavedModel:
     ----------
     booster : xgboost.Booster
         The model. The attribute ``best_iteration`` limits the trees that predict.
+    given : mapping
+        Parameters of an estimator.
 
     Raises
     ------
@@ -84,7 +96,8 @@ class SavedModel:
         If the format is not the one that is known.
     """
 
-    def __init__(self, booster: Any):
+    def __init__(self, booster: Any, given: Mapping[str, Any]):
+        self._given = given
         try:
             self.settings: Mapping[str, Any] = json.loads(booster.save_config())["learner"]
             self._learner = json.loads(bytes(booster.save_raw("json")))["learner"]
@@ -124,7 +137,13 @@ class SavedModel:
     @property
     def start(self) -> float:
         """Raw score that training starts from."""
-        return raw_start(self.objective["name"], float(self._base_scores[0]))
+        start = raw_start(self.objective["name"], float(self._base_scores[0]))
+        if not np.isfinite(start):
+            raise ValueError(
+                f"The model starts from a mean of {self._base_scores[0]:.6g}, whose raw score under objective="
+                f"{self.objective['name']!r} is not finite. Fit it on labels that are not all equal to a bound."
+            )
+        return start
 
     @property
     def scale_pos_weight(self) -> float:
@@ -137,6 +156,14 @@ class SavedModel:
         trees = trees.get("gbtree", trees)
         return (trees["tree_train_param"] | trees["gbtree_train_param"])[name]
 
+    def told_settings(self, names: Sequence[str]) -> list[dict[str, float]]:
+        """Numbers that the model tells, in float32; then, for an estimator, its parameters in their place."""
+        told = {name: float(np.float32(self.told(name))) for name in names}
+        poisson = self.objective.get("poisson_regression_param", {})
+        told |= {name: float(poisson[name]) for name in names if name in poisson}  # one parameter, which a file holds
+        given = {name: self._given[name] for name in names if self._given.get(name) is not None}
+        return [told, told | {name: float(np.float32(value)) for name, value in given.items()}]
+
 
 def _read_tree(tree: Mapping[str, Any]) -> SavedTree:
     left, right = np.array(tree["left_children"]), np.array(tree["right_children"])
@@ -145,9 +172,11 @@ def _read_tree(tree: Mapping[str, Any]) -> SavedTree:
     kept = (nodes == 0) | (left[parents] == nodes) | (right[parents] == nodes)  # others were pruned
     leaf = (left == -1) & kept
     numbers = np.cumsum(leaf) - 1
+    values, steps = (np.array(tree[name], dtype=np.float32)[leaf] for name in ("split_conditions", "base_weights"))
     return SavedTree(
         numbers=np.where(leaf, numbers, 0),
-        values=np.array(tree["split_conditions"], dtype=np.float32)[leaf].astype(np.float64),
+        values=values.astype(np.float64),
+        steps=steps.astype(np.float64),
         root_weight=float(tree["sum_hessian"][0]),
     )
 
@@ -178,40 +207,34 @@ def refuse_unsupported(model: Any, saved: SavedModel) -> None:
         )
     if not saved.trees:
         raise ValueError("The model has no trees. Fit with n_estimators=1 or more.")
-    _refuse_told(saved)
-
-
-def _refuse_told(saved: SavedModel) -> None:
-    """Refuse settings that a model in memory tells; in a loaded one, the rows of its trees tell."""
     if float(saved.told("subsample")) < 1:
         raise _subsampled(f"subsample={float(saved.told('subsample')):.4g}")
-    if saved.told("process_type") != "default":
-        raise ValueError(
-            f"process_type={saved.told('process_type')!r} is not supported: it changes trees grown before. {_REFIT}."
-        )
 
 
-def refuse_other_weights(saved: SavedModel, grown: GrownTrees, objective: Objective) -> None:
-    """Raise ValueError where the root of a tree reports another weight than that of the rows.
+def weight_clues(saved: SavedModel, grown: GrownTrees, objective: Objective) -> tuple[str, ...]:
+    """Say where the root of the first tree reports another weight than that of the rows given.
 
     Only where the hessians of the rows do not depend on the labels.
+
+    Raises
+    ------
+    ValueError
+        If roots of trees differ, so that each saw a sample of the rows.
     """
     if not objective.hessian_tells_weight:
-        return
-    expected = grown.row_weights
-    roots = np.array([tree.root_weight for tree in saved.trees])
+        return ()
+    roots, expected = np.array([tree.root_weight for tree in saved.trees]), grown.row_weights
     if objective.loss is not None:  # hessians change with the raw score, which is the same at all rows at first only
         roots = roots[:1]
         expected = expected * objective.loss.hessian(grown.labels, np.full(len(expected), grown.start))
-    total = float(expected.sum())
     if np.ptp(roots) > _WEIGHT_TOLERANCE * roots.max():
-        raise _subsampled(f"Trees that saw rows of weight {roots.min():.6g} to {roots.max():.6g} (subsample < 1)")
-    if abs(roots[0] - total) > _WEIGHT_TOLERANCE * total:
-        raise ValueError(
-            f"The first tree saw rows of total hessian {roots[0]:.6g}, and that of the rows given is {total:.6g}. X, y and "
-            "sample_weight must be those that the model was fitted on. Models fitted with subsample < 1 are not "
-            "supported, since XGBoost does not tell which rows a tree saw."
-        )
+        raise _subsampled(f"subsample < 1 (trees saw rows of weight {roots.min():.6g} to {roots.max():.6g})")
+    if abs(roots[0] - expected.sum()) <= _WEIGHT_TOLERANCE * roots[0]:
+        return ()
+    return (
+        f"the first tree saw rows of total hessian {roots[0]:.6g}, and that of the rows given is "
+        f"{expected.sum():.6g}: they are other rows, or have other weights, or the model was fitted with subsample < 1",
+    )
 
 
 def _subsampled(what: str) -> ValueError:
