@@ -92,25 +92,25 @@ class AnsweringTelescope(Telescope):
 
     def _weights_plan(self, n_query: int) -> Plan:
         """Choose the cheapest way to kernel weights, forward or backward."""
-        forward = self.forward_plan(n_query, self.n_trained)
+        forward = self.forward_plan(n_query, self.n_trained * self.n_outputs)
         plans = [forward, self.backward_plan(n_query)] if self.has_adjoint else [forward]
         return min(plans, key=lambda plan: plan.operations)
 
     def staged_response(
         self, X: NDArray | None, V: NDArray, offset: bool = False, stages: Any = None
     ) -> Iterator[NDArray]:
-        """F_t(X; V), (n_query, k) for each stage; ``offset=True`` appends the offset's column.
+        """F_t(X; V), (n_query, k) for each stage; ``offset=True`` appends the offset's column. See `apply_response`.
 
         It is raw: stages at which the response is not sound are answered too.
         """
-        plan = self.forward_plan(self.n_query(X), V.shape[1] + offset)
+        plan = self.forward_plan(self.n_query(X), V.shape[-1] + offset)
         yield from self.apply_response(plan, X, V, offset, resolve_stages(stages, self.n_stages))
 
     def kernel_weights(self, X: NDArray | None) -> NDArray:
         """S(x) = F_T(x; I), (n_query, n_train): the weight of every training label in every prediction."""
         shape = (self.n_query(X), self.n_samples)
         refuse_if_too_large(
-            8.0 * shape[0] * shape[1],
+            8.0 * shape[0] * shape[1] * self.n_outputs**2,
             f"kernel_weights of {shape[0]} queries by {shape[1]} training rows",
             "Ask for fewer query rows at a time; effective_params(X, n_probes=32) needs no such matrix.",
         )
@@ -121,24 +121,25 @@ class AnsweringTelescope(Telescope):
         """S(x) by a plan."""
         if plan.direction == "backward":
             return self.apply_adjoint(plan, X)
-        weights, last = np.zeros((self.n_query(X), self.n_samples)), np.array([self.n_stages])
+        weights, last = np.zeros((self.n_query(X), *self.output_shape, self.y.size)), np.array([self.n_stages])
         for columns in trained_blocks(self, plan):
-            weights[:, columns] = next(self.apply_response(plan, X, unit_columns(self, columns), False, last))
-        return weights
+            weights[..., columns] = next(self.apply_response(plan, X, unit_columns(self, columns), False, last))
+        return weights.reshape(*weights.shape[:-1], *self.y.shape)
 
     def offset(self, X: NDArray | None) -> NDArray:
         """c(x), (n_query,): what is left of the prediction when all labels are zero."""
         self._refuse_non_smoother("offset")
         self._refuse_unsound("offset")
-        no_columns = np.empty((self.n_samples, 0))
-        return next(self.staged_response(X, no_columns, offset=True, stages=[self.n_stages]))[:, 0]
+        no_columns = np.empty((*self.y.shape, 0))
+        return next(self.staged_response(X, no_columns, offset=True, stages=[self.n_stages]))[..., 0]
 
     def staged_reconstruction(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
         """Yield S_t y + c after each stage, (n_query,): one column, no matrix; raw, as `staged_response` is."""
         self._refuse_non_smoother("A reconstruction (approximation_error)")
-        labels = np.where(self.trained, self.y, 0.0)  # others weigh nothing, and would only take digits
-        for response in self.staged_response(X, labels[:, None], offset=True, stages=stages):
-            yield response.sum(axis=1)
+        labels = np.zeros_like(self.y)
+        labels[self.trained] = self.y[self.trained]  # others weigh nothing, and would only take digits
+        for response in self.staged_response(X, labels[..., None], offset=True, stages=stages):
+            yield response.sum(axis=-1)
 
     def reconstruct(self, X: NDArray | None) -> NDArray:
         """S(x) y + c(x), (n_query,), raw: its gap to the model shows where it is not sound."""
@@ -177,11 +178,12 @@ class AnsweringTelescope(Telescope):
         asked = np.union1d([0], resolve_stages(stages, self.n_stages))
         n_query = self.n_query(X)
         refuse_if_too_large(
-            8.0 * len(asked) * n_query,
+            8.0 * len(asked) * n_query * self.n_outputs,
             f"breakdown of {n_query} queries over {len(asked)} stages",
             "Ask for fewer stages, for example stages=20.",
         )
-        contributions, reached = np.empty((len(asked), n_query)), np.zeros(n_query)
+        reached = np.zeros((n_query, *self.output_shape))
+        contributions = np.empty((len(asked), *reached.shape))
         for position, prediction in enumerate(self.staged_telescoping(X, asked)):
             contributions[position] = prediction - reached
             reached = prediction
@@ -222,7 +224,7 @@ class AnsweringTelescope(Telescope):
 
         def energy_and_trace(V: NDArray, response: NDArray) -> NDArray:
             own = response if self.trained.all() else response[self.trained]
-            return np.stack([_squares(own), np.einsum("ij,ij->j", V, response)])  # V is zero off the rows trained on
+            return np.stack([_squares(own), _products(V, response)])  # V is zero off the rows trained on
 
         def exactly(sums: ExactSums, stages: NDArray) -> NDArray:
             rows = None if self.trained.all() else [np.flatnonzero(self.trained)]
@@ -257,7 +259,7 @@ class AnsweringTelescope(Telescope):
         """||k_t(x)||_2, (n_stages, n_query)."""
         asked = self.kernel_stages(stages)
         refuse_if_too_large(
-            8.0 * len(asked) * self.n_query(X),
+            8.0 * len(asked) * self.n_query(X) * self.n_outputs,
             f"kernel_norms of {self.n_query(X)} queries at {len(asked)} stages",
             "Ask for fewer stages, for example stages=20; kernel_norm_ratio needs no such array.",
         )
@@ -303,6 +305,11 @@ class AnsweringTelescope(Telescope):
         """Raise unless ``k`` is a number of rows that were trained on."""
         if not isinstance(k, Integral) or isinstance(k, bool):
             raise TypeError(f"k must be an int, got {k!r}.")
+        if self.output_shape:
+            raise ValueError(
+                f"top_examples ranks the rows of one output, and this model has {self.n_outputs}. Rank those of an "
+                "output by kernel_weights(X)[:, output, :, output]."
+            )
         if not 1 <= int(k) <= self.n_trained:
             raise ValueError(f"k={k} must lie between 1 and {self.n_trained}, the number of rows trained on.")
 
@@ -359,8 +366,14 @@ class AnsweringTelescope(Telescope):
 
 
 def _squares(columns: NDArray) -> NDArray:
-    """Sum of squares of every column, with no array of squares."""
-    return np.einsum("ij,ij->j", columns, columns)
+    """Sum of squares of every column."""
+    return _products(columns, columns)
+
+
+def _products(columns: NDArray, others: NDArray) -> NDArray:
+    """Inner products of columns over all rows and outputs, with no array of products."""
+    columns, others = (part.reshape(-1, part.shape[-1]) for part in (columns, others))
+    return np.einsum("ij,ij->j", columns, others)
 
 
 def _largest(magnitudes: NDArray, k: int) -> NDArray[np.intp]:

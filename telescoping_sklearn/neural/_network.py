@@ -59,6 +59,10 @@ class Network(Protocol):
         """Number of parameters p."""
 
     @property
+    def n_outputs(self) -> int:
+        """Number of outputs."""
+
+    @property
     def row_numbers(self) -> int:
         """Numbers that a row's derivatives hold."""
 
@@ -75,16 +79,21 @@ class Network(Protocol):
         """Length of the inner products of inputs that every tangent kernel holds; 0 where it holds none."""
 
     def forward(self, theta: Tensor, X: Tensor) -> Tensor:
-        """Predict, (n_rows,), in the precision of theta."""
+        """Predict, (n_rows,), or (n_rows, n_outputs) where there are several, in the precision of theta."""
+
+
+def pairs_of(rows: slice, n_outputs: int) -> slice:
+    """Give the outputs of a block of rows, where those of each row come one after the other."""
+    return slice(rows.start * n_outputs, rows.stop * n_outputs)
 
 
 class Architecture(NamedTuple):
-    """Shape of a multilayer perceptron with one output.
+    """Shape of a multilayer perceptron.
 
     Attributes
     ----------
     widths : tuple of int
-        Inputs, hidden widths, and 1.
+        Inputs, hidden widths, and outputs.
     activation, output_activation : str
         Names in `ACTIVATIONS`.
     """
@@ -99,14 +108,19 @@ class Architecture(NamedTuple):
         return sum((fan_in + 1) * fan_out for fan_in, fan_out in self.layer_shapes())
 
     @property
+    def n_outputs(self) -> int:
+        """Number of outputs."""
+        return self.widths[-1]
+
+    @property
     def row_numbers(self) -> int:
-        """Numbers that a row's derivatives hold: layer inputs, pre-activations and derivatives."""
-        return 3 * sum(self.widths)
+        """Numbers that a row's derivatives hold: layer inputs, pre-activations and the derivatives of every output."""
+        return (2 + self.n_outputs) * sum(self.widths)
 
     @property
     def column_numbers(self) -> int:
         """Numbers that a row holds for each direction or column that its Jacobian is multiplied with."""
-        return max(self.widths[1:]) + 2
+        return max(self.widths[1:]) + 2 * self.n_outputs
 
     @property
     def pair_operations(self) -> int:
@@ -146,7 +160,7 @@ class Architecture(NamedTuple):
             yield weight.unflatten(-1, (fan_out, fan_in)), bias
 
     def forward(self, theta: Tensor, X: Tensor) -> Tensor:
-        """Predict, (n_rows,)."""
+        """Predict, (n_rows,), or (n_rows, n_outputs) where there are several."""
         for (weight, bias), activation in zip(self.layers(theta), self.layer_activations(), strict=True):
             X = activation.value(nn.functional.linear(X, weight, bias))
         return X.squeeze(-1)
@@ -190,5 +204,5 @@ class FlatModule(nn.Module):
         self.theta = nn.Parameter(theta)
 
     def forward(self, X: Tensor) -> Tensor:
-        """Predict, (n_rows,)."""
+        """Predict as the network does."""
         return self.network.forward(self.theta, X)
