@@ -13,7 +13,7 @@ label directions, `_estimates`.
 Arrays are ``(n_query, n_train)`` and staged results put the stage first. A query of ``None`` means the training rows.
 A model of several outputs has an axis of outputs after every axis of rows, queries and training rows alike: labels and
 predictions are ``(n_rows, n_outputs)``, kernel weights ``(n_query, n_outputs, n_train, n_outputs)``. A label is then
-one output of a row; with one output there is no such axis. Squared errors are summed over outputs.
+one output of a row, and the loss of a row the sum over its outputs. With one output there is no such axis.
 """
 
 import math

@@ -293,8 +293,11 @@ def test_tangents_of_several_outputs_by_both_routes():
     module = perceptron((4, 5, 1, 3), "gelu", "sigmoid")
     networks = _as_perceptron(module), FunctionalNetwork(module, X, 3)
     theta = networks[1].initial_parameters()
-    J, other = ((at := torch.func.jacrev(lambda t, r=r: networks[0].forward(t, r).flatten()))(theta) for r in (X, Z))
-    directions, columns = torch.randn(6, len(theta)).double(), torch.randn(15, 2).double()
+    J, other = (
+        torch.func.jacrev(lambda at, rows=rows: networks[0].forward(at, rows).flatten())(theta) for rows in (X, Z)
+    )
+    rng = np.random.default_rng(0)
+    directions, columns = (torch.as_tensor(rng.normal(size=shape)) for shape in ((6, len(theta)), (15, 2)))
     for network in networks:
         here, there = (tangent(network, theta, rows) for rows in (X, Z))
         assert here.n_pairs == 15
@@ -315,6 +318,14 @@ def test_the_pilot_judges_several_outputs(module):
     assert telescope.accuracy.relative_error(np.array([T])) > 0
     single = replace(telescope.sections, ends=equal_sections(T, 1).ends)
     assert telescope._with_sections(single).accuracy.relative_error(np.array([T])) == 0
+
+
+def test_labels_and_network_have_as_many_outputs(module):
+    telescope = Run(**module).telescope
+    with pytest.raises(ValueError, match=f"y has 1 outputs, and the network {module['n_outputs']}"):
+        TangentTelescope(
+            telescope.path, telescope.sections, None, y=telescope.y[:, 0], trained=telescope.trained, seed=0
+        )
 
 
 def test_estimators_take_one_output():

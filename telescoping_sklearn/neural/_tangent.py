@@ -9,7 +9,7 @@ known for a block of rows, products of J with k directions, of J^T with k column
 products.
 
 With several outputs a row of J is one output of a row of X, the outputs of each row one after the other: n_pairs rows.
-What multiplies J need not know how many outputs there are.
+Only this module, and whoever goes from rows to pairs, needs to know how many outputs there are.
 """
 
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ class LayerwiseTangent:
         The net.
     inputs : list of Tensor of shape (n_rows, fan_in)
         a_{l-1} of every layer.
-    deltas : list of Tensor of shape (n_rows, n_outputs, fan_out)
+    deltas : list of Tensor of shape (n_pairs, fan_out)
         delta_l of every layer.
     """
 
@@ -82,44 +82,46 @@ class LayerwiseTangent:
             self.architecture.layers(directions), self.inputs, self.deltas, strict=True
         ):
             fan_out, fan_in = weight.shape[1:]
+            delta = delta.view(n_rows, o, fan_out)
             if fan_out == 1:  # delta is a number an output: no intermediate of fan_out columns a direction
                 product += (a @ weight[:, 0, :].T).add_(bias[:, 0])[:, None] * delta
                 continue
             rows = buffer("rows of weights", weight.shape, weight).copy_(weight).view(k * fan_out, fan_in)
             moved = torch.mm(a, rows.T, out=buffer("moved", (n_rows, k * fan_out), weight)).view(n_rows, k, fan_out)
-            across = delta.mT if o > 1 else delta.view(n_rows, fan_out, 1)  # strides of vectors take another routine
+            across = delta.mT if o > 1 else delta.view(n_rows, fan_out, 1)  # a vector's strides: another BLAS routine
             product += torch.bmm(moved, across).mT
             product += delta @ bias.T
         return product.flatten(0, 1)
 
     def vjp(self, columns: Tensor) -> Tensor:
         """C^T J, (k, p), for k columns over the outputs, (n_pairs, k)."""
-        n_rows, k = len(self.inputs[0]), columns.shape[1]
-        by_row = columns.view(n_rows, self.architecture.n_outputs, k).mT
+        n_rows, k, o = len(self.inputs[0]), columns.shape[1], self.architecture.n_outputs
+        by_row = columns.view(n_rows, o, k).mT
+        multiply = torch.mul if o == 1 else torch.bmm  # an outer product is faster by mul
         product = columns.new_empty((k, self.architecture.n_params))
         for (for_weight, for_bias), a, delta in zip(
             self.architecture.layers(product), self.inputs, self.deltas, strict=True
         ):
-            scaled = buffer("scaled", (n_rows, k, delta.shape[2]), delta)
-            multiply = torch.mul if delta.shape[1] == 1 else torch.bmm  # one output: outer products, faster as such
-            multiply(by_row, delta, out=scaled)
-            sums = buffer("sums", (k * delta.shape[2], a.shape[1]), a)
+            scaled = buffer("scaled", (n_rows, k, delta.shape[1]), delta)
+            multiply(by_row, delta.view(n_rows, o, -1), out=scaled)
+            sums = buffer("sums", (k * delta.shape[1], a.shape[1]), a)
             for_weight.copy_(torch.mm(scaled.view(n_rows, -1).T, a, out=sums).view(for_weight.shape))
-            for_bias.copy_(columns.T @ delta.flatten(0, 1))
+            for_bias.copy_(columns.T @ delta)
         return product
 
     def kernel(self, other: "LayerwiseTangent", input_products: Tensor | None = None) -> Tensor:
         """J J'^T, (n_pairs, n_other_pairs): sum over layers of (delta . delta') (a . a' + 1)."""
-        shape, of_rows = (self.n_pairs, other.n_pairs), (len(self.inputs[0]), len(other.inputs[0]))
+        n_rows, n_others, o = len(self.inputs[0]), len(other.inputs[0]), self.architecture.n_outputs
+        shape = (n_rows * o, n_others * o)
         total = self.inputs[0].new_empty(shape)
-        term, products = total, buffer("products", of_rows, total)
+        term, products = total, buffer("products", (n_rows, n_others), total)
+        of_pairs = products.view(n_rows, 1, n_others, 1)
         for a, delta, a_other, delta_other in zip(self.inputs, self.deltas, other.inputs, other.deltas, strict=True):
             if term is total and input_products is not None:  # only the first layer's inputs are the rows
                 torch.add(input_products, 1, out=products)
             else:
                 torch.mm(a, a_other.T, out=products).add_(1)
-            torch.mm(delta.flatten(0, 1), delta_other.flatten(0, 1).T, out=term)
-            term.view(of_rows[0], -1, of_rows[1], self.architecture.n_outputs).mul_(products[:, None, :, None])
+            torch.mm(delta, delta_other.T, out=term).view(n_rows, o, n_others, o).mul_(of_pairs)
             if term is not total:
                 total.add_(term)
             term = buffer("term", shape, total)
@@ -161,12 +163,12 @@ def _layerwise(architecture: Architecture, theta: Tensor, X: Tensor) -> Layerwis
         before.append(torch.addmm(bias, inputs[-1], weight.T, out=z))
         if level < len(layers) - 1:
             inputs.append(_outside(z, activation.value(z)))
-    deltas = [torch.diag_embed(activations[-1].pull_back(torch.ones_like(before[-1]), before[-1]))]
+    n_rows, o = len(X), architecture.n_outputs
+    deltas = [torch.diag_embed(activations[-1].pull_back(torch.ones_like(before[-1]), before[-1])).view(-1, o)]
     for level in range(len(layers) - 2, -1, -1):
-        weight = layers[level + 1][0]
-        back = buffer("back", (len(X), architecture.n_outputs, weight.shape[1]), X)
-        torch.mm(deltas[-1].flatten(0, 1), weight, out=back.flatten(0, 1))
-        deltas.append(_outside(back, activations[level].pull_back(back, before[level][:, None])))
+        weight, z = layers[level + 1][0], before[level]
+        back = torch.mm(deltas[-1], weight, out=buffer("back", (n_rows * o, z.shape[1]), X)).view(n_rows, o, -1)
+        deltas.append(_outside(back, activations[level].pull_back(back, z[:, None])).view(n_rows * o, -1))
     return LayerwiseTangent(architecture, inputs, deltas[::-1])
 
 

@@ -95,6 +95,8 @@ class TangentTelescope(AnsweringTelescope):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        if self.n_outputs != path.network.n_outputs:
+            raise ValueError(f"y has {self.n_outputs} outputs, and the network {path.network.n_outputs}: give as many.")
         self.path = path
         self.sections = replace(sections, ends=read_only(sections.ends))
         self._make_update_rule = make_update_rule
@@ -399,8 +401,8 @@ class TangentTelescope(AnsweringTelescope):
         """Yield blocks of a stage's kernel: outputs of some queries and of some of the batch, and the kernel there."""
         path, batch = self.path, self.path.batch(stage)
         theta, phi = path.theta(stage - 1), path.phi(stage)
-        held = path.network.n_params if phi is not None else path.network.row_numbers
-        size = items_per_block(16.0 * held * (self.n_outputs if phi is not None else 1), len(batch))
+        held = path.network.row_numbers if phi is None else path.network.n_params * self.n_outputs
+        size = items_per_block(16.0 * held, len(batch))
         for start in range(0, len(batch), size):
             columns = slice(start, min(start + size, len(batch)))
             members = batch[columns]
