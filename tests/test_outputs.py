@@ -220,6 +220,7 @@ def test_every_answer_of_several_outputs(module, optimizer):
     close(exact, [(WEIGHTS > 0).sum() / M * (S**2).sum()])
     sets = telescope.staged_effective_params(query, stages=[T], n_probes=None, subsets=[[1], [0, 2]]).value[0]
     close(sets, [(WEIGHTS > 0).sum() / size * (S[rows] ** 2).sum() for rows, size in (([1], 1), ([0, 2], 2))])
+    close(telescope.own_weights(), np.einsum("ncnc->nc", telescope.kernel_weights(None)))
     training = telescope.kernel_weights(None)[WEIGHTS > 0]
     p, trace = telescope.training_summary(n_probes=None)
     close(p.value, (training**2).sum())

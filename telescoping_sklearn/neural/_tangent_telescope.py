@@ -158,12 +158,12 @@ class TangentTelescope(AnsweringTelescope):
         """
         yield from self._forward(self.forward_plan(len(X), labels.shape[-1]), X, labels, True, stages)
 
-    def apply_adjoint(self, plan: Plan, X: NDArray | None) -> NDArray:
-        """S(x), (n_query, n_train), from the queries back to the labels."""
+    def apply_adjoint(self, plan: Plan, X: NDArray | None, stage: int | None = None) -> NDArray:
+        """S_t(x), (n_query, n_train), from the queries back to the labels."""
         rows = self._rows(X)
         weights = np.zeros((len(rows), *self.output_shape, *self.y.shape))
         for block in plan.blocks(len(rows)):
-            found = self._backward(cast(TangentPlan, plan), rows[block])
+            found = self._backward(cast(TangentPlan, plan), rows[block], self.n_stages if stage is None else stage)
             weights[block] = found.reshape(-1, *weights.shape[1:])
         return weights
 
@@ -370,7 +370,7 @@ class TangentTelescope(AnsweringTelescope):
                 carrier.apply(inside, rows, first, stage, lasting=True)
                 yield inside
 
-    def _backward(self, plan: TangentPlan, rows: Tensor) -> NDArray:
+    def _backward(self, plan: TangentPlan, rows: Tensor, last: int) -> NDArray:
         """Kernel weights of the outputs of a block of queries, by label: the adjoint of the recursion in `_carry`."""
         path, n_query = self.path, len(rows) * self.n_outputs
         carrier: AdjointCarrier
@@ -382,12 +382,12 @@ class TangentTelescope(AnsweringTelescope):
         on_training = torch.zeros((self.y.size, n_query), dtype=path.dtype, device=path.device)
         weights = torch.zeros_like(on_training)
         on_rows, weights_of_rows = (part.view(self.n_samples, -1) for part in (on_training, weights))
-        for stage in self.progress(range(self.n_stages, 0, -1), "queries back through the updates"):
+        for stage in self.progress(range(last, 0, -1), "queries back through the updates"):
             first, batch = plan.sections.first_of(stage), path.batch(stage)
-            if plan.sections.is_end(stage):
+            if stage == last or plan.sections.is_end(stage):
                 carrier.start_section()
                 carrier.accumulate(rows, first, stage, own)
-                if stage < self.n_stages:
+                if stage < last:
                     carrier.accumulate(path.rows, first, stage, on_training)
             on_residual = carrier.apply(stage, path.batch_tangent(stage)).reshape(len(batch), -1)
             on_residual = on_residual * path.batch_weights(batch)[:, None]
