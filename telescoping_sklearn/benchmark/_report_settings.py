@@ -37,36 +37,15 @@ _AS_THEY_STAND = (
 
 
 class Entry(NamedTuple):
-    """A setting.
-
-    Attributes
-    ----------
-    name : str
-        Its name.
-    value : str
-        What it is.
-    long : str
-        Summary shown while it is collapsed; empty for a short value.
-    """
+    """A setting."""
 
     name: str
     value: str
-    long: str = ""
+    long: str = ""  # summary shown while the value is collapsed; empty for a short value
 
 
 def settings(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """List the settings of the study, its tables, the libraries and the machine.
-
-    Parameters
-    ----------
-    metadata : mapping
-        As `ResultStore.metadata` gives it.
-
-    Returns
-    -------
-    list of dict
-        Title and entries of each group; groups of which nothing is known are left out.
-    """
+    """List title and entries of each known part of a store's metadata: study, tables, versions and machine."""
     groups = []
     for key in ("study", "tables", "versions", "machine"):
         known = metadata.get(key)
@@ -142,17 +121,7 @@ def _entries_counted(count: int) -> str:
 def chosen_settings(results: pd.DataFrame, models: Sequence[str]) -> Table:
     """Make the table of the settings given and chosen for each data set and model; one row where all seeds share them.
 
-    Parameters
-    ----------
-    results : DataFrame
-        Labelled results.
-    models : sequence of str
-        All models.
-
-    Returns
-    -------
-    Table
-        Fits without settings are left out; results without the column give no rows.
+    Fits without settings are left out.
     """
     rows = []
     said = results[~results["settings"].isin(["", "{}"])] if "settings" in results else results.iloc[:0]
@@ -186,20 +155,7 @@ def _rounded(value: Any) -> str:
 
 
 def again(metadata: Mapping[str, Any], file: str = "results.sqlite") -> list[dict[str, str]]:
-    """Return code that runs the study again.
-
-    Parameters
-    ----------
-    metadata : mapping
-        As `ResultStore.metadata` gives it.
-    file : str, default="results.sqlite"
-        Name of the file of results.
-
-    Returns
-    -------
-    list of dict
-        Words and code of each step.
-    """
+    """Return words and code of each step that runs the study of a store's metadata again."""
     study = metadata.get("study")
     from_file = {"words": _FROM_FILE, "code": f"{_COMMAND} --output {shlex.quote(file)}"}
     if not isinstance(study, Mapping) or not {"data", "models"} <= set(study):
@@ -228,19 +184,9 @@ def _as_call(parameters: Mapping[str, Any]) -> str:
 
 
 def study_parameters(study: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Recover the parameters of a study from its description.
+    """Recover the parameters of `BenchmarkStudy` from its description.
 
-    Parameters
-    ----------
-    study : mapping
-        Result of `BenchmarkStudy.describe`.
-
-    Returns
-    -------
-    parameters : dict
-        Parameters of `BenchmarkStudy` with that description.
-    unknown : list of str
-        Parts that a description does not contain: tables in memory and estimators made of others.
+    The second item lists the parts that a description does not contain: tables in memory and estimators made of others.
     """
     unknown: list[str] = []
     data = [_data_parameter(source, unknown) for source in study["data"]]

@@ -173,20 +173,7 @@ def attempt(work: Work) -> Outcome:
 
 
 def run_task(work: Work) -> tuple[list[dict[str, Any]], SquaredErrors]:
-    """Tune and fit one model and evaluate it on every test set.
-
-    Parameters
-    ----------
-    work : Work
-        The task with its rows.
-
-    Returns
-    -------
-    rows : list of dict
-        One for every test set, with the columns of the results.
-    errors : SquaredErrors
-        Squared errors row by row.
-    """
+    """Tune and fit one model; return its results on every test set, and its squared errors row by row."""
     model, settings = _tuned(work)
     clock = time.perf_counter()
     model.fit(work.X_train, work.y_train)
