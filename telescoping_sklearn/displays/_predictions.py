@@ -37,10 +37,8 @@ class StagedPredictionsDisplay(AxesDisplay):
 
     Attributes
     ----------
-    ax_ : matplotlib.axes.Axes
-        Axes of the plot. This and the other attributes are set by `plot`.
-    figure_ : matplotlib.figure.Figure
-        Figure of the axes.
+    ax_, figure_ : matplotlib.axes.Axes, matplotlib.figure.Figure
+        Axes and figure of the plot. These and the other attributes are set by `plot`.
     lines_ : dict of str to list of matplotlib.lines.Line2D
         The curves that are drawn, under "model", "telescoping", "linearized" and "reconstruction".
 

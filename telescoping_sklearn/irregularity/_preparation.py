@@ -33,10 +33,8 @@ class SkewedLog1p(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     ----------
     logged_ : ndarray of shape (n_features,), bool
         True for the columns that are logged.
-    n_features_in_ : int
-        Number of columns seen in `fit`.
-    feature_names_in_ : ndarray of shape (n_features,)
-        Names of the columns seen in `fit`, when `X` was a DataFrame.
+    n_features_in_, feature_names_in_ : int, ndarray of shape (n_features,)
+        Number of columns seen in `fit`, and their names if `X` was a DataFrame.
 
     Examples
     --------
@@ -107,8 +105,6 @@ class SkewedLog1p(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
         Raises
         ------
-        sklearn.exceptions.NotFittedError
-            If `fit` was not called.
         ValueError
             If `X` is not a numeric table with the columns of `fit`.
         """
@@ -149,10 +145,8 @@ class TabularPreparation(TransformerMixin, BaseEstimator):
         The fitted transformers of the numeric and the categorical columns.
     categorical_ : list of int
         Positions of the columns that are one-hot encoded.
-    n_features_in_ : int
-        Number of columns seen in `fit`.
-    feature_names_in_ : ndarray of shape (n_features,)
-        Names of the columns seen in `fit`, when `X` was a DataFrame.
+    n_features_in_, feature_names_in_ : int, ndarray of shape (n_features,)
+        Number of columns seen in `fit`, and their names if `X` was a DataFrame.
 
     Examples
     --------
@@ -252,8 +246,6 @@ class TabularPreparation(TransformerMixin, BaseEstimator):
 
         Raises
         ------
-        sklearn.exceptions.NotFittedError
-            If `fit` was not called.
         ValueError
             If the columns are not those of `fit`.
         """
@@ -279,8 +271,6 @@ class TabularPreparation(TransformerMixin, BaseEstimator):
 
         Raises
         ------
-        sklearn.exceptions.NotFittedError
-            If `fit` was not called.
         ValueError
             If `input_features` are not the names seen in `fit`.
         """
