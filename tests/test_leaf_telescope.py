@@ -14,7 +14,7 @@ from telescoping_sklearn.boosting._leaf_carriers import LeafCarrier, cheapest_gr
 from telescoping_sklearn.boosting._leaf_space import TreeGroup, stacked
 from telescoping_sklearn.boosting._leaf_telescope import LeafSums
 
-N, M = 60, 21
+N, M = 60, 20
 SETTINGS = {
     "plain": {},
     "ridge": {"reg_lambda": 2.0},
@@ -24,16 +24,6 @@ SETTINGS = {
     "one tree": {"n_estimators": 1},
     "constant tree": {"min_child_samples": 100},
 }
-
-
-@pytest.fixture(scope="module")
-def rows():
-    return random_rows(N, seed=3)
-
-
-@pytest.fixture(scope="module")
-def others():
-    return random_rows(M, seed=4)[0]
 
 
 def forward_weights(telescope, X, size, stage=None):

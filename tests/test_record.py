@@ -312,12 +312,6 @@ def test_dropping_the_record_leaves_predictions_and_says_why_nothing_else(rows, 
     assert model.fit(*rows).kernel_weights(others).shape == (20, 40)
 
 
-def test_a_record_asked_for_after_fitting_is_missed_in_words(rows, others):
-    model = make_net(record=False).fit(*rows).set_params(record=True)
-    with pytest.raises(RecordDroppedError, match="Fit again"):
-        model.kernel_weights(others)
-
-
 # Learning rates
 
 
