@@ -6,6 +6,7 @@ import pprint
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -15,25 +16,11 @@ from sklearn.base import BaseEstimator
 from telescoping_sklearn.benchmark._describe import describe
 from telescoping_sklearn.benchmark._models import ModelSpec, read_models
 from telescoping_sklearn.benchmark._report_tables import Cell, Column, Table
+from telescoping_sklearn.benchmark._study import BenchmarkStudy
 from telescoping_sklearn.benchmark._tuning import PAPER_SPACES, read_space
 
 #: Longer values are collapsed.
 _SHORT = 110
-#: Entries of a study's description that equal its parameters.
-_AS_THEY_STAND = (
-    "n_seeds",
-    "proportions",
-    "max_train",
-    "test_size",
-    "irregular_fraction",
-    "score",
-    "shift",
-    "metrics",
-    "tuning",
-    "n_probes",
-    "section",
-    "kernel_stages",
-)
 
 
 class Entry(NamedTuple):
@@ -191,8 +178,8 @@ def study_parameters(study: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
     unknown: list[str] = []
     data = [_data_parameter(source, unknown) for source in study["data"]]
     models = {name: _model_parameter(name, model, study, unknown) for name, model in study["models"].items()}
-    rest = {name: study[name] for name in _AS_THEY_STAND if name in study}
-    return {"data": data, "models": models, **rest}, unknown
+    given = {item.name: study[item.name] for item in fields(BenchmarkStudy) if item.init and item.name in study}
+    return given | {"data": data, "models": models}, unknown
 
 
 def _data_parameter(source: Mapping[str, Any], unknown: list[str]) -> Any:

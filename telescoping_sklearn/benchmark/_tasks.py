@@ -30,15 +30,7 @@ from telescoping_sklearn.metrics import find_telescoping_estimator
 #: Libraries whose versions affect the results of a task.
 LIBRARIES = ("telescoping_sklearn", "scikit-learn", "lightgbm", "torch", "skorch", "numpy", "scipy", "pandas")
 #: Parameters of a study that affect the results of a task, besides its model, rows and tuning.
-_SETTINGS = (
-    "max_train",
-    "test_size",
-    "irregular_fraction",
-    "proportions",
-    "metrics",
-    "n_probes",
-    "kernel_stages",
-)
+_SETTINGS = ("max_train", "test_size", "irregular_fraction", "proportions", "metrics", "n_probes", "kernel_stages")
 
 
 #: Modules whose code affects the results of a task: those of the models, and those of this folder that a task runs.

@@ -76,14 +76,7 @@ class StagedPredictionsDisplay(AxesDisplay):
 
     @classmethod
     def from_estimator(
-        cls,
-        estimator: Any,
-        X: Any,
-        *,
-        stages: Any = 20,
-        kind: str = "values",
-        ax: Any = None,
-        **kwargs: Any,
+        cls, estimator: Any, X: Any, *, stages: Any = 20, kind: str = "values", ax: Any = None, **kwargs: Any
     ) -> Self:
         """Compute the staged predictions of a fitted estimator, and draw them.
 

@@ -82,14 +82,7 @@ class KernelWeightsDisplay(AxesDisplay):
 
     @classmethod
     def from_estimator(
-        cls,
-        estimator: Any,
-        x: Any,
-        *,
-        k: int = 10,
-        row_names: ArrayLike | None = None,
-        ax: Any = None,
-        **kwargs: Any,
+        cls, estimator: Any, x: Any, *, k: int = 10, row_names: ArrayLike | None = None, ax: Any = None, **kwargs: Any
     ) -> Self:
         """Compute the kernel weights of one prediction, and draw the largest.
 

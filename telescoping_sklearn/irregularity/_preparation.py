@@ -214,10 +214,7 @@ class TabularPreparation(TransformerMixin, BaseEstimator):
         frame = self._table(X, reset=True)
         numeric = [column for column in frame.columns if column not in self.categorical_]
         encoder = OneHotEncoder(
-            handle_unknown="ignore",
-            sparse_output=False,
-            drop="if_binary",
-            max_categories=self.one_hot_max_categories,
+            handle_unknown="ignore", sparse_output=False, drop="if_binary", max_categories=self.one_hot_max_categories
         )
         scaled = make_pipeline(
             SimpleImputer(strategy="median", keep_empty_features=True, add_indicator=self.missing_indicator),
@@ -225,8 +222,7 @@ class TabularPreparation(TransformerMixin, BaseEstimator):
             StandardScaler(),
         )
         self.columns_ = ColumnTransformer(
-            [("numeric", scaled, numeric), ("categorical", encoder, self.categorical_)],
-            verbose_feature_names_out=False,
+            [("numeric", scaled, numeric), ("categorical", encoder, self.categorical_)], verbose_feature_names_out=False
         ).set_output(transform="default")
         self.columns_.fit(frame)
         return self

@@ -18,10 +18,7 @@ _HOW = (
 
 
 def learning_rates(
-    lr_schedule: Any,
-    warmup_steps: int,
-    optimizer: type[torch.optim.Optimizer],
-    settings: dict[str, Any],
+    lr_schedule: Any, warmup_steps: int, optimizer: type[torch.optim.Optimizer], settings: dict[str, Any]
 ) -> Iterator[float]:
     """Return the learning rates of updates 1, 2, and so on, without end.
 

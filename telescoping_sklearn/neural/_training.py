@@ -98,11 +98,7 @@ class TrainedNet:
 
 
 def train(
-    plan: TrainingPlan,
-    theta: Tensor,
-    rows: TrainingRows,
-    kept: NDArray,
-    score: Callable[[Tensor], float] | None = None,
+    plan: TrainingPlan, theta: Tensor, rows: TrainingRows, kept: NDArray, score: Callable[[Tensor], float] | None = None
 ) -> TrainedNet:
     """Train from theta, (p,), on the rows `kept`, whose weights have mean 1.
 
