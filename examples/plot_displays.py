@@ -2,8 +2,8 @@
 Displays of a fitted model
 ==========================
 
-Each Display answers one question about a fitted model, with the interface of scikit-learn's Displays: ``from_estimator``
-computes numbers and draws them, ``plot`` draws them again. It finds the telescoping estimator inside a pipeline.
+Each Display answers one question about a fitted model, with the interface of scikit-learn's Displays:
+``from_estimator`` computes numbers and draws them, ``plot`` draws them again. The model may be a pipeline.
 """
 
 import numpy as np

@@ -32,7 +32,7 @@ def propagation(module: FlatModule) -> Propagation:
 
 
 class LayerwisePropagation:
-    """Loss and gradient of a multilayer perceptron by hand: for small nets the tape of autograd costs more than that."""
+    """Loss and gradient of a multilayer perceptron by hand, since autograd costs more than that for small nets."""
 
     def __init__(self, module: FlatModule):
         architecture = cast(Architecture, module.network)

@@ -14,7 +14,7 @@ LARGEST = {torch.float32: 1e16, torch.float64: 1e75}
 
 
 def refuse_overflow(X: NDArray, dtype: torch.dtype, names: Any = None) -> None:
-    """Raise ValueError for rows that overflow `dtype`, in which the net is trained and explained; name rows and columns.
+    """Raise ValueError for rows that overflow `dtype`, in which the net is trained and explained, and name them.
 
     Positions stand for the columns if there are no names.
     """
