@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 #: Values named in a message.
 _NAMED = 3
 #: Largest inputs of a net. Kernels are squared in its dtype, and standard errors take their fourth power in float64;
-#: what is left between is for its layers, which multiply inputs.
+#: the rest of the range is for its layers, which multiply inputs.
 LARGEST = {torch.float32: 1e16, torch.float64: 1e75}
 
 

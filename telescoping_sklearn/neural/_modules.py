@@ -83,7 +83,7 @@ def _as_perceptron(module: nn.Module) -> Architecture | None:
 
 
 def _is_plain(part: nn.Module) -> bool:
-    """Whether a linear layer has a weight and a bias, both trained, and nothing between them and what it does."""
+    """Whether a linear layer has exactly a weight and a bias, both trained and neither computed from another tensor."""
     held = dict(part.named_parameters())
     return list(held) == ["weight", "bias"] and all(value.requires_grad for value in held.values())
 
