@@ -244,12 +244,6 @@ def test_the_size_is_stated_and_within_the_budget(rows):
     assert not hasattr(make_net(record=False).fit(*rows), "record_nbytes_")
 
 
-def test_threads_are_put_back_after_replays(rows):
-    before = torch.get_num_threads()
-    tight(rows)[1]._trajectory.theta(1)
-    assert torch.get_num_threads() == before
-
-
 # The budget
 
 
