@@ -88,18 +88,10 @@ def pairs_of(rows: slice, n_outputs: int) -> slice:
 
 
 class Architecture(NamedTuple):
-    """Shape of a multilayer perceptron.
+    """Shape of a multilayer perceptron."""
 
-    Attributes
-    ----------
-    widths : tuple of int
-        Inputs, hidden widths, and outputs.
-    activation, output_activation : str
-        Names in `ACTIVATIONS`.
-    """
-
-    widths: tuple[int, ...]
-    activation: str
+    widths: tuple[int, ...]  # inputs, hidden widths, and outputs
+    activation: str  # names in `ACTIVATIONS`
     output_activation: str
 
     @property
@@ -142,18 +134,7 @@ class Architecture(NamedTuple):
         return [ACTIVATIONS[self.activation]] * hidden + [ACTIVATIONS[self.output_activation]]
 
     def layers(self, theta: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield weight and bias of every layer as views of the last axis of theta.
-
-        Parameters
-        ----------
-        theta : Tensor of shape (..., p)
-            Parameters, or directions in them.
-
-        Yields
-        ------
-        weight : Tensor of shape (..., fan_out, fan_in)
-        bias : Tensor of shape (..., fan_out)
-        """
+        """Yield weight, (..., fan_out, fan_in), and bias, (..., fan_out), of every layer: views of theta, (..., p)."""
         sizes = [size for fan_in, fan_out in self.layer_shapes() for size in (fan_in * fan_out, fan_out)]
         pieces = theta.split(sizes, dim=-1)
         for (fan_in, fan_out), weight, bias in zip(self.layer_shapes(), pieces[::2], pieces[1::2], strict=True):
@@ -166,17 +147,9 @@ class Architecture(NamedTuple):
         return X.squeeze(-1)
 
     def initial_parameters(self, seed: int) -> Tensor:
-        """Draw torch's own initialisation of ``torch.nn.Linear`` layers.
+        """Draw torch's own initialisation of ``torch.nn.Linear`` layers, (p,), in float32.
 
-        Parameters
-        ----------
-        seed : int
-            Seed of a generator of its own.
-
-        Returns
-        -------
-        Tensor of shape (p,)
-            float32 parameters, as of layers made in order after ``torch.manual_seed(seed)``.
+        They are those of layers made in order after ``torch.manual_seed(seed)``.
         """
         theta = torch.empty(self.n_params, dtype=torch.float32)
         generator = torch.Generator().manual_seed(seed)
@@ -188,15 +161,7 @@ class Architecture(NamedTuple):
 
 
 class FlatModule(nn.Module):
-    """A network whose only parameter is theta.
-
-    Parameters
-    ----------
-    network : Network
-        The network.
-    theta : Tensor of shape (p,)
-        Initial parameters; their dtype and device are the module's.
-    """
+    """A network whose only parameter is theta, (p,), in the dtype and on the device of the initial parameters."""
 
     def __init__(self, network: Network, theta: Tensor):
         super().__init__()
