@@ -54,7 +54,7 @@ class CarriesColumns(Protocol):
     seed: int
 
     def carry_columns(self, X: NDArray, labels: NDArray, stages: NDArray) -> Iterator[Tensor]:
-        """Yield the response of queries to label columns, of which the last starts from the net."""
+        """Yield the response of queries to label columns, (n_pairs, k), of which the last starts from the net."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ class Pilot:
     stages : ndarray of int of shape (n_read,)
         Stages read.
     labels : ndarray of shape (n_rows, RANDOM_COLUMNS)
-        Random labels of the training rows read.
+        Random labels of the training rows read; with several outputs, one line an output of a row, here and below.
     random : ndarray of shape (n_read, 2 * n_rows, RANDOM_COLUMNS)
         Response to the random columns, of the training rows and then of the mixtures.
     gaps : ndarray of shape (n_read, 2 * n_rows)
-        Absolute gaps between S y + c and the net, in units of the labels' standard deviation.
+        Absolute gaps between S y + c and the net, in units of the labels' standard deviation, that of each output.
     """
 
     stages: NDArray[np.intp]
@@ -165,16 +165,17 @@ def run_pilot(telescope: CarriesColumns, stages: NDArray[np.intp]) -> Pilot:
     partners = rng.permutation(trained)[: len(chosen)]
     rows = path.rows.cpu().numpy()
     queries = np.concatenate([rows[chosen], (rows[chosen] + rows[partners]) / 2])
-    labels = np.where(rng.random((len(rows), RANDOM_COLUMNS)) < 0.5, -1.0, 1.0)
+    labels = np.where(rng.random((*telescope.y.shape, RANDOM_COLUMNS)) < 0.5, -1.0, 1.0)
     on_device = torch.from_numpy(queries).to(path.device)
-    label_std = float(np.std(telescope.y[trained])) or 1.0  # of constant labels, absolute gaps
+    label_std = np.std(telescope.y[trained], axis=0)
+    scale = np.tile(np.where(label_std > 0, label_std, 1.0), len(queries))  # of constant labels, absolute gaps
     random, gaps = [], []
-    carried = telescope.carry_columns(queries, np.column_stack([labels, telescope.y]), stages)
+    carried = telescope.carry_columns(queries, np.concatenate([labels, telescope.y[..., None]], axis=-1), stages)
     for stage, response in zip(stages, carried, strict=True):
         at = response.double()
         random.append(at[:, :-1].cpu().numpy())
-        gaps.append((at[:, -1] - path.outputs(on_device, int(stage))).abs().cpu().numpy() / label_std)
-    return Pilot(stages, labels[chosen], np.stack(random), np.stack(gaps))
+        gaps.append((at[:, -1] - path.outputs(on_device, int(stage))).abs().cpu().numpy() / scale)
+    return Pilot(stages, labels[chosen].reshape(-1, RANDOM_COLUMNS), np.stack(random), np.stack(gaps))
 
 
 def measured_accuracy(make: Callable[[Sections], CarriesColumns], sections: Sections) -> ResponseAccuracy:

@@ -89,39 +89,28 @@ def read(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: 
         If the model is not fitted.
     """
     booster = _booster(model)
-    n_stages = min(booster.best_iteration, booster.current_iteration()) if booster.best_iteration > 0 else None
-    n_stages = booster.current_iteration() if n_stages is None else n_stages
+    n_stages = booster.current_iteration()
+    if booster.best_iteration > 0:
+        n_stages = min(n_stages, booster.best_iteration)
     text = booster.model_to_string(num_iteration=n_stages)
-    params = _parameters(text)
-    n_scores = booster.num_model_per_iteration()
-    classes = _classes(model, n_scores, params)
-    score, labels = _labels(model, y, output, classes)
-    if getattr(model, "class_weight", None) is not None and classes is not None:
-        of_classes = compute_sample_weight(model.class_weight, y)
-        sample_weight = of_classes if sample_weight is None else sample_weight * of_classes
+    params, n_scores = _parameters(text), booster.num_model_per_iteration()
+    score, labels = _labels(model, y, output, _classes(model, n_scores, params))
+    sample_weight = _with_class_weights(model, y, sample_weight)
     _refuse_smoothing(params, sample_weight)
     prepare = BoosterColumns(booster, X)
     rows = prepare(X)
-    trees = LightGBMTrees(booster, n_stages, None, score=score, n_scores=n_scores)
-    every = list(parse_trees(text))
-    grown, clues = _grown(every[score::n_scores], trees.find_leaves(rows), labels[score], sample_weight, text)
-    learnt = _is_start_learnt(params, grown.trees)
+    trees, texts = LightGBMTrees(booster, n_stages, None, score=score, n_scores=n_scores), list(parse_trees(text))
+    grown, clues = _grown(texts[score::n_scores], trees.find_leaves(rows), labels[score], sample_weight, text)
     loss = non_quadratic_loss(params) if n_scores == 1 else SoftmaxOfClass(n_scores)
-    others = [
-        (*_start_and_values(every[k::n_scores], loss, grown, labels[k], params), trees.of_score(k).find_leaves(rows))
-        for k in range(n_scores)
-        if k != score and loss is not None
-    ]
-    of_others = [(start, leaves, values) for start, values, leaves in others]
-    ensemble = _ensemble(grown, loss, of_others, params | {"boost_from_average": learnt}, text)
-    given = grown.row_weights > 0
+    others = _other_scores(trees, texts, rows, grown, labels, loss, params) if loss is not None else []
+    params["boost_from_average"] = _is_start_learnt(params, grown.trees)
     return ReadModel(
-        ensemble=ensemble,
+        ensemble=_ensemble(grown, loss, others, params, text),
         trees=trees,
         rows=rows,
         y=labels[score],
         prepare=prepare,
-        rounding=4 * lost_in_float32(labels[score][given]) if given.any() else 0.0,
+        rounding=4 * lost_in_float32(labels[score]),
         link=loss.mean if loss is not None and n_scores == 1 else None,
         clues=clues,
         squared_error=params["objective"] in SQUARED_ERROR_NAMES,
@@ -227,6 +216,15 @@ def _classes(model: Any, n_scores: int, params: Mapping[str, Any]) -> list[Any] 
     return [0, 1] if params["objective"] == "binary" else None
 
 
+def _with_class_weights(model: Any, y: NDArray, sample_weight: NDArray | None) -> NDArray | None:
+    """Return the weights of the rows, those of their classes included."""
+    class_weight = getattr(model, "class_weight", None)
+    if class_weight is None:
+        return sample_weight
+    of_classes = compute_sample_weight(class_weight, y)
+    return of_classes if sample_weight is None else sample_weight * of_classes
+
+
 def _labels(model: Any, y: NDArray, output: Any, classes: list[Any] | None) -> tuple[int, list[NDArray]]:
     """Return the score that is explained, and the labels of every score, 0 and 1 for those of classes."""
     if classes is None:
@@ -315,9 +313,20 @@ def _is_start_learnt(params: Mapping[str, Any], trees: list[TreeText]) -> bool:
     return params["boost_from_average"] or trees[0].n_leaves == 1
 
 
-def _start_and_values(
-    trees: list[TreeText], loss: NonQuadraticLoss, grown: GrownTrees, labels: NDArray, params: Mapping[str, Any]
-) -> tuple[float, list[NDArray]]:
-    """Return the start of another class, and what its leaves add without it."""
-    raw = loss.start(grown.row_weights, labels)[0] if _is_start_learnt(params, trees) else 0.0
-    return raw, [tree.leaf_value - (0.0 if stage else raw) for stage, tree in enumerate(trees)]
+def _other_scores(
+    trees: LightGBMTrees,
+    texts: list[TreeText],
+    rows: NDArray,
+    grown: GrownTrees,
+    labels: list[NDArray],
+    loss: NonQuadraticLoss,
+    params: Mapping[str, Any],
+) -> list[tuple[float, NDArray, list[NDArray]]]:
+    """Return the starts, leaves and leaf values of the other classes; those of first trees without the start."""
+    found = []
+    for score in set(range(trees.n_scores)) - {trees.score}:
+        own = texts[score :: trees.n_scores]
+        raw = loss.start(grown.row_weights, labels[score])[0] if _is_start_learnt(params, own) else 0.0
+        values = [tree.leaf_value - (0.0 if stage else raw) for stage, tree in enumerate(own)]
+        found.append((raw, trees.of_score(score).find_leaves(rows), values))
+    return found
