@@ -158,7 +158,7 @@ class LeafTelescope(AnsweringTelescope):
     ) -> Iterator[NDArray]:
         """Carry label columns through the trees; see the module's docstring."""
         labels = np.column_stack([V, np.zeros(self.n_samples)]) if offset else V
-        if not self.ensemble.feeds_back:
+        if self.ensemble.is_average:
             response = self._start_response(X, labels, offset)
             yield from staged_average(self.ensemble, self.leaves(X), labels, response, offset, stages)
             return
@@ -176,7 +176,7 @@ class LeafTelescope(AnsweringTelescope):
         """S_t(x), (n_query, n_train), from the queries back to the labels."""
         last = self.n_stages if stage is None else stage
         leaves, offsets = self.leaves(X)[:last], self._offsets[: last + 1]
-        if not self.ensemble.feeds_back:
+        if self.ensemble.is_average:
             return average_weights(self.ensemble, leaves)
         n_query = leaves.shape[1]
         weights = np.empty((n_query, self.n_samples))
@@ -290,14 +290,14 @@ class LeafTelescope(AnsweringTelescope):
     def forward_plan(self, n_query: int, n_columns: int) -> LeafPlan:
         """Plan label columns: labels and residuals are held at every training row, responses at every query."""
         look_up = float(n_query) * self.n_stages * n_columns
-        if not self.ensemble.feeds_back:
+        if self.ensemble.is_average:
             leaves = float(self.ensemble.n_leaves.max())
             return self._single_trees("forward", n_columns, 2 * self.n_samples + 2 * n_query + 2 * leaves, look_up)
         return self._plan("forward", n_columns, 2 * self.n_samples + 2 * n_query + 2 * self._offsets[-1], look_up)
 
     def backward_plan(self, n_query: int) -> LeafPlan:
         """Plan queries carried back to the labels."""
-        if not self.ensemble.feeds_back:
+        if self.ensemble.is_average:
             per_tree = self.n_samples * n_query / float(self.ensemble.n_leaves.mean())
             return self._single_trees("backward", 1, self.n_samples, LOOK_UP * self.n_stages * per_tree)
         of_rows = 2 if self.ensemble.fits_residuals else 3

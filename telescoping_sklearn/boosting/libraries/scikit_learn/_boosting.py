@@ -74,7 +74,7 @@ class Boosting(NamedTuple):
 
     def read(self, ensemble: LeafEnsemble, rows: NDArray, prepare: Callable[[Any], NDArray], **more: Any) -> ReadModel:
         """Collect what was read; ``more`` are other fields of `ReadModel`."""
-        of_trees: dict[str, Any] = {"trees": self.trees, "y": self.labels}
+        of_trees: dict[str, Any] = {"trees": self.trees, "y": self.labels, "raw": self.trees.sum_over(self.leaves)}
         return ReadModel(ensemble=ensemble, rows=rows, prepare=prepare, **of_trees, **more)
 
     @property

@@ -81,6 +81,13 @@ class SummedTrees:
             predicted += tree.values[tree(X)]
         return predicted if raw or self._loss is None else self._loss.mean(predicted)
 
+    def sum_over(self, leaves: NDArray) -> NDArray:
+        """Return raw scores, (n_query,), of rows whose leaves, (n_stages, n_query), were found."""
+        raw = np.full(leaves.shape[1], self.start)
+        for tree, of_tree in zip(self.trees, leaves, strict=True):
+            raw += tree.values[of_tree]
+        return raw
+
     def find_leaves(self, X: NDArray) -> NDArray:
         """Leaf of each row in each tree, (n_stages, n_query), in small integers."""
         most = int(self.n_leaves.max())
