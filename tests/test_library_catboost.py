@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from leaf_oracle import NumericLoss, dense_telescope, newton_leaf, quantile_leaf
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from telescoping_sklearn import telescope
 from telescoping_sklearn.boosting.libraries.catboost import read, recognises
@@ -90,22 +90,31 @@ def sorted_quantile(values, weights, level):
     raise AssertionError
 
 
-def oracle(params, found, y, w, queries):
-    """The dense telescope, from the settings that the model was fitted with; only leaves and start are the reader's."""
+def oracle(params, found, y, w, queries, fitted_with=None):
+    """The dense telescope, from the settings that the model was fitted with; only leaves and start are the reader's.
+
+    With ``fitted_with`` the model was fitted with these weights, which set the ridge, and has others.
+    """
     loss, method = params.get("loss_function", "RMSE"), params.get("leaf_estimation_method", "Newton")
-    kept = np.ones(len(y)) if w is None else w.astype(np.float32).astype(float)  # ties of sums of weights depend on it
+    kept = np.ones(len(y)) if w is None else w
+    if fitted_with is None:
+        kept = kept.astype(np.float32).astype(float)  # ties of sums of weights depend on it
     ones = kept * np.where(y == 1, params.get("scale_pos_weight", 1.0), 1.0)
     start = found.ensemble.start(y)
     rate = params["learning_rate"]
-    leaf, of_loss = newton_leaf(params.get("l2_leaf_reg", 3.0) * ones.mean(), rate), None
+    mean_weight = (ones if fitted_with is None else fitted_with).mean()
+    leaf, of_loss = newton_leaf(params.get("l2_leaf_reg", 3.0) * mean_weight, rate), None
     if loss.startswith(("MAE", "Quantile")):
         level = float(loss.split("=")[1]) if "=" in loss else 0.5
         leaf = quantile_leaf(lambda values, _: sorted_quantile(values, np.ones(len(values)), level), rate)
         A = sorted_quantile(y, ones, level)
     elif loss == "RMSE":
         A = ones / ones.sum()
+        start = A @ y if params.get("boost_from_average", True) else start
     else:
         of_loss = loss_of(loss, method)
+        if params.get("boost_from_average"):
+            start = float(logit(ones @ y / ones.sum()))
         at = np.full(len(y), start)
         A = ones * of_loss.label_rate(y, at) / (ones @ of_loss.curvature(y, at))
     if not params.get("boost_from_average", of_loss is None):
@@ -125,6 +134,28 @@ def fitted(params, X=X, y=Y, w=None, **fit):
     return catboost.CatBoost(PLAIN | {"loss_function": "RMSE"} | params).fit(X, y, sample_weight=w, **fit)
 
 
+def assert_influence(explained, found, dense, fit, rows=3):
+    """Influence is the derivative of the dense raw scores in the weights of some rows, leaves and ridges held."""
+    params, y, w, queries = fit
+    if found.ensemble.influence_terms is None:
+        with pytest.raises(ValueError, match="influence is not known"):
+            explained.influence(queries)
+        return
+    found_at = explained.influence(queries)
+    if params.get("loss_function", params.get("objective", "")).startswith(("MAE", "Quantile", "reg:quant", "reg:abs")):
+        assert not found_at.any()
+        return
+    ones = np.ones(len(y)) if w is None else w
+    for row in range(0, len(y), max(len(y) // rows, 1)):
+        step = 1e-4
+        up, down = (ones + sign * step * (np.arange(len(y)) == row) for sign in (1, -1))
+        raws = [oracle(params, found, y, moved, queries, ones).raw for moved in (up, down)]
+        slope = (raws[0] - raws[1]) / (2 * step)
+        np.testing.assert_allclose(
+            found_at[:, row], slope, atol=2e-4 * max(np.abs(slope).max(), 0.01 * np.std(dense.raw))
+        )
+
+
 def assert_exact(model, params, X=X, y=Y, w=None, queries=QUERY):
     """The telescope rebuilds the model's raw scores, and its weights are those of the dense loops."""
     explained, found = telescope(model, X, y, w), read(model, X, y, w)
@@ -133,6 +164,7 @@ def assert_exact(model, params, X=X, y=Y, w=None, queries=QUERY):
     weights = explained.kernel_weights(queries)
     np.testing.assert_allclose(weights, dense.weights, atol=3e-5 * np.abs(dense.weights).max())
     np.testing.assert_allclose(dense.raw, raw, atol=2e-5 * np.std(raw) + 2e-6 * (1 + np.abs(raw).max()))
+    assert_influence(explained, found, dense, (PLAIN | params, y, w, queries))
     if explained.telescope_.is_smoother:
         rebuilt = weights @ y + explained.offset(queries)
         np.testing.assert_allclose(rebuilt, raw, atol=2e-5 * np.std(y) + 2e-6 * np.abs(y).max())

@@ -95,7 +95,7 @@ def start_of(objective, y, w, base_score, level, scaled=False):
     return slope * w / w.sum(), float(link(mean))
 
 
-def oracle(params, found, y, w, queries):
+def oracle(params, found, y, w, queries, fitted_with=None):
     """The dense telescope, from the settings that the model was fitted with; only leaves are the reader's."""
     objective = params.get("objective", SQUARED)
     level = 0.5 if objective == MEDIAN else params.get("quantile_alpha", 0.5)
@@ -126,6 +126,28 @@ def fitted(params, X=X, y=Y, w=None, **fit):
     return xgboost.XGBRegressor(**PLAIN | params).fit(X, y, sample_weight=w, **fit)
 
 
+def assert_influence(explained, found, dense, fit, rows=3):
+    """Influence is the derivative of the dense raw scores in the weights of some rows, leaves and ridges held."""
+    params, y, w, queries = fit
+    if found.ensemble.influence_terms is None:
+        with pytest.raises(ValueError, match="influence is not known"):
+            explained.influence(queries)
+        return
+    found_at = explained.influence(queries)
+    if params.get("loss_function", params.get("objective", "")).startswith(("MAE", "Quantile", "reg:quant", "reg:abs")):
+        assert not found_at.any()
+        return
+    ones = np.ones(len(y)) if w is None else w
+    for row in range(0, len(y), max(len(y) // rows, 1)):
+        step = 1e-4
+        up, down = (ones + sign * step * (np.arange(len(y)) == row) for sign in (1, -1))
+        raws = [oracle(params, found, y, moved, queries, ones).raw for moved in (up, down)]
+        slope = (raws[0] - raws[1]) / (2 * step)
+        np.testing.assert_allclose(
+            found_at[:, row], slope, atol=2e-4 * max(np.abs(slope).max(), 0.01 * np.std(dense.raw))
+        )
+
+
 def assert_exact(model, params, X=X, y=Y, w=None, queries=QUERY):
     """The telescope rebuilds the model's raw scores, and its weights are those of the dense loops."""
     explained = telescope(model, X, y, w)
@@ -135,6 +157,7 @@ def assert_exact(model, params, X=X, y=Y, w=None, queries=QUERY):
     weights = explained.kernel_weights(queries)
     np.testing.assert_allclose(weights, dense.weights, atol=3e-5 * np.abs(dense.weights).max())
     np.testing.assert_allclose(dense.raw, raw, atol=2e-5 * np.std(raw) + 2e-6 * (1 + np.abs(raw).max()))
+    assert_influence(explained, found, dense, (PLAIN | params, y, w, queries))
     if explained.telescope_.is_smoother:
         offset = explained.offset(queries)
         np.testing.assert_allclose(weights @ y + offset, raw, atol=2e-5 * np.std(y) + 2e-6 * np.abs(y).max())

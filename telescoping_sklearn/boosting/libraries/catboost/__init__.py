@@ -77,7 +77,8 @@ def read(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: 
     columns = Columns(saved)
     rows = columns.encode(X)
     weights = np.ones(len(labels)) if sample_weight is None else sample_weight.astype(np.float32).astype(np.float64)
-    weights = weights * _class_weights(saved, objective, labels)
+    of_classes = _class_weights(saved, objective, labels)
+    weights = weights * of_classes
     trees = CatBoostTrees(saved, rows, objective.link)
     grown = GrownTrees(
         leaves=trees.training_leaves,
@@ -87,6 +88,7 @@ def read(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: 
         start=saved.start,
         learning_rate=float(saved.params["learning_rate"]),
         ridge=float(saved.params["l2_leaf_reg"]) * float(weights.mean()),
+        classes_weighted=bool((of_classes != 1).any()),
     )
     from_labels = bool(saved.params["boost_from_average"])
     if objective.quantile is None:

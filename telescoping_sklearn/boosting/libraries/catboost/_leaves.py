@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from telescoping_sklearn.boosting._derivatives import LossPath
-from telescoping_sklearn.boosting._ensemble import LeafEnsemble, SparseWeights
+from telescoping_sklearn.boosting._ensemble import InfluenceTerms, LeafEnsemble, SparseWeights, mean_start_terms
 from telescoping_sklearn.boosting._quantiles import quantile_weights
 from telescoping_sklearn.boosting.libraries.catboost._objectives import Objective
 from telescoping_sklearn.losses import NonQuadraticLoss, SquaredError
@@ -32,6 +32,8 @@ class GrownTrees(NamedTuple):
         Raw score that training starts from.
     learning_rate, ridge : float
         Factor of the steps, and what is added to their denominators.
+    classes_weighted : bool
+        Whether weights of classes multiply those of rows.
     """
 
     leaves: NDArray
@@ -41,6 +43,7 @@ class GrownTrees(NamedTuple):
     start: float
     learning_rate: float
     ridge: float
+    classes_weighted: bool
 
     def common(self) -> dict[str, Any]:
         """Return what both kinds of ensembles share."""
@@ -65,7 +68,10 @@ def weight_clues(grown: GrownTrees, leaf_weights: list[NDArray]) -> tuple[str, .
 
 
 def newton_ensemble(grown: GrownTrees, objective: Objective, from_labels: bool) -> LeafEnsemble:
-    """Make the ensemble of trees whose leaves are steps; ``from_labels`` says whether labels set the start."""
+    """Make the ensemble of trees whose leaves are steps; ``from_labels`` says whether labels set the start.
+
+    Influence holds the ridge, which is a multiple of the mean weight. With weights of classes it is not known.
+    """
     loss = objective.loss
     path = None if loss is None else LossPath(loss, grown.labels, grown.start, grown.leaves, grown.values)
     rates = []
@@ -76,11 +82,18 @@ def newton_ensemble(grown: GrownTrees, objective: Objective, from_labels: bool) 
         denominators = np.bincount(leaves, hessians, len(values)) + grown.ridge
         rates.append(np.divide(grown.learning_rate, denominators, out=np.zeros(len(values)), where=denominators > 0))
     start = _start_weights(grown, loss) if from_labels else np.zeros(len(grown.labels))
+    terms = None
+    if not grown.classes_weighted:
+        newton = path is not None and objective.newton
+        hessians = {"hessian": path.hessian, "hessian_slope": path.hessian_slope} if newton and path is not None else {}
+        of_start = mean_start_terms(start, grown.row_weights, grown.labels)
+        terms = InfluenceTerms(learning_rate=grown.learning_rate, start=of_start, **hessians)
     of_loss: dict[str, Any] = {"start_offset": 0.0 if from_labels else grown.start}
     if path is not None:
         of_loss = {"start_offset": grown.start, "injection": path.label_rate, "feedback": path.curvature}
         of_loss["gradient"] = path.gradient
-    return LeafEnsemble(**grown.common(), trained=grown.row_weights > 0, rates=rates, start_weights=start, **of_loss)
+    of_loss |= {"trained": grown.row_weights > 0, "influence_terms": terms}
+    return LeafEnsemble(**grown.common(), rates=rates, start_weights=start, **of_loss)
 
 
 def _start_weights(grown: GrownTrees, loss: NonQuadraticLoss | None) -> NDArray:
@@ -129,6 +142,7 @@ def quantile_ensemble(grown: GrownTrees, alpha: float, delta: float, from_labels
         rates=[np.full(len(values), grown.learning_rate) for values in grown.values],
         constants=constants,
         weights_by_stage=SparseWeights(taken_at_all),
+        influence_terms=InfluenceTerms(learning_rate=grown.learning_rate, start=np.zeros(n_rows), counts=0.0),
     )
 
 

@@ -48,6 +48,10 @@ class Huber(_OfResiduals):
         """Return 1, and 0 where the gradient is cut."""
         return (np.abs(raw - y) <= self.delta).astype(np.float64)
 
+    def hessian_slope(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Return 0."""
+        return np.zeros_like(raw)
+
 
 class Expectile(_OfResiduals):
     """Asymmetric squared error: g = 2 k (f - y), with k = alpha where y is above f, else 1 - alpha.
@@ -70,6 +74,10 @@ class Expectile(_OfResiduals):
         """Return 2 k."""
         return 2 * np.where(y > raw, self.alpha, 1 - self.alpha)
 
+    def hessian_slope(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Return 0."""
+        return np.zeros_like(raw)
+
 
 class LogCosh(_OfResiduals):
     """log(cosh(f - y)): g = tanh(f - y).
@@ -88,6 +96,10 @@ class LogCosh(_OfResiduals):
     def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
         """Return 1 - tanh(f - y)^2."""
         return 1 - np.tanh(raw - y) ** 2
+
+    def hessian_slope(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Return -2 tanh(f - y) (1 - tanh(f - y)^2)."""
+        return -2 * np.tanh(raw - y) * self.curvature(y, raw)
 
 
 class Power(_OfResiduals):
@@ -110,6 +122,12 @@ class Power(_OfResiduals):
     def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
         """Return q (q - 1) |x|^(q - 2)."""
         return self.q * (self.q - 1) * np.abs(raw - y) ** (self.q - 2)
+
+    def hessian_slope(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Return q (q - 1) (q - 2) |x|^(q - 3) sign(x), and 0 at x = 0."""
+        x = raw - y
+        sizes = np.where(x == 0, 1.0, np.abs(x))
+        return self.q * (self.q - 1) * (self.q - 2) * sizes ** (self.q - 3) * np.sign(x)
 
 
 #: Losses whose leaves are steps, by CatBoost's name; None for squared error.

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from telescoping_sklearn.boosting._ensemble import LeafEnsemble
 from telescoping_sklearn.boosting.libraries import ReadModel, has_base
 from telescoping_sklearn.boosting.libraries.xgboost._columns import Columns
 from telescoping_sklearn.boosting.libraries.xgboost._newton_leaves import newton_ensemble
@@ -88,8 +89,7 @@ def read(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: 
     )
     clues = weight_clues(saved, grown, objective)
     if objective.quantile is None:
-        start = objective.start_weights(labels, grown.row_weights, saved)
-        ensemble = newton_ensemble(grown, saved, objective.loss, start)
+        ensemble = newton_ensemble(grown, saved, objective)
     else:
         ensemble = quantile_ensemble(grown, objective.quantile, sample_weight is not None, saved)
     return ReadModel(
@@ -98,7 +98,7 @@ def read(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: 
         rows=rows,
         y=y if objective.loss is None else labels,
         prepare=columns.encode,
-        rounding=_rounding(y, grown, objective),
+        rounding=_rounding(y, grown, objective, ensemble),
         link=objective.link,
         clues=clues,
         squared_error=objective.name == "reg:squarederror",
@@ -125,7 +125,7 @@ def _as_kept(y: NDArray, objective: Objective) -> NDArray:
     return labels
 
 
-def _rounding(y: NDArray, grown: GrownTrees, objective: Objective) -> float:
+def _rounding(y: NDArray, grown: GrownTrees, objective: Objective, ensemble: LeafEnsemble) -> float:
     """Gap that float32 explains: XGBoost keeps labels and raw scores in it."""
     if objective.loss is not None:
         largest = abs(grown.start) + sum(float(np.abs(values).max()) for values in grown.values)
@@ -137,6 +137,6 @@ def _rounding(y: NDArray, grown: GrownTrees, objective: Objective) -> float:
             f"keeps labels and predictions in float32, which leaves an uncertainty of {uncertain:.3g}. Fit the model "
             "on labels that are centred, for example y - y.mean()."
         )
-    if objective.quantile is None:
+    if ensemble.same_rows and ensemble.constants is None:
         return uncertain
     return uncertain * (1 + _ROUNDING_OF_TREES / _ROUNDING * float(np.sqrt(len(grown.values))))

@@ -9,13 +9,15 @@ Training is replayed on the rows given, which shows the sign of each pull and th
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from telescoping_sklearn.boosting._derivatives import LossPath
-from telescoping_sklearn.boosting._ensemble import LeafEnsemble
+from telescoping_sklearn.boosting._ensemble import InfluenceTerms, LeafEnsemble
 from telescoping_sklearn.boosting.libraries.xgboost._leaf_settings import LeafSettings, LeafSums, find_settings
+from telescoping_sklearn.boosting.libraries.xgboost._objectives import Objective
 from telescoping_sklearn.boosting.libraries.xgboost._saved import GrownTrees, SavedModel
 from telescoping_sklearn.losses import NonQuadraticLoss
 
@@ -25,20 +27,19 @@ _TREES_SEARCHED = 30
 _LEAVES_THAT_TELL = 4
 
 
-def newton_ensemble(
-    grown: GrownTrees, saved: SavedModel, loss: NonQuadraticLoss | None, start: NDArray
-) -> LeafEnsemble:
-    """Make the ensemble of trees whose leaves are Newton steps; ``start`` holds the weights of labels in f_0.
+def newton_ensemble(grown: GrownTrees, saved: SavedModel, objective: Objective) -> LeafEnsemble:
+    """Make the ensemble of trees whose leaves are Newton steps.
 
     Raises
     ------
     ValueError
         If monotone constraints set the value of a leaf.
     """
+    loss = objective.loss
     largest = max(float(np.abs(values).max()) for values in grown.values)
     settings = find_settings(list(islice(_replay(grown, loss), _TREES_SEARCHED)), largest, saved)
     constrained = any(map(int, saved.told("monotone_constraints").strip("()").replace(",", " ").split()))
-    rates, constants = [], []
+    rates, constants, learning_rates = [], [], set()
     for stage, at in enumerate(_replay(grown, loss), start=1):
         fits = settings.fit(at)
         if constrained and not fits:
@@ -50,10 +51,19 @@ def newton_ensemble(
         rate, constant = settings.steps(at)
         learning_rate = settings.learning_rate if fits else _own_learning_rate(settings, at)
         if not fits and len(at.values) == 1 and at.values[0] == 0.0:  # the whole weight is below min_child_weight
-            learning_rate = 0.0
+            rate, constant = 0 * rate, 0 * constant
+        learning_rates.add(learning_rate)
         rates.append(learning_rate * rate)
         constants.append(learning_rate * constant)
+    start = objective.start_weights(grown.labels, grown.row_weights, saved)
+    of_loss = _of_loss(grown, loss, start)
+    terms = None
+    if len(learning_rates) == 1 and saved.scale_pos_weight == 1:
+        of_start = objective.start_terms(start, grown.labels, grown.row_weights, saved)
+        terms = InfluenceTerms(learning_rate=learning_rates.pop(), start=of_start, **of_loss.pop("hessians"))
+    of_loss.pop("hessians", None)
     return LeafEnsemble(
+        influence_terms=terms,
         leaves=grown.leaves,
         n_leaves=grown.n_leaves,
         row_weights=grown.row_weights,
@@ -61,16 +71,18 @@ def newton_ensemble(
         rates=rates,
         constants=constants if any(constant.any() for constant in constants) else None,
         start_weights=start,
-        **_of_loss(grown, loss, start),
+        **of_loss,
     )
 
 
-def _of_loss(grown: GrownTrees, loss: NonQuadraticLoss | None, start: NDArray) -> dict:
+def _of_loss(grown: GrownTrees, loss: NonQuadraticLoss | None, start: NDArray) -> dict[str, Any]:
+    """Fields of the ensemble, and those of `InfluenceTerms` as ``hessians``."""
     if loss is None:
-        return {"start_offset": 0.0 if start.any() else grown.start}
+        return {"start_offset": 0.0 if start.any() else grown.start, "hessians": {}}
     path = LossPath(loss, grown.labels, grown.start, grown.leaves, grown.values)
     rates = {"injection": path.label_rate, "feedback": path.curvature, "gradient": path.gradient}
-    return {"start_offset": grown.start, **rates}
+    hessians = {"hessian": path.hessian, "hessian_slope": path.hessian_slope}
+    return {"start_offset": grown.start, "hessians": hessians, **rates}
 
 
 def _replay(grown: GrownTrees, loss: NonQuadraticLoss | None) -> Iterator[LeafSums]:

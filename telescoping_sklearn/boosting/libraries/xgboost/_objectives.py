@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
+from telescoping_sklearn.boosting._ensemble import mean_start_terms
 from telescoping_sklearn.losses import Gamma, Logistic, NonQuadraticLoss, Poisson, SquaredError, Tweedie
 
 #: XGBoost's smallest hessians.
@@ -88,6 +89,10 @@ class PseudoHuber(NonQuadraticLoss):
         """Return (1 + (x / s)^2)^(-3/2)."""
         return (1 + ((raw - y) / self.slope) ** 2) ** -1.5
 
+    def hessian_slope(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Return -3 x / s^2 (1 + (x / s)^2)^(-5/2)."""
+        return -3 * (raw - y) / self.slope**2 * (1 + ((raw - y) / self.slope) ** 2) ** -2.5
+
     def covers(self, y: NDArray) -> bool:
         """Whether labels are in range: all are."""
         return True
@@ -124,6 +129,12 @@ class SquaredLogError(NonQuadraticLoss):
         """Return h, or 1e-6 where that is larger."""
         f = np.maximum(raw, self._LEAST)
         return np.maximum((1 - np.log1p(f) + np.log1p(y)) / (1 + f) ** 2, _LEAST_LOG_ERROR)
+
+    def hessian_slope(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Return (2 log(1 + f) - 2 log(1 + y) - 3) / (1 + f)^3, and 0 where H is held at 1e-6 or f above -1."""
+        f = np.maximum(raw, self._LEAST)
+        free = (raw >= self._LEAST) & (self.curvature(y, raw) > _LEAST_LOG_ERROR)
+        return np.where(free, (2 * np.log1p(f) - 2 * np.log1p(y) - 3) / (1 + f) ** 3, 0.0)
 
     def covers(self, y: NDArray) -> bool:
         """Whether all labels are above -1."""
@@ -175,6 +186,14 @@ class Objective:
             return SquaredError().start(row_weights)
         at = np.full(len(labels), 0.0 if from_step else saved.start)
         return row_weights * self.loss.label_rate(labels, at) / (row_weights @ self.loss.curvature(labels, at))
+
+    def start_terms(self, start: NDArray, labels: NDArray, row_weights: NDArray, saved: Any) -> NDArray:
+        """Return derivatives of the start in the weights of rows, (n_train,); ``start`` has those in the labels."""
+        if self.loss is None or self.name not in _STARTS_WITH_STEP or not saved.start_from_labels:
+            return mean_start_terms(start, row_weights, labels)
+        zero = np.zeros(len(labels))
+        hessian = self.loss.curvature(labels, zero)
+        return -(self.loss.gradient(labels, zero) + hessian * saved.start) / (row_weights @ hessian)
 
 
 def raw_start(name: str, base_score: float) -> float:

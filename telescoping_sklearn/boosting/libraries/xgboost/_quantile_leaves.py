@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from telescoping_sklearn.boosting import _quantiles
-from telescoping_sklearn.boosting._ensemble import LeafEnsemble, SparseWeights
+from telescoping_sklearn.boosting._ensemble import InfluenceTerms, LeafEnsemble, SparseWeights
 from telescoping_sklearn.boosting.libraries.xgboost._saved import GrownTrees, SavedModel
 
 
@@ -80,6 +80,7 @@ def quantile_ensemble(grown: GrownTrees, alpha: float, weighted: bool, saved: Sa
         of_stages.append(sparse.csr_array(taken[None]))
         prediction = prediction + values.astype(np.float32)[leaves]
     stacked = sparse.vstack(of_stages, format="csr")
+    learning_rates = _learning_rates(quantiles, grown.values, saved)
     return LeafEnsemble(
         leaves=grown.leaves,
         n_leaves=grown.n_leaves,
@@ -87,10 +88,8 @@ def quantile_ensemble(grown: GrownTrees, alpha: float, weighted: bool, saved: Sa
         trained=(grown.row_weights > 0) | (start != 0) | (stacked.count_nonzero(axis=0) > 0),
         start_weights=start,
         start_offset=0.0 if saved.start_from_labels else grown.start,
-        rates=[
-            np.full(len(values), rate)
-            for rate, values in zip(_learning_rates(quantiles, grown.values, saved), grown.values, strict=True)
-        ],
+        rates=[np.full(len(values), rate) for rate, values in zip(learning_rates, grown.values, strict=True)],
+        influence_terms=InfluenceTerms(learning_rate=learning_rates[0], start=np.zeros(n_rows), counts=0.0),
         weights_by_stage=SparseWeights(stacked),
     )
 
