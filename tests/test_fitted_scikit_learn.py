@@ -161,6 +161,8 @@ def test_a_forest_of_deep_trees_needs_no_matrix_of_leaves(monkeypatch):
     explained.kernel_weights(Q)
     explained.effective_params(Q, n_probes=4)
     list(explained.staged_predict(Q))
+    np.testing.assert_allclose(explained.self_influence_, np.diagonal(explained.influence(X)), atol=1e-12)
+    np.testing.assert_allclose(explained.telescope_.own_weights(), np.diagonal(explained.kernel_weights_), atol=1e-12)
 
 
 # -- gradient boosting -------------------------------------------------------------------------------------------------
@@ -615,6 +617,23 @@ def test_classifiers_without_known_weights_are_refused_by_name(model, named):
     labels = (y > y.mean()).astype(int)
     with pytest.raises(ValueError, match=re.escape(named)):
         telescope(model.fit(X, labels), X, labels)
+
+
+@pytest.mark.parametrize(
+    ("model", "kept"),
+    [
+        (HistGradientBoostingRegressor(max_iter=2), "_predictors"),
+        (RandomForestRegressor(2), "_n_samples"),
+        (GradientBoostingRegressor(n_estimators=2), "init_"),
+    ],
+    ids=["histogram", "forest", "boosting"],
+)
+def test_models_that_are_kept_in_another_form_are_refused(model, kept):
+    X, y, _ = rows_and_labels(12)
+    model.fit(X, y)
+    delattr(model, kept)
+    with pytest.raises(ValueError, match=rf"not kept as scikit-learn 1\.9 keeps it.*{kept}"):
+        telescope(model, X, y)
 
 
 def test_several_targets_are_refused():

@@ -71,6 +71,14 @@ def average_weights(ensemble: LeafEnsemble, leaves: NDArray) -> NDArray:
     return weights
 
 
+def average_own_weights(ensemble: LeafEnsemble) -> NDArray:
+    """Weight of every training label in the prediction of its own row, (n_train,); zero for rows not trained on."""
+    own = ensemble.start_weights.copy()
+    for stage, (rates, leaves) in enumerate(zip(ensemble.rates, ensemble.leaves, strict=True), start=1):
+        own += rates[leaves] * ensemble.label_weights(stage)
+    return own
+
+
 def _rows_in(leaves: NDArray, asked: NDArray, n_leaves: int) -> tuple[NDArray, NDArray]:
     """Rows in the leaves that are asked for, leaf by leaf, and where each leaf starts among them."""
     number = np.full(n_leaves, len(asked), dtype=np.min_scalar_type(len(asked)))

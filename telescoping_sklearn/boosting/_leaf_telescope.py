@@ -26,7 +26,7 @@ from telescoping_sklearn._memory import working_memory_bytes
 from telescoping_sklearn._telescope import Denominators, Plan, Start, refuse_other_columns, resolve_stages
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, membership
 from telescoping_sklearn.boosting._influence import influence_ensemble
-from telescoping_sklearn.boosting._leaf_average import LOOK_UP, average_weights, staged_average
+from telescoping_sklearn.boosting._leaf_average import LOOK_UP, average_own_weights, average_weights, staged_average
 from telescoping_sklearn.boosting._leaf_carriers import LeafCarrier, cheapest_group, moment_steps
 from telescoping_sklearn.boosting._leaf_moments import MATRICES_HELD, LeafMoments
 from telescoping_sklearn.boosting._leaf_space import offsets_of, row_blocks, stacked
@@ -281,6 +281,8 @@ class LeafTelescope(AnsweringTelescope):
 
     def own_weights(self) -> NDArray:
         """Diagonal of S over the training rows, (n_train,): from sums over pairs of leaves where that is cheaper."""
+        if self.ensemble.is_average:
+            return average_own_weights(self.ensemble)
         sums = self.exact_sums(0)
         if sums is not None and sums.operations <= self.forward_plan(0, self.n_trained).operations:
             *_, own = self.moments.staged_own_weights()
