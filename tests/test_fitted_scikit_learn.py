@@ -1,5 +1,6 @@
 """Models of scikit-learn that were fitted elsewhere: weights and offsets against dense loops over trees and leaves."""
 
+import pickle
 import re
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from influence_oracle import weight_differences
 from leaf_oracle import dense_telescope, newton_leaf, quantile_leaf
 from scipy.special import expit, logit
-from sklearn.dummy import DummyRegressor
+from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import (
     ExtraTreesClassifier,
     ExtraTreesRegressor,
@@ -24,7 +25,7 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 from sklearn.ensemble._forest import _generate_sample_indices
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeClassifier, ExtraTreeRegressor
 
@@ -256,6 +257,29 @@ def test_gradient_boosting_is_the_dense_loops(seed, loss, weighted, subsample, s
     np.testing.assert_allclose(explained.kernel_weights(Q) @ y + explained.offset(Q), model.predict(Q), atol=1e-9)
     if not ties or level is None:  # among equal residuals any row may define a quantile
         assert_is_the_oracle(explained, dense, y, Q)
+
+
+@pytest.mark.parametrize("loss", list(LEARNT))
+def test_another_estimator_s_predictions_are_an_offset(loss):
+    """The weights are those of boosting what it left over, from zero."""
+    X, y, Q = rows_and_labels(13)
+    settings = {"n_estimators": 6, "loss": loss, "alpha": 0.3, "random_state": 0, "subsample": 0.7}
+    model = GradientBoostingRegressor(init=LinearRegression(), **settings).fit(X, y)
+    explained = telescope(model, X, y)
+    left_over = y - model.init_.predict(X.astype(np.float32))
+    from_zero = GradientBoostingRegressor(init="zero", **settings).fit(X, left_over)
+    weights = telescope(from_zero, X, left_over).kernel_weights(Q)
+    np.testing.assert_allclose(explained.kernel_weights(Q), weights, atol=1e-12)
+    np.testing.assert_allclose(explained.kernel_weights(Q) @ y + explained.offset(Q), model.predict(Q), atol=1e-9)
+    np.testing.assert_allclose(explained.predict(Q), model.predict(Q), atol=1e-12)
+    staged = list(explained.staged_predict(Q, [0, 3, 6]))
+    np.testing.assert_allclose(staged[0], model.init_.predict(Q.astype(np.float32)), atol=1e-12)
+    np.testing.assert_allclose(staged[1:], np.array(list(model.staged_predict(Q)))[[2, 5]], atol=1e-12)
+    np.testing.assert_allclose(explained.breakdown(Q).sum(), model.predict(Q), atol=1e-9)
+    copied = pickle.loads(pickle.dumps(explained))
+    np.testing.assert_array_equal(copied.offset(Q), explained.offset(Q))
+    with pytest.raises(ValueError, match="influence is not known"):
+        explained.influence(Q)
 
 
 # -- histogram-based gradient boosting ---------------------------------------------------------------------------------
@@ -587,7 +611,6 @@ def test_the_response_of_a_class_is_the_derivative_in_its_labels():
 
 REFUSED = [
     (GradientBoostingRegressor(loss="huber"), "loss='huber'"),
-    (GradientBoostingRegressor(init=LinearRegression()), "init=LinearRegression()"),
     (GradientBoostingRegressor(subsample=0.5), "subsample=0.5"),
     (GradientBoostingRegressor(subsample=0.5, random_state=np.random.RandomState(0)), "subsample=0.5"),
     (GradientBoostingRegressor(n_iter_no_change=3), "n_iter_no_change=3"),
@@ -607,6 +630,8 @@ def test_what_has_no_known_weights_is_refused_by_name(model, named):
 
 CLASSES_REFUSED = [
     (GradientBoostingClassifier(loss="exponential"), "loss='exponential'"),
+    (GradientBoostingClassifier(init=LogisticRegression()), "init=LogisticRegression()"),
+    (GradientBoostingClassifier(init=DummyClassifier(strategy="uniform")), "init=DummyClassifier(strategy='uniform')"),
     (RandomForestClassifier(3, class_weight="balanced_subsample"), "class_weight='balanced_subsample'"),
 ]
 

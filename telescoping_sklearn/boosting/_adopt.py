@@ -82,7 +82,7 @@ def _size(telescope: LeafTelescope, gap: Gap) -> str:
 
 
 def _compared(read: ReadModel, seed: int) -> tuple[LeafTelescope, Gap]:
-    telescope = telescope_of(read.ensemble, read.trees, read.rows, read.y, seed=seed)
+    telescope = telescope_of(read.ensemble, read.trees, read.rows, read.y, seed=seed, start_at=read.start_at)
     model = read.trees.predict(read.rows, raw=True) if read.raw is None else read.raw
     return telescope, gap_to_model(telescope, model, read.rounding)
 

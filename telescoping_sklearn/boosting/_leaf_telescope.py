@@ -99,6 +99,9 @@ class LeafTelescope(AnsweringTelescope):
         Yields the library's own contribution of every tree at query rows, the start included in the first.
     training_rows : ndarray of shape (n_train, n_features)
         Training X.
+    start_at : callable, default=None
+        Gives what is added to the start of each query row, (n_query,), where that is not the same everywhere; labels
+        do not set it.
     **kwargs
         What `Telescope` takes.
     """
@@ -111,6 +114,7 @@ class LeafTelescope(AnsweringTelescope):
         find_leaves: Callable[[NDArray], NDArray],
         tree_outputs: Callable[[NDArray], Iterator[NDArray]],
         training_rows: NDArray,
+        start_at: Callable[[NDArray], NDArray] | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -119,6 +123,7 @@ class LeafTelescope(AnsweringTelescope):
         self._find_leaves = find_leaves
         self._tree_outputs = tree_outputs
         self._training_rows = training_rows
+        self._start_at = start_at
         self._offsets = offsets_of(ensemble.n_leaves)
         self._kept_carrier: tuple[int, LeafCarrier] | None = None
         self._kept_values: tuple[bytes, int, NDArray] | None = None
@@ -135,7 +140,9 @@ class LeafTelescope(AnsweringTelescope):
 
     def start(self, X: NDArray | None) -> Start:
         """Start f_0 = A y + b of the ensemble: often a mean or a quantile of the labels, with b = 0."""
-        return Start(self.ensemble.start_weights, np.full(len(self._rows(X)), self.ensemble.start_offset))
+        rows, offset = self._rows(X), self.ensemble.start_offset
+        added = np.zeros(len(rows)) if self._start_at is None else self._start_at(rows)
+        return Start(self.ensemble.start_weights, offset + added)
 
     def staged_kernel(self, X: NDArray | None, stages: Any = None) -> Iterator[sparse.csr_array]:
         """k_t(x)_i = w_i 1{same leaf} / (weight in leaf), w the weights of rows in the stage; rows sum to 1."""
@@ -190,7 +197,9 @@ class LeafTelescope(AnsweringTelescope):
         """Yield the library's own prediction after each tree."""
         wanted = resolve_stages(stages, self.n_stages)
         if wanted[0] == 0:
-            yield np.full(self.n_query(X), self.ensemble.start(self.y))
+            start = self.start(X)
+            set_by_labels = self.ensemble.start(self.y) - self.ensemble.start_offset
+            yield set_by_labels + start.offset
         prediction = np.zeros(self.n_query(X))
         for stage, output in enumerate(self._tree_outputs(self._rows(X)), start=1):
             prediction += output

@@ -74,7 +74,8 @@ class Boosting(NamedTuple):
 
     def read(self, ensemble: LeafEnsemble, rows: NDArray, prepare: Callable[[Any], NDArray], **more: Any) -> ReadModel:
         """Collect what was read; ``more`` are other fields of `ReadModel`."""
-        of_trees: dict[str, Any] = {"trees": self.trees, "y": self.labels, "raw": self.trees.sum_over(self.leaves)}
+        raw, start_at = self.trees.sum_over(self.leaves, rows), self.trees.start_at
+        of_trees: dict[str, Any] = {"trees": self.trees, "y": self.labels, "raw": raw, "start_at": start_at}
         return ReadModel(ensemble=ensemble, rows=rows, prepare=prepare, **of_trees, **more)
 
     @property
@@ -87,8 +88,13 @@ class Boosting(NamedTuple):
         bags = self.drawn.bags
         return None if bags is None else BaggedWeights(self.row_weights, RowSets(bags, np.arange(len(bags))))
 
-    def influence_terms(self, start: Start, **of_loss: Any) -> InfluenceTerms:
-        """Return what derivatives in the weights of rows need; ``of_loss`` are fields of `InfluenceTerms`."""
+    def influence_terms(self, start: Start, **of_loss: Any) -> InfluenceTerms | None:
+        """Return what derivatives in the weights of rows need; ``of_loss`` are fields of `InfluenceTerms`.
+
+        They are not known where another model gives the start, which depends on the weights.
+        """
+        if self.trees.start_at is not None:
+            return None
         bags, given = self.drawn.bags, self.drawn.given
         counts: float | RowSets = 1.0
         if bags is not None:
@@ -186,14 +192,16 @@ def quantile_start(boosting: Boosting, alpha: float) -> Start:
     return Start(weights)
 
 
-def quantile_ensemble(boosting: Boosting, start: Start, alpha: float, *, weighted: bool) -> LeafEnsemble:
+def quantile_ensemble(
+    boosting: Boosting, start: Start, alpha: float, rows_given: NDArray, *, weighted: bool
+) -> LeafEnsemble:
     """Make the ensemble of trees whose leaves are quantiles of residuals.
 
     Training is replayed bit for bit, since comparisons of residuals decide which rows define a quantile. ``weighted``
     says whether the quantile of weighted values is taken; it differs from the other one also where all weights are 1.
     """
     n = len(boosting.labels)
-    raw = np.full(n, boosting.trees.start)
+    raw = boosting.trees.starts(rows_given)
     weights, of_stages = boosting.row_weights, []
     for stage, (tree, leaves) in enumerate(zip(boosting.trees.trees, boosting.leaves, strict=True), start=1):
         rows = np.flatnonzero(boosting.drawn.rows_of(stage))

@@ -61,7 +61,7 @@ def read_forest(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, o
         ),
     )
     clues = other_counts(trees.trees, leaves, lambda stage: drawn(stage) > 0) + _other_weights(trees, weights, drawn)
-    raw = trees.sum_over(leaves)
+    raw = trees.sum_over(leaves, rows)
     return ReadModel(ensemble=ensemble, trees=trees, rows=rows, y=labels, prepare=prepare, raw=raw, clues=clues)
 
 
