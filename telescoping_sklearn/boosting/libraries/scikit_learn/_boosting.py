@@ -4,7 +4,8 @@ Both families of scikit-learn set a leaf to one of
 
 - rate (sum of w r) / (sum of w + ridge), r the residuals: squared error;
 - rate (sum of -w g) / (sum of w H + ridge), g and H the derivatives of the loss: all other smooth losses;
-- rate times a quantile of the residuals: absolute error and the pinball loss.
+- rate times a quantile of the residuals: absolute error and the pinball loss;
+- rate times (median of the residuals + mean of the residuals less the median, cut at a width): Huber's loss.
 
 Rows, and the bags, are those that the tree saw.
 """
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from telescoping_sklearn._memory import refuse_if_too_large
 from telescoping_sklearn.boosting._derivatives import LossPath, SoftmaxPath
 from telescoping_sklearn.boosting._ensemble import (
     BaggedWeights,
@@ -221,3 +223,50 @@ def quantile_ensemble(
         weights_by_stage=SparseWeights(taken),
         influence_terms=boosting.influence_terms(start, counts=0.0),
     )
+
+
+def huber_ensemble(boosting: Boosting, start: Start, alpha: float, rows_given: NDArray) -> LeafEnsemble:
+    """Make the ensemble of trees whose leaves are medians plus means of what is cut at a width.
+
+    The width of a stage is the quantile ``alpha`` of all absolute residuals. It is held fixed, and so are the row that
+    is the median and the rows that are cut: what they add is a constant.
+    """
+    n, weights, given = len(boosting.labels), boosting.row_weights, np.flatnonzero(boosting.drawn.given)
+    refuse_if_too_large(
+        12.0 * n * len(boosting.leaves),
+        f"loss='huber' gives every row a weight of its own in each tree; those of {len(boosting.leaves)} trees",
+        "Use fewer trees or rows, or another loss.",
+    )
+    raw, of_stages, constants = boosting.trees.starts(rows_given), [], []
+    for stage, (tree, leaves) in enumerate(zip(boosting.trees.trees, boosting.leaves, strict=True), start=1):
+        residuals, rows = boosting.labels - raw, np.flatnonzero(boosting.drawn.rows_of(stage))
+        sizes = np.abs(residuals[given])
+        width = sizes @ quantile_weights(sizes, np.zeros(len(given), np.intp), weights[given], alpha, weighted_rank)
+        found, constant = _huber_leaves(residuals[rows], leaves[rows], weights[rows], len(tree.values), width)
+        of_rows = np.zeros((1, n))
+        of_rows[0, rows] = found
+        of_stages.append(sparse.csr_array(of_rows))
+        constants.append(boosting.rate * constant)
+        raw += tree.values[leaves]
+    return LeafEnsemble(
+        **boosting.common(),
+        trained=weights > 0,
+        rates=[np.full(n_leaves, boosting.rate) for n_leaves in boosting.trees.n_leaves],
+        constants=constants,
+        start_weights=start.label_weights,
+        start_offset=start.offset,
+        weights_by_stage=SparseWeights(sparse.vstack(of_stages, format="csr")),
+    )
+
+
+def _huber_leaves(
+    residuals: NDArray, leaves: NDArray, weights: NDArray, n_leaves: int, width: float
+) -> tuple[NDArray, NDArray]:
+    """Weights of the rows in the values of their leaves, and the constants of the leaves, (n_leaves,)."""
+    middle = quantile_weights(residuals, leaves, weights, 0.5, weighted_rank)
+    from_median = residuals - np.bincount(leaves, middle * residuals, n_leaves)[leaves]
+    share = weights / np.bincount(leaves, weights, n_leaves)[leaves]
+    cut = np.abs(from_median) > width
+    constants = np.bincount(leaves, np.where(cut, np.sign(from_median) * width * share, 0.0), n_leaves)
+    share[cut] = 0.0
+    return share + middle * (1 - np.bincount(leaves, share, n_leaves))[leaves], constants

@@ -19,6 +19,7 @@ from telescoping_sklearn.boosting.libraries import ReadModel, refuse_row_count
 from telescoping_sklearn.boosting.libraries.scikit_learn._boosting import (
     Boosting,
     Start,
+    huber_ensemble,
     mean_start,
     quantile_ensemble,
     quantile_start,
@@ -40,19 +41,19 @@ def read_gradient_boosting(
     if hasattr(model, "classes_"):
         return _read_classifier(model, X, y, sample_weight, output)
     refuse_output(model, output)
-    if model.loss not in ("squared_error", "absolute_error", "quantile"):
-        raise refuse(
-            model, "loss", "leaves must be means or quantiles: use 'squared_error', 'absolute_error' or 'quantile'"
-        )
+    if model.loss not in ("squared_error", "absolute_error", "quantile", "huber"):
+        raise refuse(model, "loss", "leaf values are not known for it")
     prepare, rows, drawn = _rows(model, X, y, sample_weight)
-    alpha = {"absolute_error": 0.5, "quantile": model.alpha}.get(model.loss)
     boosting = _boosting(model, rows, y, sample_weight, drawn, 0, _start_value(model), 1.0)
     start = _start(model, boosting)
-    if alpha is None:
+    if model.loss == "squared_error":
         ensemble = squared_error_ensemble(boosting, start)
+    elif model.loss == "huber":
+        ensemble = huber_ensemble(boosting, start, model.alpha, rows)
     else:
+        alpha = model.alpha if model.loss == "quantile" else 0.5
         ensemble = quantile_ensemble(boosting, start, alpha, rows, weighted=True)
-    return boosting.read(ensemble, rows, prepare, clues=_clues(boosting), squared_error=alpha is None)
+    return boosting.read(ensemble, rows, prepare, clues=_clues(boosting), squared_error=model.loss == "squared_error")
 
 
 def _read_classifier(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: Any) -> ReadModel:
