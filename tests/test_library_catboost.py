@@ -156,15 +156,19 @@ def assert_influence(explained, found, dense, fit, rows=3):
         )
 
 
-def assert_exact(model, params, X=X, y=Y, w=None, queries=QUERY):
-    """The telescope rebuilds the model's raw scores, and its weights are those of the dense loops."""
+def assert_exact(model, params, X=X, y=Y, w=None, queries=QUERY, kinks=True):
+    """The telescope rebuilds the model's raw scores, and its weights are those of the dense loops.
+
+    Without ``kinks`` influence is not differentiated under losses whose second derivative jumps.
+    """
     explained, found = telescope(model, X, y, w), read(model, X, y, w)
     dense = oracle(PLAIN | params, found, y, w, queries)
     raw = found.trees.predict(found.prepare(queries), raw=True)
     weights = explained.kernel_weights(queries)
     np.testing.assert_allclose(weights, dense.weights, atol=3e-5 * np.abs(dense.weights).max())
     np.testing.assert_allclose(dense.raw, raw, atol=2e-5 * np.std(raw) + 2e-6 * (1 + np.abs(raw).max()))
-    assert_influence(explained, found, dense, (PLAIN | params, y, w, queries))
+    if kinks or not params.get("loss_function", "RMSE").startswith(("Huber", "Expectile", "Lq")):
+        assert_influence(explained, found, dense, (PLAIN | params, y, w, queries))
     if explained.telescope_.is_smoother:
         rebuilt = weights @ y + explained.offset(queries)
         np.testing.assert_allclose(rebuilt, raw, atol=2e-5 * np.std(y) + 2e-6 * np.abs(y).max())
@@ -181,7 +185,7 @@ def reloaded(model, folder, kind=None):
 SMOOTHERS = ("RMSE", "MAE", "Quantile:alpha=0.3")
 OTHERS = (
     *("Logloss", "CrossEntropy", "Poisson", "Tweedie:variance_power=1.3"),
-    *("Huber:delta=0.7", "Expectile:alpha=0.3", "LogCosh", "Lq:q=2.5"),
+    *("Huber:delta=0.7", "Expectile:alpha=0.3", "LogCosh", "Lq:q=3"),
 )
 METHODS = [*((loss, None) for loss in SMOOTHERS), *((loss, how) for loss in OTHERS for how in ("Newton", "Gradient"))]
 
@@ -207,6 +211,8 @@ def fits(draw):
         "bootstrap_type": draw(st.sampled_from(["No", "Bernoulli", "Bayesian", "MVS"])),
         "random_seed": draw(st.integers(0, 99)),
     }
+    if loss.startswith("Lq"):  # gradient steps of one run away
+        params["learning_rate"] = 0.05
     if loss not in SMOOTHERS:
         params["leaf_estimation_method"] = draw(st.sampled_from(["Newton", "Gradient"]))
     growth = [{}, {"boosting_type": "Ordered"}, {"grow_policy": "Depthwise"}, {"grow_policy": "Lossguide"}]
@@ -225,7 +231,7 @@ def test_random_settings_against_dense_loops(fit):
     w = rng.integers(1, 4, n) * rng.uniform(0.5, 2) if weighted else None
     params |= ONE_HOT if categories else {}
     queries = frame_of(M, seed + 1)[0] if categories else QUERY
-    assert_exact(fitted(params, X, y, w), params, X, y, w, queries)
+    assert_exact(fitted(params, X, y, w), params, X, y, w, queries, kinks=False)
 
 
 # -- files, classes, rows as the user has them -------------------------------------------------------------------------

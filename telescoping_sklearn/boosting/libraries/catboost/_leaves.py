@@ -84,10 +84,11 @@ def newton_ensemble(grown: GrownTrees, objective: Objective, from_labels: bool) 
     start = _start_weights(grown, loss) if from_labels else np.zeros(len(grown.labels))
     terms = None
     if not grown.classes_weighted:
-        newton = path is not None and objective.newton
-        hessians = {"hessian": path.hessian, "hessian_slope": path.hessian_slope} if newton and path is not None else {}
+        of_hessian: dict[str, Any] = {}
+        if path is not None and objective.newton:
+            of_hessian = {"hessian": path.hessian, "hessian_slope": path.hessian_slope}
         of_start = mean_start_terms(start, grown.row_weights, grown.labels)
-        terms = InfluenceTerms(learning_rate=grown.learning_rate, start=of_start, **hessians)
+        terms = InfluenceTerms(learning_rate=grown.learning_rate, start=of_start, **of_hessian)
     of_loss: dict[str, Any] = {"start_offset": 0.0 if from_labels else grown.start}
     if path is not None:
         of_loss = {"start_offset": grown.start, "injection": path.label_rate, "feedback": path.curvature}
