@@ -303,7 +303,7 @@ class FittedTelescope(BaseTelescopingEstimator):
         from telescoping_sklearn.boosting._checked import telescope_of
 
         read = self._read
-        return telescope_of(read.ensemble, read.trees, read.rows, read.y, seed=0)
+        return telescope_of(read.ensemble, read.trees, read.rows, read.y, seed=0, start_at=read.start_at)
 
     def __sklearn_tags__(self):
         """Return the tags of a regressor that takes the rows that the model takes."""

@@ -291,6 +291,16 @@ def test_a_learning_rate_that_changed_is_refused():
         telescope(booster, X, y)
 
 
+def test_texts_of_other_versions():
+    X, y, Q = rows_and_labels(21)
+    text = library_fit(X, y).booster_.model_to_string()
+    early = lightgbm.Booster(model_str=re.sub(r"\[(data_sample_strategy|use_quantized_grad): .*\]\n", "", text))
+    np.testing.assert_allclose(telescope(early, X, y).kernel_weights(Q) @ y, early.predict(Q), rtol=1e-6)
+    other = lightgbm.Booster(model_str=text.replace("[lambda_l2: ", "[lambda_two: "))
+    with pytest.raises(ValueError, match="no parameter 'lambda_l2'"):
+        telescope(other, X, y)
+
+
 def test_scores_that_training_started_from_are_not_in_the_model():
     X, y, _ = rows_and_labels(13)
     booster = lightgbm.train(

@@ -1,5 +1,6 @@
 """Models of scikit-learn that were fitted elsewhere: weights and offsets against dense loops over trees and leaves."""
 
+import pickle
 import re
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from influence_oracle import weight_differences
 from leaf_oracle import dense_telescope, newton_leaf, quantile_leaf
 from scipy.special import expit, logit
-from sklearn.dummy import DummyRegressor
+from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import (
     ExtraTreesClassifier,
     ExtraTreesRegressor,
@@ -24,7 +25,7 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 from sklearn.ensemble._forest import _generate_sample_indices
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeClassifier, ExtraTreeRegressor
 
@@ -139,6 +140,39 @@ def test_a_tree_is_a_forest_of_one(make, settings, weighted):
     assert explained.n_stages_ == 1
 
 
+@given(
+    seed=st.integers(0, 10**6),
+    kind=st.sampled_from([RandomForestRegressor, ExtraTreesRegressor]),
+    weighted=WEIGHTS,
+    bootstrap=st.booleans(),
+    ties=st.booleans(),
+    leaf=st.sampled_from([1, 4, 9]),
+)
+@MANY
+def test_forests_of_medians_are_averages_of_the_rows_in_the_middle(seed, kind, weighted, bootstrap, ties, leaf):
+    X, y, Q = rows_and_labels(seed, ties=ties)
+    weights = weights_of(weighted, seed)
+    forest = kind(
+        4, criterion="absolute_error", bootstrap=bootstrap, min_samples_leaf=leaf, random_state=seed % 1000
+    ).fit(X, y, sample_weight=weights)
+    drawn = bootstrap_of(forest, weights) if bootstrap else [np.ones(N) if weights is None else weights] * 4
+    expected = np.zeros((M, N))
+    for tree, w in zip(forest.estimators_, drawn, strict=True):
+        of_rows, of_queries = tree.apply(X), tree.apply(Q)
+        for j, asked in enumerate(of_queries):
+            rows = np.flatnonzero((of_rows == asked) & (w > 0))
+            rows = rows[np.argsort(y[rows], kind="stable")]
+            sums = np.cumsum(w[rows])
+            place = np.flatnonzero(sums >= sums[-1] / 2)[0]
+            both = [place, place + 1] if sums[place] == sums[-1] / 2 else [place]
+            expected[j, rows[both]] += 1 / len(both) / 4
+    explained = telescope(forest, X, y, weights)
+    np.testing.assert_allclose(expected @ y, forest.predict(Q), rtol=1e-12)
+    np.testing.assert_allclose(explained.kernel_weights(Q) @ y, forest.predict(Q), rtol=1e-12)
+    np.testing.assert_allclose(explained.kernel_weights(Q), expected, atol=1e-12)
+    np.testing.assert_array_equal(explained.influence(Q), 0)
+
+
 @pytest.mark.parametrize("class_weight", [None, "balanced", {0: 1.0, 1: 3.0, 2: 0.5}])
 @pytest.mark.parametrize(
     "make", [RandomForestClassifier, ExtraTreesClassifier, DecisionTreeClassifier, ExtraTreeClassifier]
@@ -161,6 +195,8 @@ def test_a_forest_of_deep_trees_needs_no_matrix_of_leaves(monkeypatch):
     explained.kernel_weights(Q)
     explained.effective_params(Q, n_probes=4)
     list(explained.staged_predict(Q))
+    np.testing.assert_allclose(explained.self_influence_, np.diagonal(explained.influence(X)), atol=1e-12)
+    np.testing.assert_allclose(explained.telescope_.own_weights(), np.diagonal(explained.kernel_weights_), atol=1e-12)
 
 
 # -- gradient boosting -------------------------------------------------------------------------------------------------
@@ -254,6 +290,69 @@ def test_gradient_boosting_is_the_dense_loops(seed, loss, weighted, subsample, s
     np.testing.assert_allclose(explained.kernel_weights(Q) @ y + explained.offset(Q), model.predict(Q), atol=1e-9)
     if not ties or level is None:  # among equal residuals any row may define a quantile
         assert_is_the_oracle(explained, dense, y, Q)
+
+
+@pytest.mark.parametrize("loss", list(LEARNT))
+def test_another_estimator_s_predictions_are_an_offset(loss):
+    """The weights are those of boosting what it left over, from zero."""
+    X, y, Q = rows_and_labels(13)
+    settings = {"n_estimators": 6, "loss": loss, "alpha": 0.3, "random_state": 0, "subsample": 0.7}
+    model = GradientBoostingRegressor(init=LinearRegression(), **settings).fit(X, y)
+    explained = telescope(model, X, y)
+    left_over = y - model.init_.predict(X.astype(np.float32))
+    from_zero = GradientBoostingRegressor(init="zero", **settings).fit(X, left_over)
+    weights = telescope(from_zero, X, left_over).kernel_weights(Q)
+    np.testing.assert_allclose(explained.kernel_weights(Q), weights, atol=1e-12)
+    np.testing.assert_allclose(explained.kernel_weights(Q) @ y + explained.offset(Q), model.predict(Q), atol=1e-9)
+    np.testing.assert_allclose(explained.predict(Q), model.predict(Q), atol=1e-12)
+    staged = list(explained.staged_predict(Q, [0, 3, 6]))
+    np.testing.assert_allclose(staged[0], model.init_.predict(Q.astype(np.float32)), atol=1e-12)
+    np.testing.assert_allclose(staged[1:], np.array(list(model.staged_predict(Q)))[[2, 5]], atol=1e-12)
+    np.testing.assert_allclose(explained.breakdown(Q).sum(), model.predict(Q), atol=1e-9)
+    copied = pickle.loads(pickle.dumps(explained))
+    np.testing.assert_array_equal(copied.offset(Q), explained.offset(Q))
+    with pytest.raises(ValueError, match="influence is not known"):
+        explained.influence(Q)
+
+
+def huber_leaf(width, rate):
+    """Value of a leaf: its median, plus the mean of residuals less the median, cut at a width that is held."""
+
+    def leaf(residuals, weights, hessians):
+        middle = shares_of_quantile(0.5, True)(residuals, weights)
+        from_median, total = residuals - middle @ residuals, weights.sum()
+        free = np.abs(from_median) <= width
+        constant = (weights * np.sign(from_median) * width)[~free].sum() / total
+        shares = weights * free / total
+        return rate * (shares + (1 - shares.sum()) * middle), rate * constant
+
+    return leaf
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    weighted=WEIGHTS,
+    subsample=st.sampled_from([1.0, 0.6]),
+    depth=st.sampled_from([1, 3, 6]),
+    alpha=st.sampled_from([0.5, 0.9]),
+)
+@MANY
+def test_huber_s_loss_is_the_dense_loops(seed, weighted, subsample, depth, alpha):
+    X, y, Q = rows_and_labels(seed)
+    weights = weights_of(weighted, seed)
+    settings = {"n_estimators": 5, "loss": "huber", "alpha": alpha, "subsample": subsample, "max_depth": depth}
+    model = GradientBoostingRegressor(learning_rate=0.4, random_state=seed % 1000, **settings)
+    masks, w = fit_and_watch(model, X, y, weights), np.ones(N) if weights is None else weights
+    start = shares_of_quantile(0.5, weights is not None)(y, w)
+    staged = [np.full(N, start @ y), *model.staged_predict(X)]
+    sizes = [np.abs(y - raw) for raw in staged]
+    widths = [shares_of_quantile(alpha, True)(size, w) @ size for size in sizes]
+    leaf = [huber_leaf(width, 0.4) for width in widths[:-1]]
+    dense = dense_telescope(y, model.apply(X).T, model.apply(Q).T, leaf, start=(start, 0.0), row_weights=w, bags=masks)
+    explained = telescope(model, X, y, weights)
+    np.testing.assert_allclose(dense.raw, model.predict(Q), atol=1e-9)
+    np.testing.assert_allclose(explained.kernel_weights(Q), dense.weights, atol=1e-9)
+    np.testing.assert_allclose(explained.offset(Q), dense.offset, atol=1e-9)
 
 
 # -- histogram-based gradient boosting ---------------------------------------------------------------------------------
@@ -584,15 +683,11 @@ def test_the_response_of_a_class_is_the_derivative_in_its_labels():
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 REFUSED = [
-    (GradientBoostingRegressor(loss="huber"), "loss='huber'"),
-    (GradientBoostingRegressor(init=LinearRegression()), "init=LinearRegression()"),
     (GradientBoostingRegressor(subsample=0.5), "subsample=0.5"),
     (GradientBoostingRegressor(subsample=0.5, random_state=np.random.RandomState(0)), "subsample=0.5"),
     (GradientBoostingRegressor(n_iter_no_change=3), "n_iter_no_change=3"),
     (HistGradientBoostingRegressor(monotonic_cst=[1, 0, 0, 0]), "monotonic_cst=[1, 0, 0, 0]"),
-    (RandomForestRegressor(3, criterion="absolute_error"), "criterion='absolute_error'"),
     (RandomForestRegressor(3, monotonic_cst=[1, 0, 0, 0]), "monotonic_cst=[1, 0, 0, 0]"),
-    (DecisionTreeRegressor(criterion="absolute_error"), "criterion='absolute_error'"),
 ]
 
 
@@ -605,6 +700,8 @@ def test_what_has_no_known_weights_is_refused_by_name(model, named):
 
 CLASSES_REFUSED = [
     (GradientBoostingClassifier(loss="exponential"), "loss='exponential'"),
+    (GradientBoostingClassifier(init=LogisticRegression()), "init=LogisticRegression()"),
+    (GradientBoostingClassifier(init=DummyClassifier(strategy="uniform")), "init=DummyClassifier(strategy='uniform')"),
     (RandomForestClassifier(3, class_weight="balanced_subsample"), "class_weight='balanced_subsample'"),
 ]
 
@@ -615,6 +712,23 @@ def test_classifiers_without_known_weights_are_refused_by_name(model, named):
     labels = (y > y.mean()).astype(int)
     with pytest.raises(ValueError, match=re.escape(named)):
         telescope(model.fit(X, labels), X, labels)
+
+
+@pytest.mark.parametrize(
+    ("model", "kept"),
+    [
+        (HistGradientBoostingRegressor(max_iter=2), "_predictors"),
+        (RandomForestRegressor(2), "_n_samples"),
+        (GradientBoostingRegressor(n_estimators=2), "init_"),
+    ],
+    ids=["histogram", "forest", "boosting"],
+)
+def test_models_that_are_kept_in_another_form_are_refused(model, kept):
+    X, y, _ = rows_and_labels(12)
+    model.fit(X, y)
+    delattr(model, kept)
+    with pytest.raises(ValueError, match=rf"not kept as scikit-learn 1\.9 keeps it.*{kept}"):
+        telescope(model, X, y)
 
 
 def test_several_targets_are_refused():

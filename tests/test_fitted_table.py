@@ -11,7 +11,7 @@ import sklearn.ensemble
 import sklearn.tree
 from conftest import random_rows, tree_tolerance
 from sklearn.dummy import DummyRegressor
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from telescoping_sklearn import telescope
 
@@ -43,6 +43,7 @@ def make(name, setting):
     if name.startswith("LGBM"):
         small |= {"verbosity": -1, "n_jobs": 1}
     told = {"DummyRegressor": DummyRegressor, "LinearRegression": LinearRegression}
+    told["LogisticRegression"] = LogisticRegression
     settings = {} if setting in WORDS else eval(f"dict({setting.strip('`')})", told)
     if setting == "categories" and name.startswith("Hist"):
         settings = {"categorical_features": "from_dtype"}

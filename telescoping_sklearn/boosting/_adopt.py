@@ -82,8 +82,9 @@ def _size(telescope: LeafTelescope, gap: Gap) -> str:
 
 
 def _compared(read: ReadModel, seed: int) -> tuple[LeafTelescope, Gap]:
-    telescope = telescope_of(read.ensemble, read.trees, read.rows, read.y, seed=seed)
-    return telescope, gap_to_model(telescope, read.trees.predict(read.rows, raw=True), read.rounding)
+    telescope = telescope_of(read.ensemble, read.trees, read.rows, read.y, seed=seed, start_at=read.start_at)
+    model = read.trees.predict(read.rows, raw=True) if read.raw is None else read.raw
+    return telescope, gap_to_model(telescope, model, read.rounding)
 
 
 # -- causes ------------------------------------------------------------------------------------------------------------
@@ -144,7 +145,7 @@ def _gap_under(telescope: LeafTelescope, transformation: Callable[[NDArray], NDA
 def _same_mean(telescope: LeafTelescope, gap: Gap) -> Iterator[str]:
     """Yield that rows or labels are in another order where labels have the mean of the model's predictions."""
     weights = telescope.row_weights[telescope.trained]
-    if telescope.ensemble.feeds_back:  # boosting starts from the mean, and keeps the mean of predictions there
+    if not telescope.ensemble.is_average:  # boosting starts from the mean, and keeps the mean of predictions there
         model, labels = gap.model[telescope.trained], telescope.y[telescope.trained]
         if abs(weights @ (model - labels)) <= 1e-3 * weights.sum() * labels.std():
             yield "X, y or sample_weight are in another order than in fit"

@@ -1,5 +1,6 @@
 """From what a library gives to a telescope that has been compared with the library's own predictions."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,10 +45,19 @@ class Gap(NamedTuple):
         return self.size <= self.tolerance
 
 
-def telescope_of(ensemble: LeafEnsemble, trees: FittedTrees, X: NDArray, y: NDArray, *, seed: int) -> LeafTelescope:
+def telescope_of(
+    ensemble: LeafEnsemble,
+    trees: FittedTrees,
+    X: NDArray,
+    y: NDArray,
+    *,
+    seed: int,
+    start_at: Callable[[NDArray], NDArray] | None = None,
+) -> LeafTelescope:
     """Make the telescope of fitted trees, which has not been compared with anything."""
     options: dict[str, Any] = {"find_leaves": trees.find_leaves, "tree_outputs": trees.tree_outputs}
     options |= {"training_rows": X, "y": y, "trained": ensemble.trained, "seed": seed}
+    options["start_at"] = start_at
     return LeafTelescope(ensemble, **options)
 
 

@@ -213,9 +213,9 @@ class LeafEnsemble:
         return self.injection == 1.0 and self.feedback == 1.0
 
     @property
-    def feeds_back(self) -> bool:
-        """Whether trees are fitted to what earlier trees left over; a forest's are not."""
-        return callable(self.feedback) or self.feedback != 0.0
+    def is_average(self) -> bool:
+        """Whether no tree is fitted to what others left over, as in a forest, and each leaf has a value of its own."""
+        return self.feedback == 0.0 and all(rates.ndim == 1 for rates in self.rates)
 
     @property
     def same_feedback(self) -> bool:

@@ -1,14 +1,13 @@
 """Responses of ensembles whose trees do not see each other's residuals, such as forests.
 
-Without feedback a response is a sum over trees of sums over leaves. Trees are visited one by one and no system of
-leaves is solved, so that trees may have as many leaves as rows.
+The response is then a sum over trees of sums over leaves. Trees are visited one by one and no system of leaves is
+solved, so that trees may have as many leaves as rows.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, membership
 
@@ -24,7 +23,7 @@ def staged_average(
     Parameters
     ----------
     ensemble : LeafEnsemble
-        The ensemble; it must not feed back.
+        The ensemble, an average.
     leaves : ndarray of int of shape (n_stages, n_query)
         Leaf of every query row in every tree.
     labels : ndarray of shape (n_train, k)
@@ -42,8 +41,7 @@ def staged_average(
     for stage in range(1, int(stages[-1]) + 1):
         entries = ensemble.label_weights(stage)
         sums = membership(ensemble.leaves[stage - 1], int(ensemble.n_leaves[stage - 1]), entries) @ labels
-        rates = ensemble.rates[stage - 1]
-        values = rates @ sums if rates.ndim == 2 else rates[:, None] * sums
+        values = ensemble.rates[stage - 1][:, None] * sums
         if offset and ensemble.constants is not None:
             values[:, -1] += ensemble.constants[stage - 1]
         response += values[leaves[stage - 1]]
@@ -57,32 +55,35 @@ def average_weights(ensemble: LeafEnsemble, leaves: NDArray) -> NDArray:
     Parameters
     ----------
     ensemble : LeafEnsemble
-        The ensemble; it must not feed back.
+        The ensemble, an average.
     leaves : ndarray of int of shape (n_stages, n_query)
         Leaf of every query row in every tree, or in the first trees, after which the weights are then meant.
     """
-    n_train, n_query = len(ensemble.row_weights), leaves.shape[1]
-    weights = np.tile(ensemble.start_weights, (n_query, 1))
-    for stage in range(1, len(leaves) + 1):
-        reached = _weights_in_leaves(ensemble, stage, leaves[stage - 1])
-        queries = np.repeat(np.arange(n_query), np.diff(reached.indptr))
-        weights[queries, reached.indices] += reached.data  # a row is in one leaf: no entry occurs twice
-    assert weights.shape == (n_query, n_train)
+    weights = np.tile(ensemble.start_weights, (leaves.shape[1], 1))
+    for stage, of_tree in enumerate(leaves, start=1):
+        asked, leaf_of = np.unique(of_tree, return_inverse=True)
+        rows, starts = _rows_in(ensemble.leaves[stage - 1], asked, int(ensemble.n_leaves[stage - 1]))
+        rates = np.repeat(ensemble.rates[stage - 1][asked], np.diff(starts))
+        added = rates * ensemble.label_weights(stage)[rows]
+        for query, leaf in enumerate(leaf_of):
+            own = slice(starts[leaf], starts[leaf + 1])
+            weights[query, rows[own]] += added[own]
     return weights
 
 
-def _weights_in_leaves(ensemble: LeafEnsemble, stage: int, leaves: NDArray) -> sparse.csr_array:
-    """Weights of the training labels in given leaves of a tree, (len(leaves), n_train)."""
-    in_leaves, n_leaves = ensemble.leaves[stage - 1], int(ensemble.n_leaves[stage - 1])
-    rates = ensemble.rates[stage - 1]
-    asked, position = np.unique(leaves, return_inverse=True)
-    if rates.ndim == 2:
-        every = membership(in_leaves, n_leaves, ensemble.label_weights(stage))
-        return sparse.csr_array(rates[leaves] @ every)
-    number = np.full(n_leaves, -1, dtype=np.int32)
+def average_own_weights(ensemble: LeafEnsemble) -> NDArray:
+    """Weight of every training label in the prediction of its own row, (n_train,); zero for rows not trained on."""
+    own = ensemble.start_weights.copy()
+    for stage, (rates, leaves) in enumerate(zip(ensemble.rates, ensemble.leaves, strict=True), start=1):
+        own += rates[leaves] * ensemble.label_weights(stage)
+    return own
+
+
+def _rows_in(leaves: NDArray, asked: NDArray, n_leaves: int) -> tuple[NDArray, NDArray]:
+    """Rows in the leaves that are asked for, leaf by leaf, and where each leaf starts among them."""
+    number = np.full(n_leaves, len(asked), dtype=np.min_scalar_type(len(asked)))
     number[asked] = np.arange(len(asked))
-    place = number[in_leaves]
-    rows = np.flatnonzero(place >= 0)
-    entries = ensemble.label_weights(stage)[rows]
-    of_asked = sparse.csr_array((entries, (place[rows], rows)), shape=(len(asked), len(in_leaves)))
-    return sparse.csr_array(sparse.diags_array(rates[asked]) @ of_asked)[position]
+    place = number[leaves]
+    rows = np.flatnonzero(place < len(asked))
+    rows = rows[np.argsort(place[rows], kind="stable")]
+    return rows, np.concatenate([[0], np.cumsum(np.bincount(place, minlength=len(asked) + 1)[: len(asked)])])

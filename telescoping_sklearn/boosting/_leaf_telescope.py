@@ -26,7 +26,7 @@ from telescoping_sklearn._memory import working_memory_bytes
 from telescoping_sklearn._telescope import Denominators, Plan, Start, refuse_other_columns, resolve_stages
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, membership
 from telescoping_sklearn.boosting._influence import influence_ensemble
-from telescoping_sklearn.boosting._leaf_average import LOOK_UP, average_weights, staged_average
+from telescoping_sklearn.boosting._leaf_average import LOOK_UP, average_own_weights, average_weights, staged_average
 from telescoping_sklearn.boosting._leaf_carriers import LeafCarrier, cheapest_group, moment_steps
 from telescoping_sklearn.boosting._leaf_moments import MATRICES_HELD, LeafMoments
 from telescoping_sklearn.boosting._leaf_space import offsets_of, row_blocks, stacked
@@ -99,6 +99,9 @@ class LeafTelescope(AnsweringTelescope):
         Yields the library's own contribution of every tree at query rows, the start included in the first.
     training_rows : ndarray of shape (n_train, n_features)
         Training X.
+    start_at : callable, default=None
+        Gives what is added to the start of each query row, (n_query,), where that is not the same everywhere; labels
+        do not set it.
     **kwargs
         What `Telescope` takes.
     """
@@ -111,6 +114,7 @@ class LeafTelescope(AnsweringTelescope):
         find_leaves: Callable[[NDArray], NDArray],
         tree_outputs: Callable[[NDArray], Iterator[NDArray]],
         training_rows: NDArray,
+        start_at: Callable[[NDArray], NDArray] | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -119,6 +123,7 @@ class LeafTelescope(AnsweringTelescope):
         self._find_leaves = find_leaves
         self._tree_outputs = tree_outputs
         self._training_rows = training_rows
+        self._start_at = start_at
         self._offsets = offsets_of(ensemble.n_leaves)
         self._kept_carrier: tuple[int, LeafCarrier] | None = None
         self._kept_values: tuple[bytes, int, NDArray] | None = None
@@ -135,7 +140,9 @@ class LeafTelescope(AnsweringTelescope):
 
     def start(self, X: NDArray | None) -> Start:
         """Start f_0 = A y + b of the ensemble: often a mean or a quantile of the labels, with b = 0."""
-        return Start(self.ensemble.start_weights, np.full(len(self._rows(X)), self.ensemble.start_offset))
+        rows, offset = self._rows(X), self.ensemble.start_offset
+        added = np.zeros(len(rows)) if self._start_at is None else self._start_at(rows)
+        return Start(self.ensemble.start_weights, offset + added)
 
     def staged_kernel(self, X: NDArray | None, stages: Any = None) -> Iterator[sparse.csr_array]:
         """k_t(x)_i = w_i 1{same leaf} / (weight in leaf), w the weights of rows in the stage; rows sum to 1."""
@@ -158,7 +165,7 @@ class LeafTelescope(AnsweringTelescope):
     ) -> Iterator[NDArray]:
         """Carry label columns through the trees; see the module's docstring."""
         labels = np.column_stack([V, np.zeros(self.n_samples)]) if offset else V
-        if not self.ensemble.feeds_back:
+        if self.ensemble.is_average:
             response = self._start_response(X, labels, offset)
             yield from staged_average(self.ensemble, self.leaves(X), labels, response, offset, stages)
             return
@@ -176,7 +183,7 @@ class LeafTelescope(AnsweringTelescope):
         """S_t(x), (n_query, n_train), from the queries back to the labels."""
         last = self.n_stages if stage is None else stage
         leaves, offsets = self.leaves(X)[:last], self._offsets[: last + 1]
-        if not self.ensemble.feeds_back:
+        if self.ensemble.is_average:
             return average_weights(self.ensemble, leaves)
         n_query = leaves.shape[1]
         weights = np.empty((n_query, self.n_samples))
@@ -190,7 +197,9 @@ class LeafTelescope(AnsweringTelescope):
         """Yield the library's own prediction after each tree."""
         wanted = resolve_stages(stages, self.n_stages)
         if wanted[0] == 0:
-            yield np.full(self.n_query(X), self.ensemble.start(self.y))
+            start = self.start(X)
+            set_by_labels = self.ensemble.start(self.y) - self.ensemble.start_offset
+            yield set_by_labels + start.offset
         prediction = np.zeros(self.n_query(X))
         for stage, output in enumerate(self._tree_outputs(self._rows(X)), start=1):
             prediction += output
@@ -281,6 +290,8 @@ class LeafTelescope(AnsweringTelescope):
 
     def own_weights(self) -> NDArray:
         """Diagonal of S over the training rows, (n_train,): from sums over pairs of leaves where that is cheaper."""
+        if self.ensemble.is_average:
+            return average_own_weights(self.ensemble)
         sums = self.exact_sums(0)
         if sums is not None and sums.operations <= self.forward_plan(0, self.n_trained).operations:
             *_, own = self.moments.staged_own_weights()
@@ -290,14 +301,14 @@ class LeafTelescope(AnsweringTelescope):
     def forward_plan(self, n_query: int, n_columns: int) -> LeafPlan:
         """Plan label columns: labels and residuals are held at every training row, responses at every query."""
         look_up = float(n_query) * self.n_stages * n_columns
-        if not self.ensemble.feeds_back:
+        if self.ensemble.is_average:
             leaves = float(self.ensemble.n_leaves.max())
             return self._single_trees("forward", n_columns, 2 * self.n_samples + 2 * n_query + 2 * leaves, look_up)
         return self._plan("forward", n_columns, 2 * self.n_samples + 2 * n_query + 2 * self._offsets[-1], look_up)
 
     def backward_plan(self, n_query: int) -> LeafPlan:
         """Plan queries carried back to the labels."""
-        if not self.ensemble.feeds_back:
+        if self.ensemble.is_average:
             per_tree = self.n_samples * n_query / float(self.ensemble.n_leaves.mean())
             return self._single_trees("backward", 1, self.n_samples, LOOK_UP * self.n_stages * per_tree)
         of_rows = 2 if self.ensemble.fits_residuals else 3

@@ -58,6 +58,10 @@ class ReadModel:
     prepare : callable
         Turns query rows, as the user has them, into the form of ``rows``, a two-dimensional array. It raises
         ValueError where the columns are not those of the model. It can be pickled, as everything here.
+    start_at : callable, default=None
+        Gives what the start adds at each row, (n_query,), where boosting starts from another model's predictions.
+    raw : ndarray of shape (n_train,), default=None
+        The model's own raw scores of the rows, where the reader has them already; None to let ``trees`` predict them.
     rounding : float, default=0.0
         Gap between the telescope and the model that the library's rounding explains, in units of the raw score, in
         addition to `spread_tolerance`.
@@ -76,6 +80,8 @@ class ReadModel:
     rows: NDArray
     y: NDArray
     prepare: Callable[[Any], NDArray]
+    start_at: Callable[[NDArray], NDArray] | None = None
+    raw: NDArray | None = None
     rounding: float = 0.0
     link: Callable[[NDArray], NDArray] | None = None
     clues: tuple[str, ...] = ()

@@ -140,6 +140,8 @@ def _parameters(text: str) -> dict[str, Any]:
         params[ours] = float(text_parameter(text, name))
     params["bagged"] = float(text_parameter(text, "bagging_fraction")) < 1 and int(text_parameter(text, "bagging_freq"))
     for name, (supported, reason) in (_ONE_VALUE | (_ONE_VALUE_WITH_BAGS if params["bagged"] else {})).items():
+        if f"[{name}: " not in text:
+            continue  # earlier versions did not have it
         if (value := text_parameter(text, name)) != supported:
             raise ValueError(f"{name}={value} of this LightGBM model is not supported: {reason}.")
     params["boost_from_average"] = text_parameter(text, "boost_from_average") == "1"

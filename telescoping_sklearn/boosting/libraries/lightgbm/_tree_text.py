@@ -62,9 +62,13 @@ def bins_of_categories(text: str) -> NDArray:
 
 
 def text_parameter(text: str, name: str) -> str:
-    """Look up a parameter in the text of a model."""
+    """Look up a parameter in the text of a model; raise ValueError where the text does not have it."""
     found = re.search(rf"^\[{name}: (.*)\]$", text, re.MULTILINE)
-    assert found is not None, f"the text of a model has no parameter {name}"
+    if found is None:
+        raise ValueError(
+            f"The text of this LightGBM model has no parameter {name!r}. Models are read as LightGBM 4.7 writes them: "
+            "fit or save the model with this version."
+        )
     return found[1]
 
 

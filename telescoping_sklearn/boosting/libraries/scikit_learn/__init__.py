@@ -9,6 +9,7 @@
 
 from typing import Any
 
+import sklearn
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
@@ -17,6 +18,8 @@ from telescoping_sklearn.boosting.libraries.scikit_learn._forests import read_fo
 from telescoping_sklearn.boosting.libraries.scikit_learn._gradient_boosting import read_gradient_boosting
 from telescoping_sklearn.boosting.libraries.scikit_learn._hist_gradient_boosting import read_hist_gradient_boosting
 
+#: Version that the readers are tested with.
+_TESTED = "1.9"
 _KINDS = ("Regressor", "Classifier")
 _READERS = {
     **{f"GradientBoosting{kind}": read_gradient_boosting for kind in _KINDS},
@@ -45,4 +48,10 @@ def read(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: 
     """
     check_is_fitted(model)
     name = next(base.__name__ for base in type(model).__mro__ if base.__name__ in _READERS)
-    return _READERS[name](model, X, y, sample_weight, output)
+    try:
+        return _READERS[name](model, X, y, sample_weight, output)
+    except AttributeError as error:
+        raise ValueError(
+            f"This {type(model).__name__} is not kept as scikit-learn {_TESTED} keeps it, which is read here; this is "
+            f"version {sklearn.__version__} ({error}). Fit the model again with a version that is supported."
+        ) from error

@@ -4,7 +4,8 @@ Both families of scikit-learn set a leaf to one of
 
 - rate (sum of w r) / (sum of w + ridge), r the residuals: squared error;
 - rate (sum of -w g) / (sum of w H + ridge), g and H the derivatives of the loss: all other smooth losses;
-- rate times a quantile of the residuals: absolute error and the pinball loss.
+- rate times a quantile of the residuals: absolute error and the pinball loss;
+- rate times (median of the residuals + mean of the residuals less the median, cut at a width): Huber's loss.
 
 Rows, and the bags, are those that the tree saw.
 """
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from telescoping_sklearn._memory import refuse_if_too_large
 from telescoping_sklearn.boosting._derivatives import LossPath, SoftmaxPath
 from telescoping_sklearn.boosting._ensemble import (
     BaggedWeights,
@@ -74,7 +76,8 @@ class Boosting(NamedTuple):
 
     def read(self, ensemble: LeafEnsemble, rows: NDArray, prepare: Callable[[Any], NDArray], **more: Any) -> ReadModel:
         """Collect what was read; ``more`` are other fields of `ReadModel`."""
-        of_trees: dict[str, Any] = {"trees": self.trees, "y": self.labels}
+        raw, start_at = self.trees.sum_over(self.leaves, rows), self.trees.start_at
+        of_trees: dict[str, Any] = {"trees": self.trees, "y": self.labels, "raw": raw, "start_at": start_at}
         return ReadModel(ensemble=ensemble, rows=rows, prepare=prepare, **of_trees, **more)
 
     @property
@@ -87,8 +90,13 @@ class Boosting(NamedTuple):
         bags = self.drawn.bags
         return None if bags is None else BaggedWeights(self.row_weights, RowSets(bags, np.arange(len(bags))))
 
-    def influence_terms(self, start: Start, **of_loss: Any) -> InfluenceTerms:
-        """Return what derivatives in the weights of rows need; ``of_loss`` are fields of `InfluenceTerms`."""
+    def influence_terms(self, start: Start, **of_loss: Any) -> InfluenceTerms | None:
+        """Return what derivatives in the weights of rows need; ``of_loss`` are fields of `InfluenceTerms`.
+
+        They are not known where another model gives the start, which depends on the weights.
+        """
+        if self.trees.start_at is not None:
+            return None
         bags, given = self.drawn.bags, self.drawn.given
         counts: float | RowSets = 1.0
         if bags is not None:
@@ -186,14 +194,16 @@ def quantile_start(boosting: Boosting, alpha: float) -> Start:
     return Start(weights)
 
 
-def quantile_ensemble(boosting: Boosting, start: Start, alpha: float, *, weighted: bool) -> LeafEnsemble:
+def quantile_ensemble(
+    boosting: Boosting, start: Start, alpha: float, rows_given: NDArray, *, weighted: bool
+) -> LeafEnsemble:
     """Make the ensemble of trees whose leaves are quantiles of residuals.
 
     Training is replayed bit for bit, since comparisons of residuals decide which rows define a quantile. ``weighted``
     says whether the quantile of weighted values is taken; it differs from the other one also where all weights are 1.
     """
     n = len(boosting.labels)
-    raw = np.full(n, boosting.trees.start)
+    raw = boosting.trees.starts(rows_given)
     weights, of_stages = boosting.row_weights, []
     for stage, (tree, leaves) in enumerate(zip(boosting.trees.trees, boosting.leaves, strict=True), start=1):
         rows = np.flatnonzero(boosting.drawn.rows_of(stage))
@@ -213,3 +223,50 @@ def quantile_ensemble(boosting: Boosting, start: Start, alpha: float, *, weighte
         weights_by_stage=SparseWeights(taken),
         influence_terms=boosting.influence_terms(start, counts=0.0),
     )
+
+
+def huber_ensemble(boosting: Boosting, start: Start, alpha: float, rows_given: NDArray) -> LeafEnsemble:
+    """Make the ensemble of trees whose leaves are medians plus means of what is cut at a width.
+
+    The width of a stage is the quantile ``alpha`` of all absolute residuals. It is held fixed, and so are the row that
+    is the median and the rows that are cut: what they add is a constant.
+    """
+    n, weights, given = len(boosting.labels), boosting.row_weights, np.flatnonzero(boosting.drawn.given)
+    refuse_if_too_large(
+        12.0 * n * len(boosting.leaves),
+        f"loss='huber' gives every row a weight of its own in each tree; those of {len(boosting.leaves)} trees",
+        "Use fewer trees or rows, or another loss.",
+    )
+    raw, of_stages, constants = boosting.trees.starts(rows_given), [], []
+    for stage, (tree, leaves) in enumerate(zip(boosting.trees.trees, boosting.leaves, strict=True), start=1):
+        residuals, rows = boosting.labels - raw, np.flatnonzero(boosting.drawn.rows_of(stage))
+        sizes = np.abs(residuals[given])
+        width = sizes @ quantile_weights(sizes, np.zeros(len(given), np.intp), weights[given], alpha, weighted_rank)
+        found, constant = _huber_leaves(residuals[rows], leaves[rows], weights[rows], len(tree.values), width)
+        of_rows = np.zeros((1, n))
+        of_rows[0, rows] = found
+        of_stages.append(sparse.csr_array(of_rows))
+        constants.append(boosting.rate * constant)
+        raw += tree.values[leaves]
+    return LeafEnsemble(
+        **boosting.common(),
+        trained=weights > 0,
+        rates=[np.full(n_leaves, boosting.rate) for n_leaves in boosting.trees.n_leaves],
+        constants=constants,
+        start_weights=start.label_weights,
+        start_offset=start.offset,
+        weights_by_stage=SparseWeights(sparse.vstack(of_stages, format="csr")),
+    )
+
+
+def _huber_leaves(
+    residuals: NDArray, leaves: NDArray, weights: NDArray, n_leaves: int, width: float
+) -> tuple[NDArray, NDArray]:
+    """Weights of the rows in the values of their leaves, and the constants of the leaves, (n_leaves,)."""
+    middle = quantile_weights(residuals, leaves, weights, 0.5, weighted_rank)
+    from_median = residuals - np.bincount(leaves, middle * residuals, n_leaves)[leaves]
+    share = weights / np.bincount(leaves, weights, n_leaves)[leaves]
+    cut = np.abs(from_median) > width
+    constants = np.bincount(leaves, np.where(cut, np.sign(from_median) * width * share, 0.0), n_leaves)
+    share[cut] = 0.0
+    return share + middle * (1 - np.bincount(leaves, share, n_leaves))[leaves], constants

@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 from sklearn.utils.class_weight import compute_sample_weight
 
-from telescoping_sklearn.boosting._ensemble import CountedWeights, InfluenceTerms, LeafEnsemble
+from telescoping_sklearn.boosting._ensemble import CountedWeights, InfluenceTerms, LeafEnsemble, SparseWeights
+from telescoping_sklearn.boosting._quantiles import quantile_weights
 from telescoping_sklearn.boosting.libraries import ReadModel, refuse_row_count
 from telescoping_sklearn.boosting.libraries.scikit_learn._classes import choose_class
 from telescoping_sklearn.boosting.libraries.scikit_learn._columns import Columns
@@ -39,29 +41,62 @@ def read_forest(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, o
     if not isinstance(drawn, CountedWeights):
         refuse_row_count(int(grown[0].tree_.n_node_samples[0]), int(np.count_nonzero(weights)))
     leaves = trees.find_leaves(rows)
-    trained = np.zeros(len(rows), dtype=bool)
-    rates = []
-    for stage, (of_tree, n_leaves) in enumerate(zip(leaves, trees.n_leaves, strict=True), start=1):
-        trained |= drawn(stage) > 0
-        total = np.bincount(of_tree, drawn(stage), n_leaves)
-        rates.append(np.divide(1 / len(grown), total, out=np.zeros(n_leaves), where=total > 0))
+    make = _median_leaves if model.criterion == "absolute_error" else _mean_leaves
+    trained = np.any([drawn(stage) > 0 for stage in range(1, len(grown) + 1)], axis=0)
     ensemble = LeafEnsemble(
         leaves=leaves,
         n_leaves=trees.n_leaves,
         row_weights=np.where(trained, weights, 0.0),
         trained=trained,
-        rates=rates,
         start_weights=np.zeros(len(rows)),
-        weights_by_stage=None if isinstance(drawn, _Same) else drawn,
         feedback=0.0,
-        influence_terms=InfluenceTerms(
-            learning_rate=1 / len(grown),
-            start=np.zeros(len(rows)),
-            counts=1.0 if isinstance(drawn, _Same) else CountedWeights(drawn.counts, np.ones(len(rows))),
-        ),
+        **make(leaves, trees.n_leaves, labels, drawn),
     )
     clues = other_counts(trees.trees, leaves, lambda stage: drawn(stage) > 0) + _other_weights(trees, weights, drawn)
-    return ReadModel(ensemble=ensemble, trees=trees, rows=rows, y=labels, prepare=prepare, clues=clues)
+    raw = trees.sum_over(leaves, rows)
+    return ReadModel(ensemble=ensemble, trees=trees, rows=rows, y=labels, prepare=prepare, raw=raw, clues=clues)
+
+
+def _mean_leaves(
+    leaves: NDArray, n_leaves: NDArray, labels: NDArray, drawn: "CountedWeights | _Same"
+) -> dict[str, Any]:
+    """Fields of `LeafEnsemble` for leaves that are means of their labels."""
+    share, rates = 1 / len(leaves), []
+    for stage, (of_tree, n_of_tree) in enumerate(zip(leaves, n_leaves, strict=True), start=1):
+        total = np.bincount(of_tree, drawn(stage), n_of_tree)
+        rates.append(np.divide(share, total, out=np.zeros(n_of_tree), where=total > 0))
+    counts = 1.0 if isinstance(drawn, _Same) else CountedWeights(drawn.counts, np.ones(len(labels)))
+    terms = InfluenceTerms(learning_rate=share, start=np.zeros(len(labels)), counts=counts)
+    by_stage = None if isinstance(drawn, _Same) else drawn
+    return {"rates": rates, "weights_by_stage": by_stage, "influence_terms": terms}
+
+
+def _median_leaves(
+    leaves: NDArray, n_leaves: NDArray, labels: NDArray, drawn: "CountedWeights | _Same"
+) -> dict[str, Any]:
+    """Fields of `LeafEnsemble` for leaves that are medians of their labels: one or two rows define each."""
+    of_stages = []
+    for stage, of_tree in enumerate(leaves, start=1):
+        weights = drawn(stage)
+        rows, found = np.flatnonzero(weights > 0), np.zeros((1, len(labels)))
+        found[0, rows] = quantile_weights(labels[rows], of_tree[rows], weights[rows], 0.5, middle_rank)
+        of_stages.append(sparse.csr_array(found))
+    share = 1 / len(leaves)
+    return {
+        "rates": [np.full(n_of_tree, share) for n_of_tree in n_leaves],
+        "weights_by_stage": SparseWeights(sparse.vstack(of_stages, format="csr")),
+        "influence_terms": InfluenceTerms(learning_rate=share, start=np.zeros(len(labels)), counts=0.0),
+    }
+
+
+def middle_rank(weights: NDArray, alpha: float) -> tuple[int, float]:
+    """Rank of the quantile of weighted values, and its weight: the mean of two where a cumulative weight is alpha.
+
+    ``weights`` are those of a group in increasing order of values.
+    """
+    sums = np.cumsum(weights)
+    place = min(int(np.searchsorted(sums, alpha * sums[-1])), len(sums) - 1)
+    return (place + 1, 0.5) if sums[place] == alpha * sums[-1] and place + 1 < len(sums) else (place, 1.0)
 
 
 class _Same:
@@ -104,8 +139,10 @@ def _other_weights(trees: SummedTrees, weights: NDArray, drawn: CountedWeights |
 
 def _refuse_settings(model: Any) -> None:
     refuse_several_targets(model)
-    if model.criterion not in _MEANS:
-        raise refuse(model, "criterion", f"leaves must be means of labels, as under one of {_MEANS}")
+    if model.criterion not in (*_MEANS, "absolute_error"):
+        raise refuse(
+            model, "criterion", f"leaves must be medians ('absolute_error') or means, as under one of {_MEANS}"
+        )
     if model.monotonic_cst is not None:
         raise refuse(model, "monotonic_cst", "values of constrained leaves depend on other leaves")
     if getattr(model, "class_weight", None) == "balanced_subsample":

@@ -19,6 +19,7 @@ from telescoping_sklearn.boosting.libraries import ReadModel, refuse_row_count
 from telescoping_sklearn.boosting.libraries.scikit_learn._boosting import (
     Boosting,
     Start,
+    huber_ensemble,
     mean_start,
     quantile_ensemble,
     quantile_start,
@@ -40,19 +41,19 @@ def read_gradient_boosting(
     if hasattr(model, "classes_"):
         return _read_classifier(model, X, y, sample_weight, output)
     refuse_output(model, output)
-    if model.loss not in ("squared_error", "absolute_error", "quantile"):
-        raise refuse(
-            model, "loss", "leaves must be means or quantiles: use 'squared_error', 'absolute_error' or 'quantile'"
-        )
+    if model.loss not in ("squared_error", "absolute_error", "quantile", "huber"):
+        raise refuse(model, "loss", "leaf values are not known for it")
     prepare, rows, drawn = _rows(model, X, y, sample_weight)
-    alpha = {"absolute_error": 0.5, "quantile": model.alpha}.get(model.loss)
     boosting = _boosting(model, rows, y, sample_weight, drawn, 0, _start_value(model), 1.0)
     start = _start(model, boosting)
-    if alpha is None:
+    if model.loss == "squared_error":
         ensemble = squared_error_ensemble(boosting, start)
+    elif model.loss == "huber":
+        ensemble = huber_ensemble(boosting, start, model.alpha, rows)
     else:
-        ensemble = quantile_ensemble(boosting, start, alpha, weighted=True)
-    return boosting.read(ensemble, rows, prepare, clues=_clues(boosting), squared_error=alpha is None)
+        alpha = model.alpha if model.loss == "quantile" else 0.5
+        ensemble = quantile_ensemble(boosting, start, alpha, rows, weighted=True)
+    return boosting.read(ensemble, rows, prepare, clues=_clues(boosting), squared_error=model.loss == "squared_error")
 
 
 def _read_classifier(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: Any) -> ReadModel:
@@ -131,7 +132,7 @@ def _boosting(
 ) -> Boosting:
     """Collect the trees of one score, and what they were grown on."""
     grown: Sequence[Any] = model.estimators_[:, score]
-    trees = SummedTrees([GrownTree(tree.tree_, model.learning_rate) for tree in grown], start, loss)
+    trees = SummedTrees([GrownTree(tree.tree_, model.learning_rate) for tree in grown], start, loss, _start_at(model))
     rate = model.learning_rate * factor
     return Boosting(trees, trees.find_leaves(rows), labels, sample_weight, drawn, rate)
 
@@ -152,20 +153,38 @@ def _clues(boosting: Boosting) -> tuple[str, ...]:
 # -- where boosting starts ---------------------------------------------------------------------------------------------
 
 
-def _is_learnt(model: Any) -> bool:
-    """Whether the start depends on the labels; raise for estimators whose dependence is not known."""
+class PredictedStart:
+    """Start from the predictions of another estimator, which are held fixed."""
+
+    def __init__(self, estimator: Any):
+        self._estimator = estimator
+
+    def __call__(self, X: NDArray) -> NDArray:
+        """Return the start of each row, (n_query,)."""
+        return np.asarray(self._estimator.predict(X), dtype=np.float64).ravel()
+
+
+def _start_at(model: Any) -> PredictedStart | None:
+    """Return the start by row where an estimator of the user's gives it; that of a classifier is refused."""
     init = model.init_
-    if isinstance(init, str):
-        return False
-    if type(init) is DummyRegressor or (type(init) is DummyClassifier and init.strategy in ("prior", "constant")):
-        return init.strategy != "constant"
-    raise refuse(model, "init", "the start must be 'zero' or that of a DummyRegressor, whose label weights are known")
+    if isinstance(init, str) or type(init) in (DummyRegressor, DummyClassifier):
+        return None
+    if hasattr(model, "classes_"):
+        raise refuse(model, "init", "the start must be 'zero' or the shares of the classes")
+    return PredictedStart(init)
+
+
+def _is_learnt(model: Any) -> bool:
+    """Whether the start depends on the labels in a way that is known."""
+    init = model.init_
+    if type(init) is DummyClassifier and init.strategy not in ("prior", "constant"):
+        raise refuse(model, "init", "the start must be 'zero' or the shares of the classes")
+    return type(init) in (DummyRegressor, DummyClassifier) and init.strategy != "constant"
 
 
 def _start_value(model: Any) -> float:
-    """Return the raw score that boosting starts from."""
-    _is_learnt(model)
-    return 0.0 if isinstance(model.init_, str) else float(model.init_.constant_.ravel()[0])
+    """Return the raw score that boosting starts from at every row."""
+    return float(model.init_.constant_.ravel()[0]) if type(model.init_) is DummyRegressor else 0.0
 
 
 def _start(model: Any, boosting: Boosting) -> Start:
@@ -179,6 +198,7 @@ def _start(model: Any, boosting: Boosting) -> Start:
 
 def _class_starts(model: Any, n_classes: int) -> list[float]:
     """Return the raw scores that boosting starts from, one of two classes, or one a class."""
+    _start_at(model)  # refuses what is not known
     _is_learnt(model)
     if isinstance(model.init_, str):
         return [0.0] * (1 if n_classes == 2 else n_classes)

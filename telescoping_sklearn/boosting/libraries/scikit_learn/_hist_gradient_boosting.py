@@ -44,7 +44,7 @@ def read_hist_gradient_boosting(
     boosting = _boosting(model, rows, y, sample_weight, _draw(model, y), 0, _SMOOTH.get(model.loss))
     loss = _SMOOTH.get(model.loss)
     return boosting.read(
-        _ensemble(model, boosting),
+        _ensemble(model, boosting, rows),
         rows,
         prepare,
         rounding=_rounding(boosting),
@@ -54,7 +54,7 @@ def read_hist_gradient_boosting(
     )
 
 
-def _ensemble(model: Any, boosting: Boosting) -> LeafEnsemble:
+def _ensemble(model: Any, boosting: Boosting, rows: NDArray) -> LeafEnsemble:
     """Make the ensemble of a regressor."""
     if model.loss == "squared_error":
         return squared_error_ensemble(boosting, mean_start(boosting))
@@ -64,7 +64,7 @@ def _ensemble(model: Any, boosting: Boosting) -> LeafEnsemble:
         return newton_ensemble(boosting, Start(weights, boosting.trees.start, is_mean=True), loss)
     alpha = 0.5 if model.loss == "absolute_error" else model.quantile
     weighted = boosting.sample_weight is not None
-    return quantile_ensemble(boosting, quantile_start(boosting, alpha), alpha, weighted=weighted)
+    return quantile_ensemble(boosting, quantile_start(boosting, alpha), alpha, rows, weighted=weighted)
 
 
 def _read_classifier(

@@ -1,6 +1,6 @@
 """Fitted trees of scikit-learn: the leaves of rows, and sums over trees."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -62,11 +62,22 @@ class BinnedTree:
 
 
 class SummedTrees:
-    """A sum over trees as `FittedTrees`; ``loss`` has the link between raw scores and means, None where they agree."""
+    """A sum over trees as `FittedTrees`.
 
-    def __init__(self, trees: Sequence[NumberedTree], start: float = 0.0, loss: NonQuadraticLoss | None = None):
+    ``loss`` has the link between raw scores and means, None where they agree. The start is a number, and in addition
+    what ``start_at`` gives for each row.
+    """
+
+    def __init__(
+        self,
+        trees: Sequence[NumberedTree],
+        start: float = 0.0,
+        loss: NonQuadraticLoss | None = None,
+        start_at: Callable[[NDArray], NDArray] | None = None,
+    ):
         self.trees = tuple(trees)
         self.start = start
+        self.start_at = start_at
         self._loss = loss
 
     @property
@@ -76,10 +87,21 @@ class SummedTrees:
 
     def predict(self, X: NDArray, *, raw: bool = False) -> NDArray:
         """Predict with all stages, means or raw scores, (n_query,)."""
-        predicted = np.full(len(X), self.start)
+        predicted = self.starts(X)
         for tree in self.trees:
             predicted += tree.values[tree(X)]
         return predicted if raw or self._loss is None else self._loss.mean(predicted)
+
+    def starts(self, X: NDArray) -> NDArray:
+        """Return where each row starts, (n_query,)."""
+        return np.full(len(X), self.start) + (0.0 if self.start_at is None else self.start_at(X))
+
+    def sum_over(self, leaves: NDArray, X: NDArray) -> NDArray:
+        """Return raw scores, (n_query,), of rows whose leaves, (n_stages, n_query), were found."""
+        raw = self.starts(X)
+        for tree, of_tree in zip(self.trees, leaves, strict=True):
+            raw += tree.values[of_tree]
+        return raw
 
     def find_leaves(self, X: NDArray) -> NDArray:
         """Leaf of each row in each tree, (n_stages, n_query), in small integers."""
@@ -92,7 +114,7 @@ class SummedTrees:
     def tree_outputs(self, X: NDArray) -> Iterator[NDArray]:
         """Yield what each tree adds to the raw score, (n_query,); the first includes the start."""
         for stage, tree in enumerate(self.trees):
-            yield tree.values[tree(X)] + (0.0 if stage else self.start)
+            yield tree.values[tree(X)] + (0.0 if stage else self.starts(X))
 
 
 class Drawn(NamedTuple):
