@@ -13,6 +13,9 @@ from telescoping_sklearn.boosting import _quantiles
 from telescoping_sklearn.boosting._ensemble import InfluenceTerms, LeafEnsemble, SparseWeights
 from telescoping_sklearn.boosting.libraries.xgboost._saved import GrownTrees, SavedModel
 
+#: Smallest learning rate that is taken for one, rather than for rounding.
+_LEAST_RATE = 1e-5
+
 
 def _ranks(counts: NDArray, alpha: float) -> tuple[NDArray, NDArray]:
     """Rank of the larger of the two values in a group of c, counted from 0, and its weight.
@@ -60,12 +63,6 @@ def quantile_ensemble(grown: GrownTrees, alpha: float, weighted: bool, saved: Sa
     ValueError
         If leaves were not set to quantiles.
     """
-    if saved.told("tree_method") == "exact" or _are_steps(saved):
-        raise ValueError(
-            f"tree_method='exact' is not supported with objective={saved.objective['name']!r}: XGBoost does not set "
-            "its leaves to quantiles, and their values are steps of a size that labels do not change. Fit with "
-            "tree_method='hist'."
-        )
     labels, n_rows = grown.labels.astype(np.float32), len(grown.labels)
     weights = _weights_of_formula(grown, labels, alpha, weighted)
     start = np.zeros(n_rows)
@@ -80,6 +77,13 @@ def quantile_ensemble(grown: GrownTrees, alpha: float, weighted: bool, saved: Sa
         of_stages.append(sparse.csr_array(taken[None]))
         prediction = prediction + values.astype(np.float32)[leaves]
     stacked = sparse.vstack(of_stages, format="csr")
+    explained = _learning_rate(np.concatenate(quantiles), np.concatenate(grown.values))
+    if saved.told("tree_method") == "exact" or (explained is None and _are_steps(saved)):
+        raise ValueError(
+            f"tree_method='exact' is not supported with objective={saved.objective['name']!r}: XGBoost does not set "
+            "its leaves to quantiles, and their values are steps of a size that labels do not change. Fit with "
+            "tree_method='hist'."
+        )
     learning_rates = _learning_rates(quantiles, grown.values, saved)
     return LeafEnsemble(
         leaves=grown.leaves,
@@ -99,7 +103,8 @@ def _are_steps(saved: SavedModel) -> bool:
     values, steps = (np.concatenate([getattr(tree, name) for tree in saved.trees]) for name in ("values", "steps"))
     if len(values) < 2 or not steps.any():
         return False
-    return bool(np.abs(steps @ values / (steps @ steps) * steps - values).max() <= 1e-5 * np.abs(values).max())
+    rate = steps @ values / (steps @ steps)
+    return bool(rate > _LEAST_RATE and np.abs(rate * steps - values).max() <= 1e-5 * np.abs(values).max())
 
 
 def _weights_of_formula(grown: GrownTrees, labels: NDArray, alpha: float, weighted: bool) -> NDArray | None:
