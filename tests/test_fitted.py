@@ -417,6 +417,16 @@ def test_weights_that_training_did_not_have_raise(name, rows):
     assert "trained without sample_weight: leave it out" in message
 
 
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weights_of_zero_that_only_one_side_has(name, rows):
+    X, y = rows
+    weights = np.random.default_rng(1).choice([0.0, 1.0, 2.0], N)
+    model = clone(MODELS[name]).fit(X, y)
+    assert "leave it out" in gap_and_cause(model, X, y, weights)[1]
+    model.fit(X, y, sample_weight=weights)
+    assert "weight" in gap_and_cause(model, X, y)[1]
+
+
 def test_classifiers_compare_their_raw_scores(rows):
     X, y = rows
     labels = np.where(y > np.median(y), "dear", "cheap")
