@@ -553,3 +553,11 @@ def test_row_samples_are_refused_by_name_in_memory_and_from_a_file(tmp_path, loa
     model = fitted({"subsample": 0.6})
     with pytest.raises(ValueError, match=r"subsample.*does not tell which rows"):
         telescope(reloaded(model, tmp_path) if loaded else model, X, Y)
+
+
+@pytest.mark.parametrize("objective", [SQUARED, "binary:logistic"])
+def test_trees_that_add_nothing_have_no_response(objective):
+    params, y = {"objective": objective, "min_child_weight": 1000.0, "base_score": 0.3}, labels_for(objective, Y)
+    explained = telescope(fitted(params, y=y), X, y)
+    assert explained.n_stages_ == PLAIN["n_estimators"]
+    assert not explained.kernel_weights(QUERY).any()

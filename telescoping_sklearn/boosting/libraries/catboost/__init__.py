@@ -101,7 +101,7 @@ def read(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: 
         rows=rows,
         y=labels if objective.binary else y,
         prepare=columns.encode,
-        rounding=_rounding(y, objective),
+        rounding=_rounding(y, objective, len(grown.values)),
         link=objective.link,
         clues=() if objective.quantile is not None else weight_clues(grown, trees.leaf_weights),
         squared_error=objective.name == "RMSE",
@@ -142,8 +142,8 @@ def _class_weights(saved: SavedModel, objective: Objective, labels: NDArray) -> 
     return np.asarray(of_classes, dtype=np.float64)[labels.astype(np.intp)]
 
 
-def _rounding(y: NDArray, objective: Objective) -> float:
-    """Gap that float32 labels explain."""
+def _rounding(y: NDArray, objective: Objective, n_trees: int) -> float:
+    """Gap that float32 labels explain; trees of quantiles do not correct it."""
     if objective.binary or (objective.loss is not None and objective.link is not None):
         return 0.0
     uncertain = _ROUNDING * float(np.finfo(np.float32).eps * np.abs(y).max())
@@ -153,4 +153,4 @@ def _rounding(y: NDArray, objective: Objective) -> float:
             f"keeps labels in float32, which leaves an uncertainty of {uncertain:.3g}. Fit the model on labels that "
             "are centred, for example y - y.mean()."
         )
-    return uncertain
+    return uncertain if objective.quantile is None else uncertain * (1 + float(np.sqrt(n_trees)))

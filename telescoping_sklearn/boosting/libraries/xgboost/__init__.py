@@ -31,9 +31,8 @@ from telescoping_sklearn.boosting.libraries.xgboost._saved import (
 )
 from telescoping_sklearn.boosting.libraries.xgboost._trees import XGBoostTrees
 
-#: Gaps that rounding explains, as multiples of float32's precision times the largest number: what a prediction has,
-#: and what each tree adds as the square root of their number, where later trees do not correct it.
-_ROUNDING, _ROUNDING_OF_TREES = 8.0, 8.0
+#: Gap that rounding explains, as a multiple of float32's precision times the largest number.
+_ROUNDING = 8.0
 #: Share of the spread of the labels that their rounding to float32 may reach.
 _MOST_LOST = 1e-2
 
@@ -127,16 +126,16 @@ def _as_kept(y: NDArray, objective: Objective) -> NDArray:
 
 def _rounding(y: NDArray, grown: GrownTrees, objective: Objective, ensemble: LeafEnsemble) -> float:
     """Gap that float32 explains: XGBoost keeps labels and raw scores in it."""
+    eps, of_trees = float(np.finfo(np.float32).eps), 1 + float(np.sqrt(len(grown.values)))
     if objective.loss is not None:
-        largest = abs(grown.start) + sum(float(np.abs(values).max()) for values in grown.values)
-        return float(_ROUNDING * np.finfo(np.float32).eps * (1 + largest))
-    uncertain = _ROUNDING * float(np.finfo(np.float32).eps * max(np.abs(y).max(), abs(grown.start)))
+        largest = 1 + abs(grown.start) + sum(float(np.abs(values).max()) for values in grown.values)
+        return _ROUNDING * eps * largest * of_trees
+    uncertain = _ROUNDING * eps * max(float(np.abs(y).max()), abs(grown.start))
     if uncertain > _MOST_LOST * y.std() and y.std() > 0:
         raise ValueError(
             f"y has absolute values up to {np.abs(y).max():.3g} and a standard deviation of {y.std():.3g}: XGBoost "
             f"keeps labels and predictions in float32, which leaves an uncertainty of {uncertain:.3g}. Fit the model "
             "on labels that are centred, for example y - y.mean()."
         )
-    if ensemble.same_rows and ensemble.constants is None:
-        return uncertain
-    return uncertain * (1 + _ROUNDING_OF_TREES / _ROUNDING * float(np.sqrt(len(grown.values))))
+    corrected = ensemble.same_rows and ensemble.constants is None  # later trees take up what earlier ones lost
+    return uncertain if corrected else uncertain * of_trees

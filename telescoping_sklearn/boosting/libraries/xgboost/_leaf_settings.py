@@ -39,6 +39,11 @@ class LeafSums(NamedTuple):
     sizes: NDArray
     values: NDArray
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether the tree is one leaf at zero, as where the rows together are below min_child_weight."""
+        return len(self.values) == 1 and self.values[0] == 0.0
+
 
 class LeafSettings(NamedTuple):
     """Settings that leaf values depend on; ``limit`` is that of a step, and 0 stands for none."""
@@ -81,11 +86,12 @@ def find_settings(stages: Sequence[LeafSums], largest: float, saved: SavedModel)
     ValueError
         If several settings fit.
     """
+    stages = [at for at in stages if not at.is_zero]
     told = [LeafSettings(*(told_of[name] for name in _NAMES)) for told_of in saved.told_settings(_NAMES)]
     for settings in told:
         if all(map(settings.fit, stages)):
             return settings
-    values = np.abs(np.concatenate([at.values for at in stages]))
+    values = np.concatenate([np.abs(at.values) for at in stages])
     known = not np.isin(values, (0.0, largest)).all()
     for at_most, penalised in product((np.inf, largest), (False, True)):
         found, certain = _found(stages, at_most, penalised)

@@ -42,7 +42,7 @@ def newton_ensemble(grown: GrownTrees, saved: SavedModel, objective: Objective) 
     rates, constants, learning_rates = [], [], set()
     for stage, at in enumerate(_replay(grown, loss), start=1):
         fits = settings.fit(at)
-        if constrained and not fits:
+        if constrained and not (fits or at.is_zero):
             raise ValueError(
                 f"monotone_constraints={saved.told('monotone_constraints')!r} is not supported where it sets leaf "
                 f"values, which then depend on other leaves: those of tree {stage} are not what the rows in them give. "
@@ -50,7 +50,7 @@ def newton_ensemble(grown: GrownTrees, saved: SavedModel, objective: Objective) 
             )
         rate, constant = settings.steps(at)
         learning_rate = settings.learning_rate if fits else _own_learning_rate(settings, at)
-        if not fits and len(at.values) == 1 and at.values[0] == 0.0:  # the whole weight is below min_child_weight
+        if at.is_zero and not fits:
             rate, constant = 0 * rate, 0 * constant
         learning_rates.add(learning_rate)
         rates.append(learning_rate * rate)
