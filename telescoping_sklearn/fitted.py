@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import get_tags
@@ -74,6 +75,8 @@ def telescope(
 
     Notes
     -----
+    `sample_weight` may be left out where weights only drew a bootstrap: a forest keeps its draws.
+
     The order of the rows matters where training drew some of them by their position: bags, bootstraps, and rows held
     out for early stopping. Otherwise rows may be given in another order, labels and weights with them.
 
@@ -130,10 +133,10 @@ class FittedTelescope(BaseTelescopingEstimator):
     `predict` returns what the model predicts for regressors, and probabilities for classifiers of two classes and for
     forests of classifiers. A boosted classifier of more classes has several raw scores; it returns that of ``output``.
 
-    For losses other than squared error, absolute error and quantiles the telescope explains the raw score f, as for
-    `TelescopingGBTRegressor`: `kernel_weights` are the derivative of f in the labels (0 and 1 for classes), with trees
-    and denominators held fixed, and effective parameters do not exist. With more than two classes the scores of the
-    other classes are held fixed too.
+    For losses other than squared error, absolute error, quantiles and Huber's loss the telescope explains the raw score
+    f, as for `TelescopingGBTRegressor`: `kernel_weights` are the derivative of f in the labels (0 and 1 for classes),
+    with trees and denominators held fixed, and effective parameters do not exist. With more than two classes the scores
+    of the other classes are held fixed too.
 
     The model may be fitted again or changed afterwards: what was read of it is kept here.
 
@@ -202,14 +205,20 @@ class FittedTelescope(BaseTelescopingEstimator):
         weights = None
         if sample_weight is not None:
             weights = _check_sample_weight(
-                sample_weight, np.empty((len(labels), 1)), dtype=np.float64, ensure_non_negative=True, copy=True
+                sample_weight,
+                np.empty((len(labels), 1)),
+                dtype=np.float64,
+                ensure_non_negative=True,
+                allow_all_zero_weights=False,
+                copy=True,
             )
         labels = found.labels(labels)
         self._read, _ = adopt(reader, found.model, found.rows(X), labels, weights, self.output, seed=0)
         self._around = found._replace(model=None, of_rows=copy.deepcopy(found.of_rows))
-        self._training_index = X.index.copy(deep=True) if hasattr(X, "iloc") else None
+        self._training_index = X.index.copy(deep=True) if isinstance(X, pd.DataFrame) else None
         self.n_stages_ = self._read.ensemble.n_stages
         for name in ("n_features_in_", "feature_names_in_"):
+            self.__dict__.pop(name, None)
             if hasattr(model, name):
                 setattr(self, name, copy.copy(getattr(model, name)))
         return self

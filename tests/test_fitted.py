@@ -184,6 +184,16 @@ def test_it_can_be_cross_validated_and_searched(rows):
     assert search.best_estimator_.n_stages_ == search.best_params_["model__max_iter"]
 
 
+def test_a_later_fit_forgets_the_columns_of_an_earlier_one(rows):
+    X, y = rows
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    explained = telescope(DecisionTreeRegressor(max_depth=3).fit(frame, y), frame, y)
+    explained.fit(X[:, :3], y)
+    assert not hasattr(explained, "feature_names_in_")
+    assert explained.n_features_in_ == 3
+    assert explained.predict(X[:, :3]).shape == (N,)
+
+
 def test_a_booster_is_not_fitted_again(rows):
     booster = clone(MODELS["LightGBM"]).fit(*rows).booster_
     with pytest.raises(TypeError, match=r"model=Booster has no fit.*telescope\(model, X, y\)"):
@@ -417,6 +427,16 @@ def test_weights_that_training_did_not_have_raise(name, rows):
     assert "trained without sample_weight: leave it out" in message
 
 
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weights_of_zero_that_only_one_side_has(name, rows):
+    X, y = rows
+    weights = np.random.default_rng(1).choice([0.0, 1.0, 2.0], N)
+    model = clone(MODELS[name]).fit(X, y)
+    assert "leave it out" in gap_and_cause(model, X, y, weights)[1]
+    model.fit(X, y, sample_weight=weights)
+    assert "weight" in gap_and_cause(model, X, y)[1]
+
+
 def test_classifiers_compare_their_raw_scores(rows):
     X, y = rows
     labels = np.where(y > np.median(y), "dear", "cheap")
@@ -435,6 +455,8 @@ def test_malformed_input_raises(model, rows):
         telescope(model, X, np.where(y > y.mean(), np.nan, y))
     with pytest.raises(ValueError, match="Negative values"):
         telescope(model, X, y, -np.ones(N))
+    with pytest.raises(ValueError, match="Sample weights must contain at least one non-zero"):
+        telescope(model, X, y, np.zeros(N))
     with pytest.raises(ValueError, match="3 features"):
         telescope(model, X[:, :3], y)
     with pytest.raises(ValueError, match="sample_weight"):

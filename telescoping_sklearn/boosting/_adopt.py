@@ -5,6 +5,7 @@ rebuild the model's own predictions of them. Where it does not, likely causes ar
 """
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -66,10 +67,11 @@ def adopt(
     telescope, gap = _compared(read, seed)
     if gap.is_rounding:
         return read, telescope
-    causes = [*read.clues, *_causes(reader, (model, X, y, sample_weight, output), read, telescope, gap)]
+    unneeded = _unneeded_weights(reader, (model, X, y, sample_weight, output), seed)
+    causes = chain(unneeded, read.clues, _causes(telescope, gap))
     raise ValueError(
         f"The telescope of this {type(model).__name__} misses the model's own predictions of the rows given by up to "
-        f"{_size(telescope, gap)}. Likely cause: {causes[0]}. Give X, y and sample_weight exactly as fit was given "
+        f"{_size(telescope, gap)}. Likely cause: {next(causes)}. Give X, y and sample_weight exactly as fit was given "
         "them, in the same order."
     )
 
@@ -90,13 +92,21 @@ def _compared(read: ReadModel, seed: int) -> tuple[LeafTelescope, Gap]:
 # -- causes ------------------------------------------------------------------------------------------------------------
 
 
-def _causes(
-    reader: Reader, given: tuple[Any, ...], read: ReadModel, telescope: LeafTelescope, gap: Gap
-) -> Iterator[str]:
-    """Yield what may explain a gap, the likeliest first."""
-    if given[3] is not None and _fits_without_weights(reader, given, telescope.seed):
-        yield "the model was trained without sample_weight: leave it out"
+def _unneeded_weights(reader: Reader, given: tuple[Any, ...], seed: int) -> Iterator[str]:
+    """Yield that weights were given which training did not have."""
+    model, X, y, sample_weight, output = given
+    if sample_weight is None:
         return
+    try:
+        without = _compared(reader.read(model, X, y, None, output), seed)[1]
+    except ValueError:
+        return
+    if without.is_rounding:
+        yield "the model was trained without sample_weight: leave it out"
+
+
+def _causes(telescope: LeafTelescope, gap: Gap) -> Iterator[str]:
+    """Yield what may explain a gap, the likeliest first."""
     if telescope.is_smoother:
         yield from _changed_labels(telescope, gap)
         yield from _same_mean(telescope, gap)
@@ -104,14 +114,6 @@ def _causes(
         "other rows or labels than the model was trained on, sample_weight that was left out or is not that of the "
         "fit, or a start given to fit, such as init_score"
     )
-
-
-def _fits_without_weights(reader: Reader, given: tuple[Any, ...], seed: int) -> bool:
-    model, X, y, _, output = given
-    try:
-        return _compared(reader.read(model, X, y, None, output), seed)[1].is_rounding
-    except ValueError:
-        return False
 
 
 def _changed_labels(telescope: LeafTelescope, gap: Gap) -> Iterator[str]:

@@ -15,6 +15,7 @@ from telescoping_sklearn.boosting.libraries.scikit_learn._columns import Columns
 from telescoping_sklearn.boosting.libraries.scikit_learn._refusals import (
     refuse,
     refuse_output,
+    refuse_seen,
     refuse_several_targets,
 )
 from telescoping_sklearn.boosting.libraries.scikit_learn._trees import GrownTree, SummedTrees, other_counts
@@ -39,7 +40,7 @@ def read_forest(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, o
     weights = _row_weights(model, y, sample_weight)
     drawn = _drawn(model, len(rows), weights)
     if not isinstance(drawn, CountedWeights):
-        refuse_row_count(int(grown[0].tree_.n_node_samples[0]), int(np.count_nonzero(weights)))
+        refuse_seen(int(grown[0].tree_.n_node_samples[0]), weights)
     leaves = trees.find_leaves(rows)
     make = _median_leaves if model.criterion == "absolute_error" else _mean_leaves
     trained = np.any([drawn(stage) > 0 for stage in range(1, len(grown) + 1)], axis=0)

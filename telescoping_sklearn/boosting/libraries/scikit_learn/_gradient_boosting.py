@@ -15,7 +15,7 @@ from sklearn.ensemble._gradient_boosting import _random_sample_mask
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 
-from telescoping_sklearn.boosting.libraries import ReadModel, refuse_row_count
+from telescoping_sklearn.boosting.libraries import ReadModel
 from telescoping_sklearn.boosting.libraries.scikit_learn._boosting import (
     Boosting,
     Start,
@@ -27,7 +27,12 @@ from telescoping_sklearn.boosting.libraries.scikit_learn._boosting import (
 )
 from telescoping_sklearn.boosting.libraries.scikit_learn._classes import choose_score, class_ensemble, class_start
 from telescoping_sklearn.boosting.libraries.scikit_learn._columns import Columns
-from telescoping_sklearn.boosting.libraries.scikit_learn._refusals import refuse, refuse_drawn, refuse_output
+from telescoping_sklearn.boosting.libraries.scikit_learn._refusals import (
+    refuse,
+    refuse_drawn,
+    refuse_output,
+    refuse_seen,
+)
 from telescoping_sklearn.boosting.libraries.scikit_learn._trees import Drawn, GrownTree, SummedTrees, other_counts
 from telescoping_sklearn.losses import Logistic
 
@@ -83,9 +88,7 @@ def _rows(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None) -> tupl
     first = model.estimators_[0, 0].tree_
     if drawn.bags is None:
         weights = np.ones(len(y)) if sample_weight is None else sample_weight
-        seen = np.count_nonzero(weights[drawn.given])
-        if seen != first.n_node_samples[0]:
-            refuse_row_count(int(first.n_node_samples[0]), int(seen))
+        refuse_seen(int(first.n_node_samples[0]), weights[drawn.given])
     return prepare, rows, drawn
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def refuse(model: Any, name: str, reason: str) -> ValueError:
@@ -17,6 +18,21 @@ def refuse_drawn(model: Any, name: str) -> None:
         raise ValueError(
             f"{name}={getattr(model, name)!r} of {type(model).__name__} drew rows with random_state={seed!r}, which "
             "cannot be drawn again. Fit the model with an int as random_state."
+        )
+
+
+def refuse_seen(n_model: int, weights: NDArray) -> None:
+    """Raise ValueError unless a model was trained on as many rows as are given; rows of weight zero do not count.
+
+    ``weights`` are those of the rows given. Rows of weight zero that the model counted are let through: it was then
+    trained with other weights, which its predictions show.
+    """
+    positive = int(np.count_nonzero(weights))
+    if n_model not in (positive, len(weights)):
+        of_weight = " of positive weight" if positive < len(weights) else ""
+        raise ValueError(
+            f"X has {positive} rows{of_weight}, and the model was trained on {n_model}. Give the rows, labels and "
+            "weights that fit was given, in the same order; rows of weight zero do not count."
         )
 
 
