@@ -108,7 +108,7 @@ def test_a_gradient_that_is_scaled_changes_no_step_of_adam(rows, query):
     X, y = rows
     telescope = small_net(**ADAM).fit(X, y).telescope_
     moving, held = (telescope.influence(query, denominators=name).sum(axis=1) for name in DENOMINATORS)
-    assert np.abs(moving).max() < 1e-4 * np.abs(held).max()
+    assert np.abs(moving).max() < 1e-3 * np.abs(held).max()
 
 
 @given(
@@ -131,7 +131,9 @@ def test_every_route_and_stage_gives_the_derivative(
     query = random_rows(3, seed=seed + 1)[0]
     weights = np.random.default_rng(seed).uniform(0.5, 2, 12)
     weights[:zero_weights] = 0
-    model = make_net(**OPTIMIZERS[optimizer], **settings, hidden_layer_sizes=(3,), max_iter=2, random_state=seed)
+    smooth = {"eps": 1e-3}  # or Adam's first step is the sign of a gradient, whose differences jump
+    settings |= OPTIMIZERS[optimizer] | ({} if "optimizer" not in OPTIMIZERS[optimizer] else smooth)
+    model = make_net(**settings, hidden_layer_sizes=(3,), max_iter=2, random_state=seed)
     model.fit(X, (y - y.min()) / np.ptp(y), sample_weight=weights)
     telescope, y = model.telescope_, model.telescope_.y
     ends = np.minimum(np.cumsum(lengths), model.n_stages_)

@@ -38,7 +38,7 @@ LARGEST_GAP = 0.25
 LARGEST_RISE = 0.3
 #: Root mean square of the response to a random column of weights beyond which it is refused, in units of the labels'
 #: standard deviation.
-LARGEST_INFLUENCE = 3.0
+LARGEST_INFLUENCE = 1.0
 #: What a change is multiplied with to give an error. A method of first order errs by twice what halving changes; half
 #: as much again is for rows asked about that differ from the rows read.
 _ERROR_OF_CHANGE = 3.0
