@@ -37,12 +37,7 @@ ALLOWED = {
     "benchmark": {"", "benchmark", "metrics", "datasets", "displays"},  # public names only
     "__main__": {"", "benchmark"},
 }
-ONLY_IN = {
-    "lightgbm": {"boosting"},
-    "torch": {"neural"},
-    "skorch": {"neural"},
-    "matplotlib": {"displays", "benchmark"},
-}
+ONLY_IN = {"lightgbm": {"boosting"}, "torch": {"neural"}, "skorch": {"neural"}, "matplotlib": {"displays", "benchmark"}}
 
 
 def module_files():
