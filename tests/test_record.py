@@ -381,7 +381,6 @@ def test_a_function_of_the_update_multiplies_the_learning_rate(rows):
         ({"warmup_steps": -1}, "warmup_steps"),
         ({"warmup_steps": 1.5}, "warmup_steps"),
     ],
-    ids=str,
 )
 def test_senseless_schedules_are_named(rows, settings, message):
     with pytest.raises(ValueError, match=message):
