@@ -4,11 +4,12 @@ A question is planned once, and the plan executed. Questions that presume that w
 prediction are refused in one place where they do not; so are questions beyond the last sound stage.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 import joblib
 import numpy as np
@@ -65,6 +66,10 @@ class AnsweringTelescope(Telescope):
     Questions have the parameters and answers of the estimators' methods of the same name, see `base`, on arrays.
     """
 
+    #: What columns give, and the question to ask about earlier stages, in messages.
+    response_name: ClassVar[str] = "label response"
+    staged_question: ClassVar[str] = "staged_effective_params"
+
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self._training_peaks: dict[bytes, float] = {}
@@ -96,7 +101,7 @@ class AnsweringTelescope(Telescope):
 
         Forward, all stages are passed on the way; backward starts again from every one.
         """
-        forward = self.forward_plan(n_query, self.n_trained * self.n_outputs)
+        forward = self.forward_plan(n_query, self.n_columns)
         if not self.has_adjoint:
             return forward
         backward = self.backward_plan(n_query)
@@ -122,7 +127,7 @@ class AnsweringTelescope(Telescope):
         n_query = self.n_query(X)
         at_stages = f" at {len(stages)} stages" if len(stages) > 1 else ""
         refuse_if_too_large(
-            8.0 * len(stages) * n_query * self.n_samples * self.n_outputs**2,
+            8.0 * len(stages) * n_query * self.n_outputs * math.prod(self.column_shape),
             f"{question} of {n_query} queries by {self.n_samples} training rows{at_stages}",
             f"Ask for fewer {'stages or ' if at_stages else ''}query rows at a time; effective_params(X, n_probes=32) "
             "needs no such matrix.",
@@ -133,25 +138,28 @@ class AnsweringTelescope(Telescope):
     def _weights(self, plan: Plan, X: NDArray | None, stages: NDArray | None = None) -> NDArray:
         """S_t(x) at stages or the last, (n_stages, n_query, n_train), by a plan."""
         stages = np.array([self.n_stages]) if stages is None else stages
-        weights = np.zeros((len(stages), self.n_query(X), *self.output_shape, *self.y.shape))
+        weights = np.zeros((len(stages), self.n_query(X), *self.output_shape, *self.column_shape))
         if plan.direction == "backward":
             for position, stage in enumerate(stages):
                 weights[position] = self.apply_adjoint(plan, X, int(stage))
             return weights
-        by_label = weights.reshape(*weights.shape[: 2 + len(self.output_shape)], self.y.size)
+        by_column = weights.reshape(*weights.shape[: 2 + len(self.output_shape)], -1)
         for columns in trained_blocks(self, plan):
             V = unit_columns(self, columns)
             for position, response in enumerate(self.apply_response(plan, X, V, False, stages)):
-                by_label[position][..., columns] = response
+                by_column[position][..., columns] = response
         return weights
 
     def own_weights(self) -> NDArray:
-        """Diagonal of S over the training rows, (n_train,), with no matrix; zero off the rows trained on."""
-        plan = self.forward_plan(0, self.n_trained * self.n_outputs)
-        own, last = np.zeros(self.y.size), np.array([self.n_stages])
+        """Diagonal of S over the training rows, of the shape of the labels, with no matrix; zero off rows trained on.
+
+        Where columns are those of rows, every output of a row responds to its row's.
+        """
+        plan, last = self.forward_plan(0, self.n_columns), np.array([self.n_stages])
+        own = np.zeros((math.prod(self.column_shape), self.y.size // math.prod(self.column_shape)))
         for columns in trained_blocks(self, plan):
             response = next(self.apply_response(plan, None, unit_columns(self, columns), False, last))
-            own[columns] = response.reshape(self.y.size, -1)[columns, np.arange(len(columns))]
+            own[columns] = response.reshape(*own.shape, -1)[columns, :, np.arange(len(columns))]
         return own.reshape(self.y.shape)
 
     # -- influence ---------------------------------------------------------------------------------------------------
@@ -369,7 +377,7 @@ class AnsweringTelescope(Telescope):
         if self.output_shape:
             raise ValueError(
                 f"top_examples ranks the rows of one output, and this model has {self.n_outputs}. Rank those of an "
-                "output by kernel_weights(X)[:, output, :, output]."
+                "output by kernel_weights(X)[:, output, :, output], or influence(X)[:, output]."
             )
         if not 1 <= int(k) <= self.n_trained:
             raise ValueError(f"k={k} must lie between 1 and {self.n_trained}, the number of rows trained on.")
@@ -394,9 +402,9 @@ class AnsweringTelescope(Telescope):
         """Say where the response is not sound, and what to do."""
         last = self.last_sound_stage
         return (
-            f"the label response of this run fails its checks there, and passes them last at stage {last} of "
+            f"the {self.response_name} of this run fails its checks there, and passes them last at stage {last} of "
             f"{self.n_stages}. Where it fails, the recursion is unstable, or sections are too long. Ask for earlier "
-            f"stages, as in staged_effective_params(X, stages=[{last}]), fit with max_iter or learning_rate_init "
+            f"stages, as in {self.staged_question}(X, stages=[{last}]), fit with max_iter or learning_rate_init "
             "lowered, or use section=1 or rule='gauss2' where they are not in use."
         )
 

@@ -90,7 +90,7 @@ def choose_sum(telescope: Telescope, n_probes: Any, n_query: int) -> ExactSums |
     _check_n_probes(n_probes)
     if isinstance(n_probes, Integral):
         return int(n_probes)
-    n_labels = telescope.n_trained * telescope.n_outputs
+    n_labels = telescope.n_columns
     columns, sums = telescope.forward_plan(n_query, n_labels), telescope.exact_sums(n_query)
     if sums is not None and sums.operations > columns.operations:
         sums = None
@@ -146,16 +146,16 @@ def _values(
 
 
 def trained_blocks(telescope: Telescope, plan: Plan) -> Iterator[NDArray]:
-    """Blocks of the labels trained on, numbered row by row; others have no response."""
-    labels = np.flatnonzero(np.repeat(telescope.trained, telescope.n_outputs))
+    """Blocks of the labels trained on, or of what columns stand for, numbered row by row; others have no response."""
+    labels = np.flatnonzero(np.repeat(telescope.trained, math.prod(telescope.column_shape[1:])))
     return (labels[block] for block in plan.blocks(len(labels)))
 
 
 def unit_columns(telescope: Telescope, columns: NDArray) -> NDArray:
     """Columns of the identity over all labels, (n_train, k) or (n_train, n_outputs, k)."""
-    V = np.zeros((telescope.y.size, len(columns)))
+    V = np.zeros((math.prod(telescope.column_shape), len(columns)))
     V[columns, np.arange(len(columns))] = 1.0
-    return V.reshape(*telescope.y.shape, -1)
+    return V.reshape(*telescope.column_shape, -1)
 
 
 def leading_directions(telescope: Telescope) -> NDArray:

@@ -39,6 +39,10 @@ class NotASmootherError(ValueError):
     """Raised where a question presumes that weights times labels rebuild the prediction, and they do not."""
 
 
+class UnknownInfluenceError(ValueError, AttributeError):
+    """Raised where influence is asked of a model for whose settings it is not known."""
+
+
 class UnstableResponseError(ValueError, AttributeError):
     """Raised where a question needs the label response at a stage beyond which it is not sound."""
 
@@ -336,6 +340,16 @@ class Telescope(ABC):
     def n_outputs(self) -> int:
         """Number of outputs."""
         return math.prod(self.output_shape)
+
+    @property
+    def column_shape(self) -> tuple[int, ...]:
+        """Shape of a column that is carried: that of the labels."""
+        return self.y.shape
+
+    @property
+    def n_columns(self) -> int:
+        """Number of unit columns of the rows trained on."""
+        return self.n_trained * math.prod(self.column_shape[1:])
 
     @property
     def n_samples(self) -> int:

@@ -11,7 +11,7 @@ pilot measures what the sections cost in effective parameters.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ LARGEST_GAP = 0.25
 #: interpolates has n effective parameters on its n training rows; a residual of r adds about r^2 n to them. Over
 #: single updates at usual learning rates it was seen to rise by up to 0.2, between one batch and the next.
 LARGEST_RISE = 0.3
+#: How far the root mean square of the response to random columns of weights may rise above the least that it was, in
+#: units of the labels' standard deviation. Sound runs rise by 0.1 to 0.4.
+LARGEST_INFLUENCE_RISE = 1.0
 #: What a change is multiplied with to give an error. A method of first order errs by twice what halving changes; half
 #: as much again is for rows asked about that differ from the rows read.
 _ERROR_OF_CHANGE = 3.0
@@ -55,6 +58,19 @@ class CarriesColumns(Protocol):
 
     def carry_columns(self, X: NDArray, labels: NDArray, stages: NDArray) -> Iterator[Tensor]:
         """Yield the response of queries to label columns, (n_pairs, k), of which the last starts from the net."""
+
+
+class CarriesWeights(CarriesColumns, Protocol):
+    """Members of a telescope of row weights that a pilot needs."""
+
+    @property
+    def n_stages(self) -> int:
+        """Number of updates T."""
+
+    def staged_response(
+        self, X: NDArray | None, V: NDArray, offset: bool = False, stages: Any = None
+    ) -> Iterator[NDArray]:
+        """Yield the response of queries to columns, (n_query, k), at stages."""
 
 
 @dataclass(frozen=True)
@@ -159,16 +175,11 @@ def run_pilot(telescope: CarriesColumns, stages: NDArray[np.intp]) -> Pilot:
     Pilot
         The columns along the run.
     """
-    path, rng = telescope.path, np.random.default_rng(telescope.seed)
-    trained = np.flatnonzero(telescope.trained)
-    chosen = np.sort(rng.permutation(trained)[:PILOT_ROWS])
-    partners = rng.permutation(trained)[: len(chosen)]
-    rows = path.rows.cpu().numpy()
-    queries = np.concatenate([rows[chosen], (rows[chosen] + rows[partners]) / 2])
-    labels = np.where(rng.random((*telescope.y.shape, RANDOM_COLUMNS)) < 0.5, -1.0, 1.0)
+    path = telescope.path
+    chosen, queries, rng = _rows_read(telescope)
+    labels = _random_columns(rng, telescope.y.shape)
     on_device = torch.from_numpy(queries).to(path.device)
-    label_std = np.std(telescope.y[trained], axis=0)
-    scale = np.tile(np.where(label_std > 0, label_std, 1.0), len(queries))  # of constant labels, absolute gaps
+    scale = np.tile(_label_std(telescope), len(queries))
     random, gaps = [], []
     carried = telescope.carry_columns(queries, np.concatenate([labels, telescope.y[..., None]], axis=-1), stages)
     for stage, response in zip(stages, carried, strict=True):
@@ -176,6 +187,56 @@ def run_pilot(telescope: CarriesColumns, stages: NDArray[np.intp]) -> Pilot:
         random.append(at[:, :-1].cpu().numpy())
         gaps.append((at[:, -1] - path.outputs(on_device, int(stage))).abs().cpu().numpy() / scale)
     return Pilot(stages, labels[chosen].reshape(-1, RANDOM_COLUMNS), np.stack(random), np.stack(gaps))
+
+
+def _rows_read(telescope: CarriesColumns) -> tuple[NDArray, NDArray, np.random.Generator]:
+    """Draw training rows, by number, and the queries made of them and their mixtures; the generator draws on."""
+    rng = np.random.default_rng(telescope.seed)
+    trained = np.flatnonzero(telescope.trained)
+    chosen = np.sort(rng.permutation(trained)[:PILOT_ROWS])
+    partners = rng.permutation(trained)[: len(chosen)]
+    rows = telescope.path.rows.cpu().numpy()
+    return chosen, np.concatenate([rows[chosen], (rows[chosen] + rows[partners]) / 2]), rng
+
+
+def _random_columns(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray:
+    """Draw columns of signs."""
+    return np.where(rng.random((*shape, RANDOM_COLUMNS)) < 0.5, -1.0, 1.0)
+
+
+def _label_std(telescope: CarriesColumns) -> NDArray:
+    """Take the standard deviation of every output; 1 where labels are constant, which gives absolute gaps."""
+    label_std = np.std(telescope.y[telescope.trained], axis=0)
+    return np.where(label_std > 0, label_std, 1.0)
+
+
+def influence_accuracy(telescope: CarriesWeights) -> ResponseAccuracy:
+    """Measure how far the response to weights of rows can be trusted.
+
+    A random column of signs asks what a random half of the rows, weighed double and without the others, would do. Such
+    changes stay below the spread of the labels; where the answer rises by more, it has blown up. It counts from the
+    first stage: with denominators that are held, adaptive optimisers begin with large responses.
+
+    Parameters
+    ----------
+    telescope : InfluenceTelescope
+        The telescope whose columns are weights.
+
+    Returns
+    -------
+    ResponseAccuracy
+        Without errors: they are those of effective parameters.
+    """
+    stages = _stages_read(telescope.n_stages)
+    _, queries, rng = _rows_read(telescope)
+    columns, scale = _random_columns(rng, (len(telescope.y),)), _label_std(telescope)[..., None]
+    sizes = []
+    with np.errstate(over="ignore", invalid="ignore"):
+        for response in telescope.staged_response(queries, columns, stages=stages):
+            sizes.append(np.sqrt(((response / scale) ** 2).mean()))
+    with np.errstate(invalid="ignore"):
+        sound = np.array(sizes) <= np.fmin.accumulate(sizes) + LARGEST_INFLUENCE_RISE
+    return ResponseAccuracy(stages, np.zeros((len(stages), 2)), sound)
 
 
 def measured_accuracy(make: Callable[[Sections], CarriesColumns], sections: Sections) -> ResponseAccuracy:

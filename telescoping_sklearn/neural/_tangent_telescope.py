@@ -10,6 +10,7 @@ with the block of parameters or, for plain stochastic gradient descent, with ker
 plan is the cheapest.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from telescoping_sklearn._answers import AnsweringTelescope
 from telescoping_sklearn._memory import items_per_block
-from telescoping_sklearn._telescope import Plan, Start, read_only, refuse_other_columns, resolve_stages
+from telescoping_sklearn._telescope import Denominators, Plan, Start, read_only, refuse_other_columns, resolve_stages
 from telescoping_sklearn.neural._carriers import (
     AdjointCarrier,
     AdjointKernelCarrier,
@@ -85,6 +86,8 @@ class TangentTelescope(AnsweringTelescope):
     """
 
     has_linearized = True
+    #: Blocks of p numbers that are held for one column.
+    parameter_blocks: float = 7.0
 
     def __init__(
         self,
@@ -102,6 +105,7 @@ class TangentTelescope(AnsweringTelescope):
         self._make_update_rule = make_update_rule
         self._is_plain, self.has_adjoint = RuleTraits.of(make_update_rule())
         self._accuracy = None if accuracy is None else replace(accuracy)  # pickles do not keep arrays read-only
+        self._of_row_weights: dict[str, TangentTelescope] = {}
         if path.trajectory.adaptive:
             self.default_kernel_stages = 20  # such kernels do not factor by layer and are thirty times dearer
 
@@ -160,10 +164,10 @@ class TangentTelescope(AnsweringTelescope):
 
     def apply_adjoint(self, plan: Plan, X: NDArray | None, stage: int | None = None) -> NDArray:
         """S_t(x), (n_query, n_train), from the queries back to the labels."""
-        rows = self._rows(X)
-        weights = np.zeros((len(rows), *self.output_shape, *self.y.shape))
+        rows, last = self._rows(X), self.n_stages if stage is None else stage
+        weights = np.zeros((len(rows), *self.output_shape, *self.column_shape))
         for block in plan.blocks(len(rows)):
-            found = self._backward(cast(TangentPlan, plan), rows[block], self.n_stages if stage is None else stage)
+            found = self._backward(cast(TangentPlan, plan), rows[block], last)
             weights[block] = found.reshape(-1, *weights.shape[1:])
         return weights
 
@@ -205,6 +209,30 @@ class TangentTelescope(AnsweringTelescope):
                 changes[pairs_of(block, self.n_outputs)] = path.tangent(at_start, rows[block]).jvp(moved)
             for change in changes.T:
                 yield self._by_row(outputs + change)
+
+    def influence_telescope(self, denominators: Denominators = "moving") -> "TangentTelescope":
+        """Return the telescope of the same run whose columns are weights of rows; see `_influence`.
+
+        Parameters
+        ----------
+        denominators : {"moving", "held"}, default="moving"
+            Whether the denominators of an adaptive optimiser respond to the weights too.
+
+        Returns
+        -------
+        TangentTelescope
+            The telescope; its kernel weights are influence.
+
+        Raises
+        ------
+        ValueError
+            If `denominators` is neither, or they should move and the optimiser's response does not say how.
+        """
+        from telescoping_sklearn.neural._influence import InfluenceTelescope  # a subclass of this one
+
+        if denominators not in self._of_row_weights:
+            self._of_row_weights[denominators] = InfluenceTelescope(self, denominators)
+        return self._of_row_weights[denominators]
 
     # -- how far it can be trusted -----------------------------------------------------------------------------------
 
@@ -263,7 +291,7 @@ class TangentTelescope(AnsweringTelescope):
                 form="parameters",
                 sections=self.sections,
                 operations=tangents + float(p) * n_columns * (at_ends + inside + (batch + 10) * self.n_stages),
-                column_bytes=itemsize * (7.0 * p + 3 * rows * o),
+                column_bytes=itemsize * (self.parameter_blocks * p + 3 * rows * o),
                 fastest_block_bytes=_FASTEST_COLUMNS,
             )
         ]
@@ -346,7 +374,7 @@ class TangentTelescope(AnsweringTelescope):
         V = as_double(labels, path.device).to(path.dtype).view(self.n_samples, -1)
         training = self._start_response(path.rows, k, offset)
         query = training if X is None else self._start_response(rows, k, offset)
-        by_row = training.view(V.shape)  # outputs and columns of a row in one line, here and in V
+        by_row = training.view(self.n_samples, -1)  # outputs and columns of a row in one line
         asked = set(stages.tolist())
         if 0 in asked:
             yield query.clone()
@@ -355,7 +383,7 @@ class TangentTelescope(AnsweringTelescope):
             response = by_row[batch]
             if stage - 1 > first:
                 carrier.apply(response.view(-1, k), path.rows[batch], first, stage - 1)
-            residual = response.sub_(V[batch]).mul_(path.batch_weights(batch)[:, None])
+            residual = response.mul_(path.batch_weights(batch)[:, None]).sub_(self._injected(V[batch], stage))
             carrier.accumulate(stage, path.batch_tangent(stage), residual.view(-1, k))
             if sections.is_end(stage):
                 if stage < stages[-1] or X is None:
@@ -380,7 +408,7 @@ class TangentTelescope(AnsweringTelescope):
             carrier = AdjointParameterCarrier(path, cast(ReversibleRule, self._make_update_rule()), n_query)
         own = torch.eye(n_query, dtype=path.dtype, device=path.device)
         on_training = torch.zeros((self.y.size, n_query), dtype=path.dtype, device=path.device)
-        weights = torch.zeros_like(on_training)
+        weights = on_training.new_zeros((math.prod(self.column_shape), n_query))
         on_rows, weights_of_rows = (part.view(self.n_samples, -1) for part in (on_training, weights))
         for stage in self.progress(range(last, 0, -1), "queries back through the updates"):
             first, batch = plan.sections.first_of(stage), path.batch(stage)
@@ -390,12 +418,20 @@ class TangentTelescope(AnsweringTelescope):
                 if stage < last:
                     carrier.accumulate(path.rows, first, stage, on_training)
             on_residual = carrier.apply(stage, path.batch_tangent(stage)).reshape(len(batch), -1)
+            weights_of_rows[batch] += self._collected(on_residual, stage)
             on_residual = on_residual * path.batch_weights(batch)[:, None]
-            weights_of_rows[batch] -= on_residual
             on_rows[batch] += on_residual
             if stage - 1 > first:
                 carrier.accumulate(path.rows[batch], first, stage - 1, on_residual.view(-1, n_query))
         return weights.T.double().cpu().numpy()
+
+    def _injected(self, columns: Tensor, stage: int) -> Tensor:
+        """Return what columns at the rows of an update take from its weighted residuals; may work in place."""
+        return columns.mul_(self.path.batch_weights(self.path.batch(stage))[:, None])
+
+    def _collected(self, on_residual: Tensor, stage: int) -> Tensor:
+        """Return the derivative in the columns at the rows of an update, from that in its residuals: the adjoint."""
+        return on_residual * -self.path.batch_weights(self.path.batch(stage))[:, None]
 
     def _kernel_blocks(self, rows: Tensor, stage: int) -> Iterator[tuple[slice, slice, Tensor]]:
         """Yield blocks of a stage's kernel: outputs of some queries and of some of the batch, and the kernel there."""
