@@ -55,7 +55,18 @@ _MODULE_OF = {
     "load_lucas_county": "datasets",
     "mixture_test_sets": "irregularity",
 }
-_SUBMODULES = ("base", "benchmark", "boosting", "datasets", "displays", "irregularity", "losses", "metrics", "neural")
+_SUBMODULES = (
+    "attribution",
+    "base",
+    "benchmark",
+    "boosting",
+    "datasets",
+    "displays",
+    "irregularity",
+    "losses",
+    "metrics",
+    "neural",
+)
 
 if not TYPE_CHECKING:  # a type checker reads the imports above; with `__getattr__` it would accept every name
 

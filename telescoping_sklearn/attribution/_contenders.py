@@ -1,0 +1,149 @@
+"""The scores that a study compares, by name: those of telescopes, and those of `_tree_contenders`, `_net_contenders`.
+
+A contender takes a fitted model and query rows and gives scores, (n_query, n_train). A score with a setting to tune,
+such as a damping, has a variant for each of its values beside the untuned one.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from telescoping_sklearn.attribution._models import FittedModel
+from telescoping_sklearn.attribution._net_contenders import ekfac, gauss_newton, tracin, trak
+from telescoping_sklearn.attribution._tree_contenders import (
+    boostin,
+    leaf_influence,
+    leaf_influence_single_point,
+    leaf_proximity,
+)
+
+#: Dampings of influence functions that are tried, for labels of unit variance.
+DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+#: Dimensions of TRAK's projection that are tried.
+DIMENSIONS = (16, 64, 256)
+
+
+class Contender(NamedTuple):
+    """A score in a study.
+
+    Attributes
+    ----------
+    name : str
+        Name in the results.
+    variant : str
+        The setting that is tuned and its value, such as "damping 0.1"; empty where nothing is tuned.
+    score : callable
+        Maps a fitted model and query rows (None for the training rows) to scores, (n_query, n_train).
+    """
+
+    name: str
+    variant: str
+    score: Callable[[FittedModel, NDArray | None], NDArray]
+
+
+def _influence(telescope: Any, X: NDArray | None) -> NDArray:
+    # To be `telescope.influence(X)` alone as soon as telescopes have it.
+    return telescope.influence(X) if hasattr(telescope, "influence") else weights_times_residuals(telescope, X)
+
+
+def weights_times_residuals(telescope: Any, X: NDArray | None) -> NDArray:
+    """Kernel weights times the training residuals, s_i(x) (y_i - f(x_i)).
+
+    Parameters
+    ----------
+    telescope : Telescope
+        Telescope of a fitted model.
+    X : ndarray of shape (n_query, n_features) or None
+        Query rows; None for the training rows.
+
+    Returns
+    -------
+    ndarray of shape (n_query, n_train)
+        The scores.
+    """
+    return telescope.kernel_weights(X) * (telescope.y - _fitted(telescope))
+
+
+def weights_times_labels(telescope: Any, X: NDArray | None) -> NDArray:
+    """Kernel weights times the training labels, s_i(x) y_i: what each label contributes to the prediction.
+
+    Parameters
+    ----------
+    telescope : Telescope
+        Telescope of a fitted model.
+    X : ndarray of shape (n_query, n_features) or None
+        Query rows; None for the training rows.
+
+    Returns
+    -------
+    ndarray of shape (n_query, n_train)
+        The scores.
+    """
+    return telescope.kernel_weights(X) * telescope.y
+
+
+def contenders(family: str) -> Iterator[Contender]:
+    """Yield the scores that a family of models has.
+
+    Parameters
+    ----------
+    family : {"trees", "net"}
+        The family.
+
+    Yields
+    ------
+    Contender
+        The scores.
+    """
+    yield _of_telescope("influence", _influence)
+    yield _of_telescope("S r", weights_times_residuals)
+    yield _of_telescope("S y", weights_times_labels)
+    yield from _of_trees() if family == "trees" else _of_nets()
+    yield Contender("random", "", _random)
+
+
+def _of_trees() -> Iterator[Contender]:
+    shrunken = {
+        "BoostIn": boostin,
+        "LeafInfluence": leaf_influence,
+        "LeafInfluence, single point": leaf_influence_single_point,
+    }
+    for name, function in shrunken.items():
+        yield Contender(name, "", partial(_with_rate, function))
+    yield _of_telescope("leaf proximity", leaf_proximity)
+
+
+def _of_nets() -> Iterator[Contender]:
+    yield _of_telescope("TracIn", tracin)
+    for name, function in {"Gauss-Newton": gauss_newton, "EK-FAC": ekfac}.items():
+        yield _of_telescope(name, function)
+        for damping in DAMPINGS:
+            yield _of_telescope(name, partial(function, damping=damping), f"damping {damping:g}")
+    for dimensions in DIMENSIONS:
+        yield Contender("TRAK", f"dimensions {dimensions}", partial(_trak, dimensions))
+
+
+def _of_telescope(name: str, function: Callable[[Any, NDArray | None], NDArray], variant: str = "") -> Contender:
+    return Contender(name, variant, lambda model, X: function(model.telescope, X))
+
+
+def _with_rate(function: Callable[..., NDArray], model: FittedModel, X: NDArray | None) -> NDArray:
+    return function(model.telescope, X, learning_rate=model.learning_rate)
+
+
+def _trak(dimensions: int, model: FittedModel, X: NDArray | None) -> NDArray:
+    fewer = min(dimensions, model.telescope.n_samples // 2)
+    return trak(model.telescope, X, dimensions=fewer, seed=model.seed)
+
+
+def _random(model: FittedModel, X: NDArray | None) -> NDArray:
+    telescope = model.telescope
+    return np.random.default_rng(model.seed).normal(size=(telescope.n_query(X), telescope.n_samples))
+
+
+def _fitted(telescope: Any) -> NDArray:
+    """Return the model's own predictions of the training rows, (n_train,)."""
+    return next(telescope.staged_model(None, [telescope.n_stages]))
