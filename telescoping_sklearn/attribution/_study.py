@@ -92,7 +92,18 @@ class AttributionStudy:
                 raise ValueError(f"models: {name!r} {missing}")
 
     def spec(self, model: str) -> ModelSpec:
-        """Return a model with the study's own settings and sizes."""
+        """Return a model with the study's own settings and sizes.
+
+        Parameters
+        ----------
+        model : str
+            Name of the model.
+
+        Returns
+        -------
+        ModelSpec
+            The model.
+        """
         spec = MODELS[model]
         return ModelSpec(
             spec.family,
