@@ -195,7 +195,7 @@ def test_every_contender_scores_queries_and_training_rows(family):
     X, y = random_rows()
     model = {"trees": make_trees, "net": make_net}[family](random_state=0).fit(X, y)
     fitted = FittedModel(model.telescope_, model.predict(X), model.predict(X[:5]), 0.1, 0)
-    found = list(contenders(family))
+    found = list(contenders(family, len(X)))
     assert len(found) == len({item[:2] for item in found}) >= 8
     for item in found:
         if item.name != "random":

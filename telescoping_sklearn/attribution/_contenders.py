@@ -85,13 +85,15 @@ def weights_times_labels(telescope: Any, X: NDArray | None) -> NDArray:
     return telescope.kernel_weights(X) * telescope.y
 
 
-def contenders(family: str) -> Iterator[Contender]:
+def contenders(family: str, n_train: int) -> Iterator[Contender]:
     """Yield the scores that a family of models has.
 
     Parameters
     ----------
     family : {"trees", "net"}
         The family.
+    n_train : int
+        Number of training rows, which projections have fewer dimensions than.
 
     Yields
     ------
@@ -101,7 +103,7 @@ def contenders(family: str) -> Iterator[Contender]:
     yield _of_telescope("influence", _influence)
     yield _of_telescope("S r", weights_times_residuals)
     yield _of_telescope("S y", weights_times_labels)
-    yield from _of_trees() if family == "trees" else _of_nets()
+    yield from _of_trees() if family == "trees" else _of_nets(n_train)
     yield Contender("random", "", _random)
 
 
@@ -116,13 +118,13 @@ def _of_trees() -> Iterator[Contender]:
     yield _of_telescope("leaf proximity", leaf_proximity)
 
 
-def _of_nets() -> Iterator[Contender]:
+def _of_nets(n_train: int) -> Iterator[Contender]:
     yield _of_telescope("TracIn", tracin)
     for name, function in {"Gauss-Newton": gauss_newton, "EK-FAC": ekfac}.items():
         yield _of_telescope(name, function)
         for damping in DAMPINGS:
             yield _of_telescope(name, partial(function, damping=damping), f"damping {damping:g}")
-    for dimensions in DIMENSIONS:
+    for dimensions in (few for few in DIMENSIONS if few < n_train):
         yield Contender("TRAK", f"dimensions {dimensions}", partial(_trak, dimensions))
 
 
@@ -135,8 +137,7 @@ def _with_rate(function: Callable[..., NDArray], model: FittedModel, X: NDArray 
 
 
 def _trak(dimensions: int, model: FittedModel, X: NDArray | None) -> NDArray:
-    fewer = min(dimensions, model.telescope.n_samples // 2)
-    return trak(model.telescope, X, dimensions=fewer, seed=model.seed)
+    return trak(model.telescope, X, dimensions=dimensions, seed=model.seed)
 
 
 def _random(model: FittedModel, X: NDArray | None) -> NDArray:
