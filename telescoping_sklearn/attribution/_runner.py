@@ -4,6 +4,7 @@ Retraining takes nearly all of the time. Each retrained model's predictions are 
 under a hash of the model's settings, rows and versions, and are read from there when the study is run again.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +36,8 @@ from telescoping_sklearn.attribution._study import AttributionStudy
 
 #: One value of a measure for a query row (or mislabelled row): measure, contender, variant and number of the row.
 Value = tuple[str, str, str, int, float]
+#: Seconds between two lines of progress where the standard error stream is no terminal.
+_SECONDS_BETWEEN_LINES = 30
 RESULT_COLUMNS = ("data", "model", "seed", "measure", "contender", "variant", "row", "value")
 
 
@@ -110,8 +113,10 @@ class _Retraining:
             for rows in kept
         )
         runs = self.parallel(calls)
-        title = f"{self.label}: {what}"
-        return np.stack(list(tqdm(runs, desc=title, total=len(kept), leave=False, disable=not self.label)))
+        options = {"total": len(kept), "disable": not self.label, "leave": False}
+        if not sys.stderr.isatty():
+            options |= {"mininterval": _SECONDS_BETWEEN_LINES}
+        return np.stack(list(tqdm(runs, desc=f"{self.label}: {what}", **options)))
 
 
 @dataclass(frozen=True)
