@@ -26,6 +26,7 @@ from telescoping_sklearn._estimates import (
 )
 from telescoping_sklearn._memory import items_per_block, refuse_if_too_large
 from telescoping_sklearn._telescope import (
+    Denominators,
     ExactSums,
     NotASmootherError,
     Plan,
@@ -90,11 +91,17 @@ class AnsweringTelescope(Telescope):
         n_query = self.n_query(X)
         return self._weights_plan(n_query) if n_columns is None else self.forward_plan(n_query, n_columns)
 
-    def _weights_plan(self, n_query: int) -> Plan:
-        """Choose the cheapest way to kernel weights, forward or backward."""
+    def _weights_plan(self, n_query: int, stages: NDArray | None = None) -> Plan:
+        """Choose the cheapest way to kernel weights, forward or backward, at stages or the last.
+
+        Forward, all stages are passed on the way; backward starts again from every one.
+        """
         forward = self.forward_plan(n_query, self.n_trained)
-        plans = [forward, self.backward_plan(n_query)] if self.has_adjoint else [forward]
-        return min(plans, key=lambda plan: plan.operations)
+        if not self.has_adjoint:
+            return forward
+        backward = self.backward_plan(n_query)
+        passes = 1.0 if stages is None else stages.sum() / stages[-1] if stages[-1] else 0.0
+        return backward if passes * backward.operations < forward.operations else forward
 
     def staged_response(
         self, X: NDArray | None, V: NDArray, offset: bool = False, stages: Any = None
@@ -108,23 +115,71 @@ class AnsweringTelescope(Telescope):
 
     def kernel_weights(self, X: NDArray | None) -> NDArray:
         """S(x) = F_T(x; I), (n_query, n_train): the weight of every training label in every prediction."""
-        shape = (self.n_query(X), self.n_samples)
-        refuse_if_too_large(
-            8.0 * shape[0] * shape[1],
-            f"kernel_weights of {shape[0]} queries by {shape[1]} training rows",
-            "Ask for fewer query rows at a time; effective_params(X, n_probes=32) needs no such matrix.",
-        )
-        self._refuse_unsound("kernel_weights")
-        return self._weights(self._weights_plan(shape[0]), X)
+        return self._staged_weights(X, np.array([self.n_stages]), "kernel_weights")[0]
 
-    def _weights(self, plan: Plan, X: NDArray | None) -> NDArray:
-        """S(x) by a plan."""
+    def _staged_weights(self, X: NDArray | None, stages: NDArray, question: str) -> NDArray:
+        """S_t(x) at stages, (n_stages, n_query, n_train), for a question by its name."""
+        n_query = self.n_query(X)
+        at_stages = f" at {len(stages)} stages" if len(stages) > 1 else ""
+        refuse_if_too_large(
+            8.0 * len(stages) * n_query * self.n_samples,
+            f"{question} of {n_query} queries by {self.n_samples} training rows{at_stages}",
+            f"Ask for fewer {'stages or ' if at_stages else ''}query rows at a time; effective_params(X, n_probes=32) "
+            "needs no such matrix.",
+        )
+        self._refuse_unsound(question, stages)
+        return self._weights(self._weights_plan(n_query, stages), X, stages)
+
+    def _weights(self, plan: Plan, X: NDArray | None, stages: NDArray | None = None) -> NDArray:
+        """S_t(x) at stages or the last, (n_stages, n_query, n_train), by a plan."""
+        stages = np.array([self.n_stages]) if stages is None else stages
+        weights = np.zeros((len(stages), self.n_query(X), self.n_samples))
         if plan.direction == "backward":
-            return self.apply_adjoint(plan, X)
-        weights, last = np.zeros((self.n_query(X), self.n_samples)), np.array([self.n_stages])
+            for position, stage in enumerate(stages):
+                weights[position] = self.apply_adjoint(plan, X, int(stage))
+            return weights
         for columns in trained_blocks(self, plan):
-            weights[:, columns] = next(self.apply_response(plan, X, unit_columns(self, columns), False, last))
+            V = unit_columns(self, columns)
+            for position, response in enumerate(self.apply_response(plan, X, V, False, stages)):
+                weights[position][:, columns] = response
         return weights
+
+    def own_weights(self) -> NDArray:
+        """Diagonal of S over the training rows, (n_train,), with no matrix; zero off the rows trained on."""
+        plan, own, last = self.forward_plan(0, self.n_trained), np.zeros(self.n_samples), np.array([self.n_stages])
+        for columns in trained_blocks(self, plan):
+            response = next(self.apply_response(plan, None, unit_columns(self, columns), False, last))
+            own[columns] = response[columns, np.arange(len(columns))]
+        return own
+
+    # -- influence ---------------------------------------------------------------------------------------------------
+
+    def influence(self, X: NDArray | None, *, denominators: Denominators = "moving") -> NDArray:
+        """D(x), (n_query, n_train): derivative of every prediction in the weight of every training row.
+
+        ``denominators`` is for nets trained with adaptive optimisers; see `TangentTelescope.influence_telescope`.
+        """
+        return self.staged_influence(X, [self.n_stages], denominators=denominators)[0]
+
+    def staged_influence(
+        self, X: NDArray | None, stages: Any = None, *, denominators: Denominators = "moving"
+    ) -> NDArray:
+        """D_t(x) after each stage, (n_stages, n_query, n_train)."""
+        asked = resolve_stages(stages, self.n_stages)
+        return self._of_weights(denominators)._staged_weights(X, asked, "influence")
+
+    def self_influence(self, *, denominators: Denominators = "moving") -> NDArray:
+        """Take the derivative of every training row's own prediction in its weight, (n_train,), with no matrix."""
+        of_weights = self._of_weights(denominators)
+        of_weights._refuse_unsound("self_influence")
+        return of_weights.own_weights()
+
+    def _of_weights(self, denominators: Denominators) -> "AnsweringTelescope":
+        """Return the telescope whose columns are weights of rows."""
+        of_weights = self.influence_telescope(denominators)
+        of_weights.verbose = self.verbose
+        assert isinstance(of_weights, AnsweringTelescope)
+        return of_weights
 
     def offset(self, X: NDArray | None) -> NDArray:
         """c(x), (n_query,): what is left of the prediction when all labels are zero."""
@@ -144,12 +199,16 @@ class AnsweringTelescope(Telescope):
         """S(x) y + c(x), (n_query,), raw: its gap to the model shows where it is not sound."""
         return next(self.staged_reconstruction(X, [self.n_stages]))
 
-    def top_examples(self, X: NDArray, k: int) -> tuple[NDArray[np.intp], NDArray]:
-        """Find the ``k`` rows trained on that weigh most in every prediction; no matrix of all weights is made.
+    def top_examples(self, X: NDArray, k: int, *, by: str = "weight") -> tuple[NDArray[np.intp], NDArray]:
+        """Find the ``k`` rows of largest weight, or influence, in every prediction; no matrix of all is made.
 
-        Returns rows and weights, each (n_query, k), the largest absolute weight first. Which of several equal ones are
-        among them is not fixed.
+        Returns rows and weights or influence, each (n_query, k), the largest absolute value first. Which of several
+        equal ones are among them is not fixed.
         """
+        if by not in ("weight", "influence"):
+            raise ValueError(f"by must be 'weight' or 'influence', got {by!r}.")
+        if by == "influence":
+            return self._of_weights("moving").top_examples(X, k)
         self._check_k(k)
         n_query, columns = len(X), np.flatnonzero(self.trained)
         refuse_if_too_large(
@@ -163,7 +222,7 @@ class AnsweringTelescope(Telescope):
         plan = self._weights_plan(size)
         for first in range(0, n_query, size):
             block = slice(first, first + size)
-            found = self._weights(plan, X[block])[:, columns]
+            found = self._weights(plan, X[block])[0][:, columns]
             largest = _largest(np.abs(found), k)
             rows[block], weights[block] = columns[largest], np.take_along_axis(found, largest, axis=1)
         return rows, weights
@@ -315,10 +374,12 @@ class AnsweringTelescope(Telescope):
                 "top_examples, breakdown or staged_kernel; or fit squared error."
             )
 
-    def _refuse_unsound(self, question: str) -> None:
-        """Raise `UnstableResponseError` where the response fails its checks before the last stage."""
-        if not self.is_sound(np.array([self.n_stages])).all():
-            raise UnstableResponseError(f"{question} does not exist after stage {self.n_stages}: {self._unsound()}")
+    def _refuse_unsound(self, question: str, stages: NDArray | None = None) -> None:
+        """Raise `UnstableResponseError` where the response fails its checks at one of the stages, or the last."""
+        asked = np.array([self.n_stages]) if stages is None else stages
+        failing = asked[~self.is_sound(asked)]
+        if len(failing):
+            raise UnstableResponseError(f"{question} does not exist after stage {failing[0]}: {self._unsound()}")
 
     def _unsound(self) -> str:
         """Say where the response is not sound, and what to do."""

@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from telescoping_sklearn._memory import items_per_block
 
 Subsets = Sequence[ArrayLike] | None
+Denominators = Literal["moving", "held"]
 Item = TypeVar("Item")
 
 
@@ -279,8 +280,16 @@ class Telescope(ABC):
         """Choose the cheapest way to carry queries back to the labels; needs `has_adjoint`."""
         raise NotImplementedError
 
-    def apply_adjoint(self, plan: Plan, X: NDArray | None) -> NDArray:
-        """S(x), (n_query, n_train), by a backward plan; needs `has_adjoint`."""
+    def apply_adjoint(self, plan: Plan, X: NDArray | None, stage: int | None = None) -> NDArray:
+        """S_t(x), (n_query, n_train), at a stage or the last, by a backward plan; needs `has_adjoint`."""
+        raise NotImplementedError
+
+    def influence_telescope(self, denominators: Denominators = "moving") -> "Telescope":
+        """Return a telescope of the same stages whose columns are weights of rows: its kernel weights are influence.
+
+        Where the stages divide by moments of the gradients, as Adam's do, ``denominators`` says whether these respond
+        to the weights too.
+        """
         raise NotImplementedError
 
     def exact_sums(self, n_query: int) -> ExactSums | None:

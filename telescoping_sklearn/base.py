@@ -25,12 +25,13 @@ from telescoping_sklearn._telescope import Subsets, read_only, resolve_stages
 _COSTLY = (
     "telescope_",
     "kernel_weights_",
+    "self_influence_",
     "effective_params_",
     "effective_params_se_",
     "degrees_of_freedom_",
     "degrees_of_freedom_se_",
 )
-_CACHES = ("_telescope", "_kernel_weights", "_training_summary", "_answered_under")
+_CACHES = ("_telescope", "_kernel_weights", "_self_influence", "_training_summary", "_answered_under")
 
 
 class RecordDroppedError(ValueError, AttributeError):
@@ -109,6 +110,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
     verbose: Any = False
     _telescope: AnsweringTelescope | None = None
     _kernel_weights: NDArray | None = None
+    _self_influence: NDArray | None = None
     _training_summary: tuple[Estimate, Estimate] | None = None
     _answered_under: tuple | None = None
     #: Names of the attributes that the last fit set.
@@ -196,6 +198,14 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         return self._kernel_weights
 
     @property
+    def self_influence_(self) -> NDArray:
+        """Influence of every training row on its own prediction, (n_train,): the diagonal of `influence`."""
+        telescope = self.telescope_
+        if self._self_influence is None:
+            self._self_influence = read_only(telescope.self_influence())
+        return self._self_influence
+
+    @property
     def effective_params_(self) -> float:
         """Effective parameters on the rows trained on."""
         return self._summary()[0].value.item()
@@ -281,8 +291,80 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         """
         return self.telescope_.kernel_weights(self._query(X))
 
-    def top_examples(self, X: Any, k: int = 5) -> pd.DataFrame:
-        """Find the training rows that weigh most in every prediction.
+    def influence(self, X: Any) -> NDArray:
+        """Influence of every training row on every prediction: the derivative of the prediction in the row's weight.
+
+        What was learned besides is held fixed: the structure of trees; the batches of a net, its learning rates and the
+        Jacobians along its run. To first order, a prediction without row i is ``predict(X) - w * influence(X)[:, i]``,
+        with w the weight of the row. Units are those of the label, or of the raw score for a loss with a link.
+
+        For trees this is LeafInfluence with fixed structure [1]_. It costs what `kernel_weights` costs. A row that is
+        not in the bag of a tree does not count there. Where leaves or the start are quantiles, as for medians, they do
+        not depend on weights while the same rows define them: their influence is zero.
+
+        For nets the weights are those of mean 1 over the rows trained on. Where the optimiser divides by moments of its
+        gradients, as Adam does, these moments respond too; kernel weights hold them fixed.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Query rows.
+
+        Returns
+        -------
+        ndarray of shape (n_query, n_train)
+            D; columns follow the rows given to `fit`. A row of weight zero that training was given has the influence
+            that a little weight would have; rows held out for early stopping have zero columns.
+
+        Raises
+        ------
+        MemoryError
+            If the result would not fit in the machine's memory.
+        ValueError
+            If the influence is not known for the settings of the model, or the response of a net is unstable.
+
+        References
+        ----------
+        .. [1] B. Sharchilev, Y. Ustinovskiy, P. Serdyukov, M. de Rijke. "Finding Influential Training Samples for
+           Gradient Boosted Decision Trees". ICML 2018.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from telescoping_sklearn import TelescopingGBTRegressor
+        >>> X, y = np.array([[0.0], [0.0], [1.0], [1.0]]), np.array([2.0, 4.0, 8.0, 8.0])
+        >>> stump = TelescopingGBTRegressor(n_estimators=1, learning_rate=1.0, min_child_samples=1).fit(X, y)
+        >>> stump.predict(X[:1])  # the mean of the first two labels, whatever the others weigh
+        array([3.])
+        >>> stump.influence(X[:1]).round(6) + 0.0
+        array([[-0.5,  0.5,  0. ,  0. ]])
+        """
+        return self.telescope_.influence(self._query(X))
+
+    def staged_influence(self, X: Any, stages: Any = None) -> NDArray:
+        """Influence of every training row on every prediction, along training.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Query rows.
+        stages : None, int or array-like of int, default=None
+            As in `staged_predict`.
+
+        Returns
+        -------
+        ndarray of shape (n_stages, n_query, n_train)
+            `influence` after each stage.
+
+        Raises
+        ------
+        MemoryError, ValueError
+            As in `influence`.
+        """
+        return self.telescope_.staged_influence(self._query(X), stages)
+
+    def top_examples(self, X: Any, k: int = 5, *, by: str = "weight") -> pd.DataFrame:
+        """Find the training rows that weigh most in every prediction, or that influence it most.
 
         Worked in blocks of queries that fit scikit-learn's ``working_memory``: the matrix of all weights is never
         made.
@@ -293,23 +375,26 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             Query rows.
         k : int, default=5
             Training rows to find for each query, at most as many as were trained on.
+        by : {"weight", "influence"}, default="weight"
+            Whether rows are ranked by their kernel weight, or by their `influence`.
 
         Returns
         -------
         pandas.DataFrame
-            ``k`` lines a query, the largest absolute weight first. Columns: ``query``, the position of the query, or
+            ``k`` lines a query, the largest absolute value first. Columns: ``query``, the position of the query, or
             its label in the index where X is a DataFrame; ``row``, the position of the training row in what `fit` was
-            given; ``index``, its label in the index, only where `fit` was given a DataFrame; ``weight``, its kernel
-            weight; ``label``, its training label. Rows that were not trained on never appear.
+            given; ``index``, its label in the index, only where `fit` was given a DataFrame; ``weight`` or
+            ``influence``, its kernel weight or influence; ``label``, its training label. Rows that were not trained on
+            never appear.
 
         Raises
         ------
         ValueError
-            If ``k`` is less than 1 or more than the number of rows trained on.
+            If ``k`` is less than 1 or more than the number of rows trained on, or ``by`` is neither of the two.
         """
         telescope = self.telescope_
-        rows, weights = telescope.top_examples(self._query(X), k)
-        table = pd.DataFrame({"row": rows.ravel(), "weight": weights.ravel(), "label": telescope.y[rows.ravel()]})
+        rows, found = telescope.top_examples(self._query(X), k, by=by)
+        table = pd.DataFrame({"row": rows.ravel(), by: found.ravel(), "label": telescope.y[rows.ravel()]})
         table.insert(0, "query", _query_labels(X, len(rows)).to_flat_index().repeat(k))
         if self._training_index is not None:
             table.insert(2, "index", self._training_index.to_flat_index()[rows.ravel()])

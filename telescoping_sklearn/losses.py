@@ -102,6 +102,10 @@ class NonQuadraticLoss(ABC):
         """Return H of the leaf denominators: h, unless a subclass overrides it."""
         return self.curvature(y, raw)
 
+    @abstractmethod
+    def hessian_slope(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Return dH/df."""
+
     def mean(self, raw: NDArray) -> NDArray:
         """Convert raw predictions to mean labels."""
         return np.exp(raw)
@@ -177,6 +181,10 @@ class Poisson(NonQuadraticLoss):
         """Return e^(f + max_delta_step)."""
         return np.exp(raw + self.max_delta_step)
 
+    def hessian_slope(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Return H."""
+        return self.hessian(y, raw)
+
     def covers(self, y: NDArray) -> bool:
         """Whether no label is negative."""
         return bool(y.min() >= 0)
@@ -205,6 +213,10 @@ class Gamma(NonQuadraticLoss):
     def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
         """Return y e^-f."""
         return y * np.exp(-raw)
+
+    def hessian_slope(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Return -y e^-f."""
+        return -y * np.exp(-raw)
 
     def covers(self, y: NDArray) -> bool:
         """Whether all labels are positive."""
@@ -243,6 +255,11 @@ class Tweedie(NonQuadraticLoss):
         """Return (2 - rho) e^((2 - rho) f) - (1 - rho) y e^((1 - rho) f)."""
         far, near = 2 - self.power, 1 - self.power
         return far * np.exp(far * raw) - near * y * np.exp(near * raw)
+
+    def hessian_slope(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Return (2 - rho)^2 e^((2 - rho) f) - (1 - rho)^2 y e^((1 - rho) f)."""
+        far, near = 2 - self.power, 1 - self.power
+        return far**2 * np.exp(far * raw) - near**2 * y * np.exp(near * raw)
 
     def covers(self, y: NDArray) -> bool:
         """Whether no label is negative."""
@@ -283,6 +300,10 @@ class Logistic(NonQuadraticLoss):
     def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
         """Return sigma(f) (1 - sigma(f))."""
         return expit(raw) * expit(-raw)
+
+    def hessian_slope(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Return sigma(f) (1 - sigma(f)) (1 - 2 sigma(f))."""
+        return expit(raw) * expit(-raw) * (expit(-raw) - expit(raw))
 
     def mean(self, raw: NDArray) -> NDArray:
         """Return sigma(f)."""
@@ -330,6 +351,10 @@ class Fair(NonQuadraticLoss):
     def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
         """Give (c / (|f - y| + c))^2."""
         return (self.c / (np.abs(raw - y) + self.c)) ** 2
+
+    def hessian_slope(self, y: NDArray, raw: NDArray) -> NDArray:
+        """Give -2 c^2 sign(f - y) / (|f - y| + c)^3."""
+        return -2 * self.c**2 * np.sign(raw - y) / (np.abs(raw - y) + self.c) ** 3
 
     def mean(self, raw: NDArray) -> NDArray:
         """Give f."""

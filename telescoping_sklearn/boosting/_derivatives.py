@@ -4,6 +4,7 @@ They change with the prediction. They are not stored by row and tree: the raw tr
 to tree, forward or back, and the derivatives are computed where they are needed.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,17 +14,48 @@ from telescoping_sklearn._telescope import read_only
 from telescoping_sklearn.losses import NonQuadraticLoss
 
 
+class RawPath:
+    """Raw predictions of the training rows before every stage, moved from stage to stage, forward or back.
+
+    They start from ``start`` at every row; ``leaf_values`` of a stage, (n_leaves,), are what its leaves add, and
+    ``leaves``, (n_stages, n_train), are those of the rows.
+    """
+
+    def __init__(self, start: float, leaves: NDArray, leaf_values: Sequence[NDArray]):
+        self._leaves = leaves
+        self._leaf_values = leaf_values
+        self._start = start
+        self._at = 0, self._at_start()
+
+    def before(self, stage: int) -> NDArray:
+        """Return f_{t-1} of every row, for stage t counted from 1, (n_train,)."""
+        wanted = stage - 1
+        done, raw = (0, self._at_start()) if wanted == 0 else self._at
+        while done < wanted:
+            raw = raw + self._leaf_values[done][self._leaves[done]]
+            done += 1
+        while done > wanted:
+            done -= 1
+            raw = raw - self._leaf_values[done][self._leaves[done]]
+        self._at = done, raw  # one assignment: an interruption leaves the old or the new pair
+        return raw
+
+    def _at_start(self) -> NDArray:
+        return np.full(self._leaves.shape[1], self._start)
+
+
 class Derivatives(NamedTuple):
     """Derivatives of the loss at every row before a stage, each (n_train,).
 
     ``gradient`` is g, the first derivative in the raw prediction f. ``label_rate`` is q = -dg/dy, ``curvature`` is
-    h = dg/df, and ``hessian`` is H, which the library uses for h in its leaf denominators.
+    h = dg/df, ``hessian`` is H, which the library uses for h in its leaf denominators, and ``hessian_slope`` is dH/df.
     """
 
     gradient: NDArray
     label_rate: NDArray
     curvature: NDArray
     hessian: NDArray
+    hessian_slope: NDArray
 
 
 class LossPath:
@@ -38,19 +70,14 @@ class LossPath:
     ):
         self.loss = loss
         self.labels = read_only(labels)
-        self.start = start
-        self._leaves = leaves
-        self._leaf_values = leaf_values
-        self._at = 0, np.full(len(labels), start)
+        self._raw = RawPath(start, leaves, leaf_values)
         self._derivatives: tuple[int, Derivatives] | None = None
 
     def before(self, stage: int) -> Derivatives:
         """Return the derivatives at f_{t-1}, for stage t counted from 1."""
         if self._derivatives is None or self._derivatives[0] != stage:
-            y, f = self.labels, self._raw_after(stage - 1)
-            loss = self.loss
-            of_rows = loss.gradient(y, f), loss.label_rate(y, f), loss.curvature(y, f), loss.hessian(y, f)
-            found = Derivatives(*map(read_only, of_rows))
+            y, f = self.labels, self._raw.before(stage)
+            found = Derivatives(*(read_only(getattr(self.loss, name)(y, f)) for name in Derivatives._fields))
             self._derivatives = stage, found  # one assignment: an interruption leaves the old or the new pair
         return self._derivatives[1]
 
@@ -66,14 +93,10 @@ class LossPath:
         """Return h = dg/df at every row before stage t, (n_train,): what the response feeds back."""
         return self.before(stage).curvature
 
-    def _raw_after(self, wanted: int) -> NDArray:
-        """Raw training predictions after so many trees, moved there from the last ones computed."""
-        done, raw = (0, np.full(len(self.labels), self.start)) if wanted == 0 else self._at
-        while done < wanted:
-            raw = raw + self._leaf_values[done][self._leaves[done]]
-            done += 1
-        while done > wanted:
-            done -= 1
-            raw = raw - self._leaf_values[done][self._leaves[done]]
-        self._at = done, raw
-        return raw
+    def hessian(self, stage: int) -> NDArray:
+        """Return H at every row before stage t, (n_train,): its share of the denominator of its leaf."""
+        return self.before(stage).hessian
+
+    def hessian_slope(self, stage: int) -> NDArray:
+        """Return dH/df at every row before stage t, (n_train,)."""
+        return self.before(stage).hessian_slope

@@ -81,6 +81,45 @@ class SparseWeights:
         return self.weights[[stage - 1]].toarray()[0]
 
 
+@dataclass(frozen=True, kw_only=True)
+class InfluenceTerms:
+    """What derivatives in the weights of rows need beside the ensemble; see `_influence`.
+
+    Attributes
+    ----------
+    learning_rate : float
+        Factor of R_t: where a leaf has one, R_t is `learning_rate` over the sum of w H plus ridge. A forest of T trees
+        has 1 / T.
+    start : ndarray of shape (n_train,)
+        Derivative of f_0 in the weight of every row; zeros where the start is given, or is a quantile.
+    counts : float or callable, default=1.0
+        How often a row counts in a stage, one number or the values of all rows: 0 outside the bag, and for rows that
+        training was not given; the number of draws in a bootstrap. 0.0 for leaves that are quantiles of residuals:
+        while the same rows define them, they do not depend on weights.
+    clip : float, default=infinity
+        Size to which residuals are clipped, for Huber's loss.
+    hessian, hessian_slope : callable, default=None
+        H of all rows in a stage, and its derivative in the prediction; None for 1 and 0, as with squared error.
+    """
+
+    learning_rate: float
+    start: NDArray
+    counts: float | StageRates = 1.0
+    clip: float = np.inf
+    hessian: StageRates | None = None
+    hessian_slope: StageRates | None = None
+
+
+def mean_start_terms(start_weights: NDArray, row_weights: NDArray, y: NDArray, given: NDArray | None = None) -> NDArray:
+    """Differentiate a start that is a function of the weighted mean label in the weight of every row, (n_train,).
+
+    ``start_weights`` are its derivatives in the labels. ``given`` are the rows that training was given, all if None.
+    """
+    slope, total = start_weights.sum(), row_weights.sum()
+    derivative = slope * (y - row_weights @ y / total) / total
+    return derivative if given is None else np.where(given, derivative, 0.0)
+
+
 @dataclass(frozen=True)
 class LeafEnsemble:
     """A tree ensemble on its training rows; the module's docstring has the notation.
@@ -116,6 +155,8 @@ class LeafEnsemble:
     gradient : callable, default=None
         Gives the first derivatives g_t of the loss before a stage, where the response to labels is a derivative of the
         prediction. None for a smoother, whose prediction is S y + c.
+    influence_terms : InfluenceTerms, default=None
+        What derivatives in the weights of rows need besides; None where they are not known, and refused.
     """
 
     leaves: NDArray
@@ -131,6 +172,7 @@ class LeafEnsemble:
     injection: float | StageRates = 1.0
     feedback: float | StageRates = 1.0
     gradient: StageRates | None = None
+    influence_terms: InfluenceTerms | None = None
 
     def __post_init__(self) -> None:
         """Make all arrays read-only: answers that are kept depend on them."""
@@ -160,9 +202,14 @@ class LeafEnsemble:
         return self.injection == 1.0 and self.feedback == 1.0
 
     @property
+    def same_feedback(self) -> bool:
+        """Whether the response enters every tree with the same weights, those of the rows."""
+        return self.weights_by_stage is None and self.responding is None and self.feedback == 1.0
+
+    @property
     def same_rows(self) -> bool:
         """Whether every tree is fitted to V - F with the same row weights."""
-        return self.weights_by_stage is None and self.responding is None and self.fits_residuals
+        return self.same_feedback and self.fits_residuals
 
     def stage_weights(self, stage: int) -> NDArray:
         """Weights of the rows in the leaves of a stage (1-based), (n_train,)."""

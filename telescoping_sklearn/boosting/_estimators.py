@@ -161,6 +161,8 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         The telescope, made and checked when first asked for.
     kernel_weights_ : ndarray of shape (n_train, n_train)
         Weights of the training labels in the training predictions. Rows sum to 1, except for non-quadratic losses.
+    self_influence_ : ndarray of shape (n_train,)
+        Influence of every training row on its own prediction, for finding rows that are mislabelled.
     effective_params_, effective_params_se_ : float
         Effective parameters on the rows trained on, and their standard error (0 where exact).
     degrees_of_freedom_, degrees_of_freedom_se_ : float

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from telescoping_sklearn._memory import working_memory_bytes
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble
@@ -18,6 +19,8 @@ Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
 #: Bytes of a block of rows that stays in the caches beside its leaf numbers.
 _BLOCK_BYTES = 2**20
+#: Most rows of a block.
+_MOST_ROWS = 65536
 
 # Costs of one step beside that of one multiplication and addition along a leaf number, measured on one core.
 _PAIR = 6.0  # one row counted in a pair of leaves
@@ -139,6 +142,8 @@ class LeafCarrier:
             F at the training rows after the last group carried.
         """
         residuals = self.rates.residuals
+        if not residuals and np.count_nonzero(labels) < labels.size / 8:  # such as unit columns
+            labels = sparse.csr_array(labels)
         state = np.subtract(labels, start, out=start) if residuals else np.negative(start, out=start)
         pieces: list[NDArray] = []
         previous: TreeGroup | None = None
@@ -154,13 +159,15 @@ class LeafCarrier:
         response = np.subtract(labels, state, out=state) if residuals else np.negative(state, out=state)
         return np.concatenate(pieces), response
 
-    def apply_adjoint(self, reached: NDArray) -> NDArray:
+    def apply_adjoint(self, reached: NDArray, last: int | None = None) -> NDArray:
         """Carry queries back to the labels.
 
         Parameters
         ----------
         reached : ndarray of shape (n_leaves, m)
-            Whether each query lies in each leaf of each tree.
+            Whether each query lies in each leaf of each tree, up to the last tree.
+        last : int, default=None
+            Stage, counted from 1, from which queries are carried back; None for the last of all.
 
         Returns
         -------
@@ -172,10 +179,13 @@ class LeafCarrier:
         weights = None if self.rates.residuals else np.zeros((n, m))
         on_sums: NDArray | None = None  # adjoint of the later group's sums over leaves
         later: TreeGroup | None = None
-        last = len(reached)
-        for group in self._progress(self.groups[::-1], "queries back through groups of trees"):
-            on_values = reached[last - group.n_leaves : last].copy()
-            last -= group.n_leaves
+        groups = [group for group in self.groups if last is None or group.stages.start < last]
+        first = sum(group.n_leaves for group in groups)
+        for group in self._progress(groups[::-1], "queries back through groups of trees"):
+            first -= group.n_leaves
+            on_values = np.zeros((group.n_leaves, m))
+            own = reached[first : first + group.n_leaves]
+            on_values[: len(own)] = own
             if later is not None and on_sums is not None:
                 on_values += self._adjoint_sums(group, later, state, weights, on_sums)
             on_sums, later = group.solve_adjoint(on_values), group
@@ -188,20 +198,26 @@ class LeafCarrier:
         return found
 
     def _forward_sums(
-        self, group: TreeGroup, previous: TreeGroup | None, state: NDArray, labels: NDArray, values: NDArray | None
+        self,
+        group: TreeGroup,
+        previous: TreeGroup | None,
+        state: NDArray,
+        labels: NDArray | sparse.csr_array,
+        values: NDArray | None,
     ) -> NDArray:
         """Apply the values of the group before, and accumulate what is left over the leaves of this one."""
         sums = np.zeros((group.n_leaves, state.shape[1]))
-        feedback, on_labels = self._entries(group, self.rates.feedback), None
         if not self.rates.residuals:
-            on_labels = self._entries(group, self.rates.labels)
+            entries = self.rates.labels_of(group.stages)
+            for block in row_blocks(len(state), _MOST_ROWS):
+                added = stacked(self._leaves(group, block), group.offsets, _of(entries, block)).T @ labels[block]
+                sums += added.toarray() if sparse.issparse(added) else added
+        feedback = self.rates.feedback_of(group.stages)
         for block in self._blocks(state):
             rows, leaves = state[block], self._leaves(group, block)
             if previous is not None:
                 rows -= stacked(self._leaves(previous, block), previous.offsets) @ values
             sums += stacked(leaves, group.offsets, _of(feedback, block)).T @ rows
-            if on_labels is not None:
-                sums += stacked(leaves, group.offsets, _of(on_labels, block)).T @ labels[block]
         return sums
 
     def _adjoint_sums(
@@ -209,9 +225,8 @@ class LeafCarrier:
     ) -> NDArray:
         """Propagate the later group's adjoints to the rows and sum them over this group's leaves."""
         sums = np.zeros((0 if group is None else group.n_leaves, state.shape[1]))
-        feedback, on_labels = self._entries(later, self.rates.feedback), None
-        if weights is not None:
-            on_labels = self._entries(later, self.rates.labels)
+        feedback = self.rates.feedback_of(later.stages)
+        on_labels = None if weights is None else self.rates.labels_of(later.stages)
         for block in self._blocks(state):
             rows, leaves = state[block], self._leaves(later, block)
             rows -= stacked(leaves, later.offsets, _of(feedback, block)) @ on_sums
@@ -221,19 +236,12 @@ class LeafCarrier:
                 sums += stacked(self._leaves(group, block), group.offsets).T @ rows
         return sums
 
-    def _entries(self, group: TreeGroup, rates) -> NDArray | None:
-        """Entries of the rows in a group: (n_train,) where its trees share them, else (n_trees, n_train)."""
-        stages = range(group.stages.start + 1, group.stages.stop + 1)
-        if self.rates.shared:
-            return rates(stages[0])
-        return np.stack([rates(stage) for stage in stages])
-
     def _leaves(self, group: TreeGroup, block: slice) -> NDArray:
         return self.ensemble.leaves[group.stages, block]
 
     def _blocks(self, state: NDArray):
         size = max(256, int(_BLOCK_BYTES // (8 * max(state.shape[1], 1))))
-        return row_blocks(len(state), min(size, 65536))
+        return row_blocks(len(state), min(size, _MOST_ROWS))
 
 
 def _of(entries: NDArray | None, block: slice) -> NDArray | None:

@@ -41,8 +41,10 @@ class RowRates:
         self._ensemble = ensemble
         #: Whether leaves sum residuals V - F: labels and response enter with the same weights, as with squared error.
         self.residuals = ensemble.fits_residuals
-        self.shared = ensemble.same_rows
-        self.ones = bool(self.shared and np.all(ensemble.row_weights == 1))
+        #: Whether the response enters every stage with the same weights, and whether labels do too, as residuals.
+        self.shared_feedback, self.shared = ensemble.same_feedback, ensemble.same_rows
+        self._equal = bool(self.shared_feedback and np.all(ensemble.row_weights == 1))
+        self.ones = self._equal and self.residuals
 
     def labels(self, stage: int) -> NDArray | None:
         """Entries of B^q in a stage, counted from 1; None stands for ones."""
@@ -50,7 +52,22 @@ class RowRates:
 
     def feedback(self, stage: int) -> NDArray | None:
         """Entries of B^h in a stage, counted from 1; None stands for ones."""
-        return None if self.ones else self._ensemble.feedback_weights(stage)
+        return None if self._equal else self._ensemble.feedback_weights(stage)
+
+    def labels_of(self, stages: slice) -> NDArray | None:
+        """Entries of B^q in stages, given by their positions: (n_rows,) if they share them, else (n_stages, n_rows)."""
+        return self._of(stages, self.labels, self.shared)
+
+    def feedback_of(self, stages: slice) -> NDArray | None:
+        """Entries of B^h in stages, given by their positions: (n_rows,) if they share them, else (n_stages, n_rows)."""
+        return self._of(stages, self.feedback, self.shared_feedback)
+
+    @staticmethod
+    def _of(stages: slice, entries: StageRates, shared: bool) -> NDArray | None:
+        if shared:
+            return entries(stages.start + 1)
+        found = (entries(stage + 1) for stage in range(stages.start, stages.stop))
+        return np.stack([weights for weights in found if weights is not None])
 
 
 def row_blocks(n_rows: int, size: int) -> Iterator[slice]:
@@ -87,7 +104,7 @@ def stacked(leaves: NDArray, offsets: NDArray, entries: NDArray | None = None) -
         data = np.ones(n_rows * n_trees)
     else:
         data = np.repeat(entries, n_trees) if entries.ndim == 1 else np.ascontiguousarray(entries.T).ravel()
-    starts = np.arange(0, n_rows * n_trees + 1, n_trees, dtype=np.int32)
+    starts = np.arange(n_rows + 1, dtype=np.int32) * n_trees
     return sparse.csr_array((data, indices.ravel(), starts), shape=(n_rows, int(offsets[-1])))
 
 

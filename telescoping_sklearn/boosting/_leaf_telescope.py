@@ -23,8 +23,9 @@ from scipy import sparse
 from telescoping_sklearn._answers import AnsweringTelescope
 from telescoping_sklearn._estimates import AUTO_EXACT_OPERATIONS, trained_blocks, unit_columns
 from telescoping_sklearn._memory import working_memory_bytes
-from telescoping_sklearn._telescope import Plan, Start, refuse_other_columns, resolve_stages
+from telescoping_sklearn._telescope import Denominators, Plan, Start, refuse_other_columns, resolve_stages
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, membership
+from telescoping_sklearn.boosting._influence import influence_ensemble
 from telescoping_sklearn.boosting._leaf_carriers import LeafCarrier, cheapest_group, moment_steps
 from telescoping_sklearn.boosting._leaf_moments import MATRICES_HELD, LeafMoments
 from telescoping_sklearn.boosting._leaf_space import offsets_of, row_blocks, stacked
@@ -166,15 +167,16 @@ class LeafTelescope(AnsweringTelescope):
         values = self._values(plan, labels, start, stages[-1], offset)
         yield from self._look_up(self.leaves(X), values, self._start_response(X, labels, offset), stages)
 
-    def apply_adjoint(self, plan: Plan, X: NDArray | None) -> NDArray:
-        """S(x), (n_query, n_train), from the queries back to the labels."""
-        leaves = self.leaves(X)
+    def apply_adjoint(self, plan: Plan, X: NDArray | None, stage: int | None = None) -> NDArray:
+        """S_t(x), (n_query, n_train), from the queries back to the labels."""
+        last = self.n_stages if stage is None else stage
+        leaves, offsets = self.leaves(X)[:last], self._offsets[: last + 1]
         n_query = leaves.shape[1]
         weights = np.empty((n_query, self.n_samples))
         carrier = self._carrier(plan)
         for block in plan.blocks(n_query):
-            reached = stacked(leaves[:, block], self._offsets).T.toarray()
-            weights[block] = carrier.apply_adjoint(reached).T
+            reached = stacked(leaves[:, block], offsets).T.toarray()
+            weights[block] = carrier.apply_adjoint(reached, last).T
         return weights
 
     def staged_model(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
@@ -253,6 +255,30 @@ class LeafTelescope(AnsweringTelescope):
         yield from self.ensemble.start_weights + np.cumsum(added, axis=0)
 
     # -- what it costs -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _of_row_weights(self) -> "LeafTelescope":
+        """The telescope whose columns are weights of rows."""
+        ensemble = influence_ensemble(self.ensemble, self.y)
+        rows: dict[str, Any] = {"training_rows": self._training_rows, "y": self.y, "trained": ensemble.trained}
+        return LeafTelescope(ensemble, self._find_leaves, self._tree_outputs, seed=self.seed, **rows)
+
+    def influence_telescope(self, denominators: Denominators = "moving") -> "LeafTelescope":
+        """Return a telescope of the same trees whose columns are weights of rows; see `_influence`."""
+        if denominators != "moving":
+            raise ValueError(
+                f"denominators={denominators!r} does not exist for trees: the denominators of leaves are sums of the "
+                "rows' weights, and move with them. Use denominators='moving'."
+            )
+        return self._of_row_weights
+
+    def own_weights(self) -> NDArray:
+        """Diagonal of S over the training rows, (n_train,): from sums over pairs of leaves where that is cheaper."""
+        sums = self.exact_sums(0)
+        if sums is not None and sums.operations <= self.forward_plan(0, self.n_trained).operations:
+            *_, own = self.moments.staged_own_weights()
+            return own
+        return super().own_weights()
 
     def forward_plan(self, n_query: int, n_columns: int) -> LeafPlan:
         """Plan label columns: labels and residuals are held at every training row, responses at every query."""

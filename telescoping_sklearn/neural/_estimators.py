@@ -184,6 +184,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         The telescope, made when first asked for.
     kernel_weights_ : ndarray of shape (n_train, n_train)
         Weights of the training labels in the training predictions.
+    self_influence_ : ndarray of shape (n_train,)
+        Influence of every training row on its own prediction, for finding rows that are mislabelled.
     effective_params_, effective_params_se_ : float
         Effective parameters on the rows trained on, and their standard error, of which `section_bias_` is a part: 0
         only for exact values over sections of one update.

@@ -156,12 +156,12 @@ class TangentTelescope(AnsweringTelescope):
         """
         yield from self._forward(self.forward_plan(len(X), labels.shape[1]), X, labels, True, stages)
 
-    def apply_adjoint(self, plan: Plan, X: NDArray | None) -> NDArray:
-        """S(x), (n_query, n_train), from the queries back to the labels."""
+    def apply_adjoint(self, plan: Plan, X: NDArray | None, stage: int | None = None) -> NDArray:
+        """S_t(x), (n_query, n_train), from the queries back to the labels."""
         rows = self._rows(X)
         weights = np.zeros((len(rows), self.n_samples))
         for block in plan.blocks(len(rows)):
-            weights[block] = self._backward(cast(TangentPlan, plan), rows[block])
+            weights[block] = self._backward(cast(TangentPlan, plan), rows[block], self.n_stages if stage is None else stage)
         return weights
 
     def staged_model(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
@@ -364,7 +364,7 @@ class TangentTelescope(AnsweringTelescope):
                 carrier.apply(inside, rows, first, stage, lasting=True)
                 yield inside
 
-    def _backward(self, plan: TangentPlan, rows: Tensor) -> NDArray:
+    def _backward(self, plan: TangentPlan, rows: Tensor, last: int) -> NDArray:
         """Kernel weights of a block of queries, (n_query, n_train): the adjoint of the recursion in `_carry`."""
         path, n_query = self.path, len(rows)
         carrier: AdjointCarrier
@@ -375,12 +375,12 @@ class TangentTelescope(AnsweringTelescope):
         own = torch.eye(n_query, dtype=path.dtype, device=path.device)
         on_training = torch.zeros((self.n_samples, n_query), dtype=path.dtype, device=path.device)
         weights = torch.zeros_like(on_training)
-        for stage in self.progress(range(self.n_stages, 0, -1), "queries back through the updates"):
+        for stage in self.progress(range(last, 0, -1), "queries back through the updates"):
             first, batch = plan.sections.first_of(stage), path.batch(stage)
-            if plan.sections.is_end(stage):
+            if stage == last or plan.sections.is_end(stage):
                 carrier.start_section()
                 carrier.accumulate(rows, first, stage, own)
-                if stage < self.n_stages:
+                if stage < last:
                     carrier.accumulate(path.rows, first, stage, on_training)
             on_residual = carrier.apply(stage, path.batch_tangent(stage)) * path.batch_weights(batch)[:, None]
             weights[batch] -= on_residual

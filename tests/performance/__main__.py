@@ -7,7 +7,9 @@ from tests.performance import neural, response, scaling, sections, trees
 from tests.performance._measure import ROOT, readable_seconds, timed
 from tests.performance._results import section, table, write
 
-BENCHMARKS = neural.BENCHMARKS | response.BENCHMARKS | scaling.BENCHMARKS | sections.BENCHMARKS | trees.BENCHMARKS
+ON_THE_PAGE = neural.BENCHMARKS | scaling.BENCHMARKS | sections.BENCHMARKS | trees.BENCHMARKS
+#: Studies of half an hour and more run only where they are named.
+BENCHMARKS = ON_THE_PAGE | response.BENCHMARKS
 
 
 def parser():
@@ -33,7 +35,7 @@ def main():
     asked = parser().parse_args()
     whole = not (asked.quick or asked.only)
     folder = asked.output or ROOT / ("docs" if whole else "performance_results")
-    results = list(measure(asked.only or BENCHMARKS, asked.quick))
+    results = list(measure(asked.only or ON_THE_PAGE, asked.quick))
     print(f"Wrote {write(results, 'make performance', folder)}")
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from telescoping_sklearn._memory import refuse_if_too_large
 from telescoping_sklearn.boosting._derivatives import LossPath
-from telescoping_sklearn.boosting._ensemble import LeafEnsemble, RowSets
+from telescoping_sklearn.boosting._ensemble import InfluenceTerms, LeafEnsemble, RowSets, mean_start_terms
 from telescoping_sklearn.boosting.libraries.lightgbm._replay import GrownTrees
 from telescoping_sklearn.boosting.libraries.lightgbm._tree_text import path_smoothing
 from telescoping_sklearn.losses import NonQuadraticLoss, SquaredError
@@ -76,6 +76,7 @@ def newton_ensemble(
             "Use fewer trees, a smaller num_leaves, or path_smooth=0.",
         )
     weigh = grown.bagged_weights
+    of_hessian: dict[str, Any] = {}
     if loss is None:
         start = SquaredError().start(grown.row_weights)
         of_loss: dict[str, Any] = {"start_weights": start}
@@ -86,6 +87,7 @@ def newton_ensemble(
         path = LossPath(loss, grown.labels, raw, grown.leaves, values)
         of_loss = {"start_weights": start, "start_offset": raw}
         of_loss |= {"injection": path.label_rate, "feedback": path.curvature, "gradient": path.gradient}
+        of_hessian = {"hessian": path.hessian, "hessian_slope": path.hessian_slope}
         pulls = _non_quadratic_pulls(path, len(grown.trees))
     rates, constants, responding = [], [], list[NDArray]()
     for stage, at in enumerate(pulls, start=1):
@@ -95,11 +97,19 @@ def newton_ensemble(
         constants.append(constant)
         if at.free is not None:
             responding.append(at.free)
+    terms = InfluenceTerms(
+        learning_rate=params["learning_rate"],
+        start=mean_start_terms(start, grown.row_weights, grown.labels, grown.given),
+        counts=grown.counts,
+        clip=np.inf if huber is None else huber,
+        **of_hessian,
+    )
     return LeafEnsemble(
         leaves=grown.leaves,
         n_leaves=grown.n_leaves,
         row_weights=grown.row_weights,
         trained=grown.row_weights > 0,
+        influence_terms=terms,
         rates=rates,
         constants=constants if any(constant.any() for constant in constants) else None,
         weights_by_stage=weigh,

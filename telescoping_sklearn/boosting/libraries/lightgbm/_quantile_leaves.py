@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from telescoping_sklearn.boosting._ensemble import LeafEnsemble, SparseWeights
+from telescoping_sklearn.boosting._ensemble import InfluenceTerms, LeafEnsemble, SparseWeights
 from telescoping_sklearn.boosting.libraries.lightgbm._replay import GrownTrees
 
 
@@ -120,4 +120,5 @@ def quantile_ensemble(
         # A tree of one leaf is the start alone.
         rates=[np.full(n_leaves, learning_rate * (n_leaves > 1)) for n_leaves in grown.n_leaves],
         weights_by_stage=SparseWeights(taken),
+        influence_terms=InfluenceTerms(learning_rate=learning_rate, start=np.zeros(len(start)), counts=0.0),
     )

@@ -54,6 +54,13 @@ class GrownTrees(NamedTuple):
         """Weights of the rows by stage, zero outside the bag; None without bagging."""
         return None if self.bags is None else BaggedWeights(self.row_weights, self.bags)
 
+    @property
+    def counts(self) -> float | RowSets:
+        """Rows that count in a stage: 1.0 for all rows, or those given to LightGBM and in the bag."""
+        if self.bags is not None:
+            return self.bags
+        return 1.0 if self.given.all() else RowSets([self.given], np.zeros(len(self.trees), dtype=np.intp))
+
     def rows_of(self, stage: int) -> NDArray[np.intp]:
         """Rows that the tree of a stage (1-based) saw."""
         return np.flatnonzero(self.given if self.bags is None else self.bags(stage))
