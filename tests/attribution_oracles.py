@@ -12,7 +12,9 @@ class HeldTrees:
         self.y, self.weights = model.telescope_.y, np.array(model.telescope_.row_weights)
         self.rate, self.ridge = model.learning_rate, model.reg_lambda
         self.train, self.query = ensemble.leaves.astype(int), model.telescope_.leaves(X_query).astype(int)
-        self.bags = [ensemble.stage_weights(stage + 1) > 0 for stage in range(len(self.train))]
+        everything = np.ones(len(self.y), dtype=bool)  # a row of weight zero is in the bag too
+        bagged = model.subsample < 1
+        self.bags = [ensemble.stage_weights(t + 1) > 0 if bagged else everything for t in range(len(self.train))]
         self.start = np.average(self.y, weights=self.weights)
         self.held = self.fit(self.weights, lambda row: True)[1]
 

@@ -28,6 +28,7 @@ TREES = {
     "ridge": {"reg_lambda": 3.0},
     "bags": {"subsample": 0.7, "subsample_freq": 1, "reg_lambda": 1.0},
     "steps": {"learning_rate": 0.6, "n_estimators": 4},
+    "zero weight": {},
 }
 MOVES = {
     boostin: lambda changed, row: False,
@@ -41,6 +42,7 @@ SCORES = pytest.mark.parametrize("score", MOVES, ids=lambda score: score.__name_
 def trees(request):
     X, y = random_rows(30)
     weights = np.random.default_rng(1).uniform(0.5, 2.0, len(y))
+    weights[-1] *= request.param != "zero weight"
     model = make_trees(**{"n_estimators": 6, "num_leaves": 4, "min_child_samples": 2} | TREES[request.param])
     model.fit(X, y, sample_weight=weights)
     return model, oracles.HeldTrees(model, random_rows(7, seed=2)[0]), random_rows(7, seed=2)[0]
@@ -50,7 +52,7 @@ def trees(request):
 def test_scores_of_trees_are_derivatives_in_a_weight(trees, score):
     model, held, X_query = trees
     expected = held.derivative(MOVES[score])
-    found = score(model.telescope_, X_query, learning_rate=model.learning_rate)
+    found = score(model.telescope_, X_query)
     np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
     assert np.abs(expected).max() > 1e-3
 
@@ -64,25 +66,30 @@ def test_the_oracle_fits_the_trees_again(trees):
 def test_scores_of_training_rows_are_those_of_the_same_rows_as_queries(trees, score):
     model, _, _ = trees
     X = random_rows(30)[0]
-    rate = {"learning_rate": model.learning_rate}
-    np.testing.assert_allclose(score(model.telescope_, None, **rate), score(model.telescope_, X, **rate), atol=1e-12)
+    np.testing.assert_allclose(score(model.telescope_, None), score(model.telescope_, X), atol=1e-12)
 
 
 def test_the_three_scores_of_trees_agree_for_one_tree_and_part_with_two():
     X, y = random_rows(30)
     for n_trees in (1, 2):
         telescope = make_trees(n_estimators=n_trees).fit(X, y).telescope_
-        found = [score(telescope, X, learning_rate=0.1) for score in MOVES]
+        found = [score(telescope, X) for score in MOVES]
         same = [np.allclose(found[0], other) for other in found[1:]]
         assert same == [n_trees == 1] * 2
 
 
-def test_a_row_without_weight_has_no_proximity_and_no_influence():
+@pytest.mark.parametrize("settings", [{}, {"learning_rate": 0.6, "n_estimators": 4}], ids=str)
+def test_leaf_influence_is_influence_but_for_the_start(settings):
     X, y = random_rows(30)
-    weights = np.r_[np.ones(29), 0.0]
-    telescope = make_trees().fit(X, y, sample_weight=weights).telescope_
-    for score in MOVES:
-        assert not score(telescope, X, learning_rate=0.1)[:, -1].any()
+    model = make_trees(**settings).fit(X, y)
+    fades = (1 - model.learning_rate) ** model.n_stages_  # every leaf takes this share of a change of all rows
+    expected = model.influence(X[:5]) - fades * (y - y.mean()) / 30
+    np.testing.assert_allclose(leaf_influence(model.telescope_, X[:5]), expected, atol=1e-6)
+
+
+def test_a_row_of_weight_zero_has_no_proximity():
+    X, y = random_rows(30)
+    telescope = make_trees().fit(X, y, sample_weight=np.r_[np.ones(29), 0.0]).telescope_
     assert not leaf_proximity(telescope, X)[:, -1].any()
 
 
@@ -92,7 +99,7 @@ def test_trees_of_other_leaves_are_refused(settings):
     telescope = make_trees(**settings).fit(X, np.abs(y)).telescope_
     for score in MOVES:
         with pytest.raises(ValueError, match="squared error"):
-            score(telescope, X, learning_rate=0.1)
+            score(telescope, X)
 
 
 def test_leaf_proximity_counts_trees_in_which_rows_share_a_leaf():
@@ -194,7 +201,7 @@ def test_ekfac_names_what_it_takes():
 def test_every_contender_scores_queries_and_training_rows(family):
     X, y = random_rows()
     model = {"trees": make_trees, "net": make_net}[family](random_state=0).fit(X, y)
-    fitted = FittedModel(model.telescope_, model.predict(X), model.predict(X[:5]), 0.1, 0)
+    fitted = FittedModel(model.telescope_, model.predict(X), model.predict(X[:5]), 0)
     found = list(contenders(family, len(X)))
     assert len(found) == len({item[:2] for item in found}) >= 8
     for item in found:

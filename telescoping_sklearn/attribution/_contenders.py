@@ -45,8 +45,10 @@ class Contender(NamedTuple):
 
 
 def _influence(telescope: Any, X: NDArray | None) -> NDArray:
-    # To be `telescope.influence(X)` alone as soon as telescopes have it.
-    return telescope.influence(X) if hasattr(telescope, "influence") else weights_times_residuals(telescope, X)
+    try:
+        return telescope.influence(X)
+    except NotImplementedError:  # to go as soon as telescopes of nets have influence
+        return weights_times_residuals(telescope, X)
 
 
 def weights_times_residuals(telescope: Any, X: NDArray | None) -> NDArray:
@@ -108,13 +110,9 @@ def contenders(family: str, n_train: int) -> Iterator[Contender]:
 
 
 def _of_trees() -> Iterator[Contender]:
-    shrunken = {
-        "BoostIn": boostin,
-        "LeafInfluence": leaf_influence,
-        "LeafInfluence, single point": leaf_influence_single_point,
-    }
-    for name, function in shrunken.items():
-        yield Contender(name, "", partial(_with_rate, function))
+    yield _of_telescope("BoostIn", boostin)
+    yield _of_telescope("LeafInfluence", leaf_influence)
+    yield _of_telescope("LeafInfluence, single point", leaf_influence_single_point)
     yield _of_telescope("leaf proximity", leaf_proximity)
 
 
@@ -130,10 +128,6 @@ def _of_nets(n_train: int) -> Iterator[Contender]:
 
 def _of_telescope(name: str, function: Callable[[Any, NDArray | None], NDArray], variant: str = "") -> Contender:
     return Contender(name, variant, lambda model, X: function(model.telescope, X))
-
-
-def _with_rate(function: Callable[..., NDArray], model: FittedModel, X: NDArray | None) -> NDArray:
-    return function(model.telescope, X, learning_rate=model.learning_rate)
 
 
 def _trak(dimensions: int, model: FittedModel, X: NDArray | None) -> NDArray:

@@ -69,8 +69,6 @@ class FittedModel(NamedTuple):
         Its predictions of the training rows.
     predicted : ndarray of shape (n_query,)
         Its predictions of the query rows.
-    learning_rate : float
-        Learning rate: the shrinkage of trees.
     seed : int
         Seed of scores that are random.
     """
@@ -78,7 +76,6 @@ class FittedModel(NamedTuple):
     telescope: Any
     fitted: NDArray
     predicted: NDArray
-    learning_rate: float
     seed: int
 
 
@@ -115,8 +112,7 @@ def fit_explained(spec: ModelSpec, X: NDArray, y: NDArray, X_query: NDArray, see
     """
     model = _estimator(spec, seed, record=True).fit(X, y)
     telescope = _adopted(model, X, y) if spec.library == "xgboost" else model.telescope_
-    rate = spec.settings["learning_rate_init" if spec.family == "net" else "learning_rate"]
-    return FittedModel(telescope, _predict(model, X), _predict(model, X_query), float(rate), seed)
+    return FittedModel(telescope, _predict(model, X), _predict(model, X_query), seed)
 
 
 def fit_without(

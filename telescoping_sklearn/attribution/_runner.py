@@ -113,7 +113,7 @@ class _Retraining:
             for rows in kept
         )
         runs = self.parallel(calls)
-        options = {"total": len(kept), "disable": not self.label, "leave": False}
+        options: dict[str, Any] = {"total": len(kept), "disable": not self.label, "leave": False}
         if not sys.stderr.isatty():
             options |= {"mininterval": _SECONDS_BETWEEN_LINES}
         return np.stack(list(tqdm(runs, desc=f"{self.label}: {what}", **options)))

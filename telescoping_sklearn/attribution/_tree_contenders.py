@@ -25,7 +25,7 @@ class _Tree(NamedTuple):
     pulls: NDArray
 
 
-def boostin(telescope: Any, X: NDArray | None, *, learning_rate: float) -> NDArray:
+def boostin(telescope: Any, X: NDArray | None) -> NDArray:
     """BoostIn: the row's own pull on the leaves that it shares with the query, later residuals held.
 
     sum_t lr 1{same leaf} (r_i - theta) / (H + lambda): TracIn for boosted trees, with leaf values as parameters.
@@ -36,8 +36,6 @@ def boostin(telescope: Any, X: NDArray | None, *, learning_rate: float) -> NDArr
         Telescope of the trees.
     X : ndarray of shape (n_query, n_features) or None
         Query rows; None for the training rows.
-    learning_rate : float
-        Shrinkage of the trees, which tells theta from the values of leaves.
 
     Returns
     -------
@@ -50,12 +48,12 @@ def boostin(telescope: Any, X: NDArray | None, *, learning_rate: float) -> NDArr
     Decision Trees". JMLR 24 (2023), 154.
     """
     scores = np.zeros((telescope.n_query(X), telescope.n_samples))
-    for tree in _trees(telescope, X, learning_rate):
+    for tree in _trees(telescope, X):
         scores += _same_leaf(tree) * (tree.rates[tree.train] * tree.pulls)
     return scores
 
 
-def leaf_influence(telescope: Any, X: NDArray | None, *, learning_rate: float) -> NDArray:
+def leaf_influence(telescope: Any, X: NDArray | None) -> NDArray:
     """LeafInfluence: the derivative of the prediction in a row's weight, with structure and start held fixed.
 
     With J_t = d f_t / d w_i, the value of a leaf has derivative
@@ -70,8 +68,6 @@ def leaf_influence(telescope: Any, X: NDArray | None, *, learning_rate: float) -
         Telescope of the trees.
     X : ndarray of shape (n_query, n_features) or None
         Query rows; None for the training rows.
-    learning_rate : float
-        Shrinkage of the trees, which tells theta from the values of leaves.
 
     Returns
     -------
@@ -86,7 +82,7 @@ def leaf_influence(telescope: Any, X: NDArray | None, *, learning_rate: float) -
     n_train = telescope.n_samples
     at_query, at_train = np.zeros((telescope.n_query(X), n_train)), np.zeros((n_train, n_train))
     rows = np.arange(n_train)
-    for tree in _trees(telescope, X, learning_rate):
+    for tree in _trees(telescope, X):
         sums = np.zeros((len(tree.rates), n_train))
         np.add.at(sums, tree.train, -tree.weights[:, None] * at_train)
         sums[tree.train, rows] += tree.pulls
@@ -96,7 +92,7 @@ def leaf_influence(telescope: Any, X: NDArray | None, *, learning_rate: float) -
     return at_query
 
 
-def leaf_influence_single_point(telescope: Any, X: NDArray | None, *, learning_rate: float) -> NDArray:
+def leaf_influence_single_point(telescope: Any, X: NDArray | None) -> NDArray:
     """LeafInfluence, SinglePoint: as `leaf_influence`, but a row's influence on other rows' residuals is left out.
 
     lr 1{same leaf} (r_i - theta - w_i J_{t-1}(x_i)) / (H + lambda) is added in each tree: the approximation that the
@@ -108,8 +104,6 @@ def leaf_influence_single_point(telescope: Any, X: NDArray | None, *, learning_r
         Telescope of the trees.
     X : ndarray of shape (n_query, n_features) or None
         Query rows; None for the training rows.
-    learning_rate : float
-        Shrinkage of the trees, which tells theta from the values of leaves.
 
     Returns
     -------
@@ -122,7 +116,7 @@ def leaf_influence_single_point(telescope: Any, X: NDArray | None, *, learning_r
     Decision Trees". ICML 2018.
     """
     scores, own = np.zeros((telescope.n_query(X), telescope.n_samples)), np.zeros(telescope.n_samples)
-    for tree in _trees(telescope, X, learning_rate):
+    for tree in _trees(telescope, X):
         added = tree.rates[tree.train] * (tree.pulls - tree.weights * own)
         scores += _same_leaf(tree) * added
         own += added
@@ -158,29 +152,32 @@ def leaf_proximity(telescope: Any, X: NDArray | None) -> NDArray:
     return proximity * (telescope.y - np.average(telescope.y, weights=telescope.row_weights))
 
 
-def _trees(telescope: Any, X: NDArray | None, learning_rate: float) -> Iterator[_Tree]:
+def _trees(telescope: Any, X: NDArray | None) -> Iterator[_Tree]:
     """Yield the trees in the order of training."""
     ensemble = telescope.ensemble
-    _refuse_other_leaves(ensemble)
+    terms = _terms(ensemble)
     leaves, before = telescope.leaves(X), telescope.staged_model(None, np.arange(ensemble.n_stages))
     for stage, fitted in enumerate(before, start=1):
         weights, rates, train = ensemble.stage_weights(stage), ensemble.rates[stage - 1], ensemble.leaves[stage - 1]
         residuals = telescope.y - fitted
-        theta = rates * ensemble.leaf_sums(stage, weights * residuals) / learning_rate
-        pulls = np.where(weights > 0, residuals - theta[train], 0.0)
+        theta = rates * ensemble.leaf_sums(stage, weights * residuals) / terms.learning_rate
+        counts = terms.counts(stage) if callable(terms.counts) else terms.counts
+        pulls = counts * (residuals - theta[train])
         yield _Tree(leaves[stage - 1].astype(np.intp), train.astype(np.intp), rates, weights, pulls)
 
 
-def _refuse_other_leaves(ensemble: Any) -> None:
-    from telescoping_sklearn.boosting._ensemble import BaggedWeights  # LightGBM is loaded when it is used
-
-    bagged = ensemble.weights_by_stage is None or isinstance(ensemble.weights_by_stage, BaggedWeights)
-    means = ensemble.constants is None and ensemble.responding is None and all(r.ndim == 1 for r in ensemble.rates)
-    if not (ensemble.smoother and ensemble.fits_residuals and bagged and means):
+def _terms(ensemble: Any) -> Any:
+    """Return what the ensemble knows of weights; refuse leaves that are not shrunken means of residuals."""
+    terms = ensemble.influence_terms
+    means = (
+        ensemble.constants is None and ensemble.responding is None and all(rate.ndim == 1 for rate in ensemble.rates)
+    )
+    if not (ensemble.smoother and ensemble.fits_residuals and means and terms is not None and terms.counts != 0.0):
         raise ValueError(
             "telescope: this score is written for trees whose leaves are shrunken means of residuals (squared error, "
             "no reg_alpha, max_delta_step or path_smooth). Use `influence`, which knows the others, or fit with these."
         )
+    return terms
 
 
 def _same_leaf(tree: _Tree) -> NDArray[np.bool_]:

@@ -161,7 +161,9 @@ class TangentTelescope(AnsweringTelescope):
         rows = self._rows(X)
         weights = np.zeros((len(rows), self.n_samples))
         for block in plan.blocks(len(rows)):
-            weights[block] = self._backward(cast(TangentPlan, plan), rows[block], self.n_stages if stage is None else stage)
+            weights[block] = self._backward(
+                cast(TangentPlan, plan), rows[block], self.n_stages if stage is None else stage
+            )
         return weights
 
     def staged_model(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
