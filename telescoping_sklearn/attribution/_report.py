@@ -129,5 +129,10 @@ def _label(record: Any) -> str:
 
 def _cell(record: Any) -> str:
     sign = "-" if record.lead_high < 0 else "+" if record.lead_low > 0 else " "
-    mean, low, high = (f"{value:.2f}".replace("0.", ".") for value in (record.mean, record.low, record.high))
+    mean, low, high = map(_short, (record.mean, record.low, record.high))
     return f"{mean} ({low} {high}) {sign}"
+
+
+def _short(value: float) -> str:
+    """Write a number with two decimals, without the zero before the point and without a minus before zero."""
+    return f"{round(value, 2) + 0.0:.2f}".replace("0.", ".", 1)

@@ -5,10 +5,12 @@ under a hash of the model's settings, rows and versions, and are read from there
 """
 
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -112,11 +114,13 @@ class _Retraining:
             )
             for rows in kept
         )
-        runs = self.parallel(calls)
         options: dict[str, Any] = {"total": len(kept), "disable": not self.label, "leave": False}
         if not sys.stderr.isatty():
             options |= {"mininterval": _SECONDS_BETWEEN_LINES}
-        return np.stack(list(tqdm(runs, desc=f"{self.label}: {what}", **options)))
+        with warnings.catch_warnings():
+            # joblib warns where storing is slow, as on a busy machine
+            warnings.filterwarnings("ignore", message="Persisting input arguments", category=UserWarning)
+            return np.stack(list(tqdm(self.parallel(calls), desc=f"{self.label}: {what}", **options)))
 
 
 @dataclass(frozen=True)
