@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 import joblib
 import numpy as np
@@ -64,6 +64,10 @@ class AnsweringTelescope(Telescope):
 
     Questions have the parameters and answers of the estimators' methods of the same name, see `base`, on arrays.
     """
+
+    #: What columns give, and the question to ask about earlier stages, in messages.
+    response_name: ClassVar[str] = "label response"
+    staged_question: ClassVar[str] = "staged_effective_params"
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
@@ -385,9 +389,9 @@ class AnsweringTelescope(Telescope):
         """Say where the response is not sound, and what to do."""
         last = self.last_sound_stage
         return (
-            f"the label response of this run fails its checks there, and passes them last at stage {last} of "
+            f"the {self.response_name} of this run fails its checks there, and passes them last at stage {last} of "
             f"{self.n_stages}. Where it fails, the recursion is unstable, or sections are too long. Ask for earlier "
-            f"stages, as in staged_effective_params(X, stages=[{last}]), fit with max_iter or learning_rate_init "
+            f"stages, as in {self.staged_question}(X, stages=[{last}]), fit with max_iter or learning_rate_init "
             "lowered, or use section=1 or rule='gauss2' where they are not in use."
         )
 

@@ -5,7 +5,8 @@ batches, learning rates and recorded parameters; see `net_predictions`.
 """
 
 import numpy as np
-from oracles import RAW_LOSSES, drawn_bags, float32
+import torch
+from oracles import NODES, RAW_LOSSES, drawn_bags, float32, func_jacobian, outputs_of, shape_of
 
 
 def weight_differences(predict, weights, step=1e-5):
@@ -83,3 +84,100 @@ def leaf_ridges(node, model, many, ridge=None):
     ridge = model.reg_lambda + (model.cat_l2 if of_many else 0)
     left, right = (leaf_ridges(node[side], model, many, ridge) for side in ("left_child", "right_child"))
     return left | right
+
+
+# -- nets --------------------------------------------------------------------------------------------------------------
+
+
+def sgd_again(settings, g, theta, state, stage, rate, phi):
+    """torch.optim.SGD."""
+    g = g + settings["weight_decay"] * theta
+    if not settings["momentum"]:
+        return -rate * g
+    state["M"] = g if stage == 1 else settings["momentum"] * state["M"] + (1 - settings["dampening"]) * g
+    return -rate * (g + settings["momentum"] * state["M"] if settings["nesterov"] else state["M"])
+
+
+def adam_again(settings, g, theta, state, stage, rate, phi):
+    """torch.optim.Adam and AdamW; with denominators phi where they are held."""
+    (b1, b2), decay = settings["betas"], settings["weight_decay"]
+    if not settings["decoupled_weight_decay"]:
+        g = g + decay * theta
+    state["M"] = b1 * state.get("M", 0.0) + (1 - b1) * g
+    state["V"] = b2 * state.get("V", 0.0) + (1 - b2) * g**2
+    state["largest"] = np.maximum(state.get("largest", 0.0), state["V"])
+    if phi is None:
+        phi = np.sqrt((state["largest"] if settings["amsgrad"] else state["V"]) / (1 - b2**stage)) + settings["eps"]
+    step = -rate * state["M"] / (1 - b1**stage) / phi
+    return step - rate * decay * theta if settings["decoupled_weight_decay"] else step
+
+
+def rmsprop_again(settings, g, theta, state, stage, rate, phi):
+    """torch.optim.RMSprop, neither centred nor with momentum or decay."""
+    state["V"] = settings["alpha"] * state.get("V", 0.0) + (1 - settings["alpha"]) * g**2
+    return -rate * g / (np.sqrt(state["V"]) + settings["eps"] if phi is None else phi)
+
+
+def adagrad_again(settings, g, theta, state, stage, rate, phi):
+    """torch.optim.Adagrad without decay."""
+    state["V"] = state.get("V", settings["initial_accumulator_value"]) + g**2
+    return -rate * g / (np.sqrt(state["V"]) + settings["eps"] if phi is None else phi)
+
+
+AGAIN = {"SGD": sgd_again, "Adam": adam_again, "AdamW": adam_again, "RMSprop": rmsprop_again, "Adagrad": adagrad_again}
+
+
+class NetAgain:
+    """Predictions of the query, (m,), had the rows other weights: an optimiser run along recorded Jacobians.
+
+    Outputs are those recorded, plus what the Jacobians make of the difference between the steps for these weights and
+    the steps recorded. Everything else is as torch has it: moments, denominators unless they are ``held``, decay.
+    """
+
+    def __init__(self, model, X, y, query, stage=None, held=False, ends=None):
+        run, shape = model._trajectory, shape_of(model)
+        self.path = run.parameters.double().numpy()
+        self.settings, self.step = run.slices[0].settings, AGAIN[run.optimizer.__name__]
+        self.rates, self.batches, self.y = run.learning_rates, list(run.batches), y
+        self.phis = run.denominators.double().numpy() if held and run.denominators is not None else None
+        self.stage = len(self.batches) if stage is None else stage
+        self.ends = set((model.section_ends_ if ends is None else ends).tolist())
+
+        def at(theta, rows):
+            return func_jacobian(torch.as_tensor(theta), torch.as_tensor(rows), *shape).numpy()
+
+        def outer(first, last, rows):
+            start, end = self.path[first], self.path[last]
+            nodes = NODES[model.rule]
+            return sum(at(start + position * (end - start), rows) for position in nodes) / len(nodes)
+
+        def outputs(theta, rows):
+            return outputs_of(torch.as_tensor(theta), torch.as_tensor(rows), *shape).numpy()
+
+        self.inner, self.inside, self.residuals, self.outer = [], [], [], {}
+        first = 0
+        for t, batch in enumerate(self.batches[: self.stage], start=1):
+            self.inner.append(at(self.path[t - 1], X[batch]))
+            self.residuals.append(outputs(self.path[t - 1], X[batch]) - y[batch])
+            self.inside.append((first, outer(first, t - 1, X[batch])))
+            if t in self.ends or t == self.stage:
+                self.outer[t] = outer(first, t, X), outer(first, t, query)
+                first = t
+        self.last = outputs(self.path[self.stage], query)
+
+    def __call__(self, weights):
+        """Run the optimiser with these weights, of mean 1 as they were."""
+        moved = np.zeros_like(self.path)  # difference of the parameters after every update
+        training, reached, state = np.zeros(len(self.y)), np.zeros(len(self.last)), {}
+        for t, batch in enumerate(self.batches[: self.stage], start=1):
+            first, inside = self.inside[t - 1]
+            f = self.residuals[t - 1] + training[batch] + inside @ (moved[t - 1] - moved[first])
+            g = self.inner[t - 1].T @ (weights[batch] * f) / len(batch)
+            phi = None if self.phis is None else self.phis[t - 1]
+            theta = self.path[t - 1] + moved[t - 1]
+            step = self.step(self.settings, g, theta, state, t, self.rates[t - 1], phi)
+            moved[t] = moved[t - 1] + step - (self.path[t] - self.path[t - 1])
+            if t in self.outer:
+                ahead = moved[t] - moved[first]
+                training, reached = (f + J @ ahead for f, J in zip((training, reached), self.outer[t], strict=True))
+        return self.last + reached

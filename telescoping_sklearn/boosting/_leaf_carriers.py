@@ -19,6 +19,8 @@ Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
 #: Bytes of a block of rows that stays in the caches beside its leaf numbers.
 _BLOCK_BYTES = 2**20
+#: Rows of a block at least: fewer are not worth the calls.
+_LEAST_ROWS = 1024
 #: Most rows of a block.
 _MOST_ROWS = 65536
 
@@ -240,7 +242,7 @@ class LeafCarrier:
         return self.ensemble.leaves[group.stages, block]
 
     def _blocks(self, state: NDArray):
-        size = max(256, int(_BLOCK_BYTES // (8 * max(state.shape[1], 1))))
+        size = max(_LEAST_ROWS, int(_BLOCK_BYTES // (8 * max(state.shape[1], 1))))
         return row_blocks(len(state), min(size, _MOST_ROWS))
 
 

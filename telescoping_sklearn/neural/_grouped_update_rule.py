@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from telescoping_sklearn.neural._update_rules import ReversibleRule, Settings, UpdateRule, update_rule
+from telescoping_sklearn.neural._update_rules import RecordedUpdate, ReversibleRule, Settings, UpdateRule, update_rule
 
 Rates = NDArray | Sequence[Sequence[float]]  # by update and group
 
@@ -48,8 +48,9 @@ class GroupedUpdateRule:
     def __init__(self, optimizer: type[torch.optim.Optimizer], slices: list[GroupSlice], group_rates: Rates):
         self._rules = [(part.where, part.group, update_rule(optimizer, part.settings)) for part in slices]
         self._group_rates = group_rates
-        if all(hasattr(rule, "transposed_step") for _, _, rule in self._rules):
-            self.transposed_step = self._transposed_step
+        for method in ("transposed_step", "moving_step", "transposed_moving_step"):
+            if all(hasattr(rule, method) for _, _, rule in self._rules):
+                setattr(self, method, getattr(self, f"_{method}"))
 
     def step(self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None) -> Tensor:
         """Return the step's response, (k, p), for the gradient's, (k, p)."""
@@ -67,6 +68,27 @@ class GroupedUpdateRule:
             on_gradient[:, where], on_part = cast(ReversibleRule, rule).transposed_step(on_step[:, where], stage, *rest)
             if on_part is not None:
                 on_parameters[:, where] = on_part
+        return on_gradient, on_parameters
+
+    def _moving_step(
+        self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None, run: RecordedUpdate
+    ) -> Tensor:
+        """Return the step's response, (k, p), where denominators respond too."""
+        step = torch.zeros_like(gradient)
+        for where, rule, *rest in self._parts(stage, phi):
+            step[:, where] = rule.moving_step(gradient[:, where], parameters[:, where], stage, *rest, run.part(where))
+        return step
+
+    def _transposed_moving_step(
+        self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None, run: RecordedUpdate
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the derivatives in the gradient and in the parameters before the step, each (m', p)."""
+        on_gradient, on_parameters = torch.zeros_like(on_step), torch.zeros_like(on_step)
+        for where, rule, *rest in self._parts(stage, phi):
+            found = rule.transposed_moving_step(on_step[:, where], stage, *rest, run.part(where))
+            on_gradient[:, where] = found[0]
+            if found[1] is not None:
+                on_parameters[:, where] = found[1]
         return on_gradient, on_parameters
 
     def _parts(self, stage: int, phi: Tensor | None) -> list[Any]:

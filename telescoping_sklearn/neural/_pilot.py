@@ -11,7 +11,7 @@ pilot measures what the sections cost in effective parameters.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ LARGEST_GAP = 0.25
 #: interpolates has n effective parameters on its n training rows; a residual of r adds about r^2 n to them. Over
 #: single updates at usual learning rates it was seen to rise by up to 0.2, between one batch and the next.
 LARGEST_RISE = 0.3
+#: Root mean square of the response to a random column of weights beyond which it is refused, in units of the labels'
+#: standard deviation.
+LARGEST_INFLUENCE = 3.0
 #: What a change is multiplied with to give an error. A method of first order errs by twice what halving changes; half
 #: as much again is for rows asked about that differ from the rows read.
 _ERROR_OF_CHANGE = 3.0
@@ -55,6 +58,19 @@ class CarriesColumns(Protocol):
 
     def carry_columns(self, X: NDArray, labels: NDArray, stages: NDArray) -> Iterator[Tensor]:
         """Yield the response of queries to label columns, of which the last starts from the net."""
+
+
+class CarriesWeights(CarriesColumns, Protocol):
+    """Members of a telescope of row weights that a pilot needs."""
+
+    @property
+    def n_stages(self) -> int:
+        """Number of updates T."""
+
+    def staged_response(
+        self, X: NDArray | None, V: NDArray, offset: bool = False, stages: Any = None
+    ) -> Iterator[NDArray]:
+        """Yield the response of queries to columns, (n_query, k), at stages."""
 
 
 @dataclass(frozen=True)
@@ -159,15 +175,10 @@ def run_pilot(telescope: CarriesColumns, stages: NDArray[np.intp]) -> Pilot:
     Pilot
         The columns along the run.
     """
-    path, rng = telescope.path, np.random.default_rng(telescope.seed)
-    trained = np.flatnonzero(telescope.trained)
-    chosen = np.sort(rng.permutation(trained)[:PILOT_ROWS])
-    partners = rng.permutation(trained)[: len(chosen)]
-    rows = path.rows.cpu().numpy()
-    queries = np.concatenate([rows[chosen], (rows[chosen] + rows[partners]) / 2])
-    labels = np.where(rng.random((len(rows), RANDOM_COLUMNS)) < 0.5, -1.0, 1.0)
+    path = telescope.path
+    chosen, queries, labels = _rows_and_columns(telescope)
     on_device = torch.from_numpy(queries).to(path.device)
-    label_std = float(np.std(telescope.y[trained])) or 1.0  # of constant labels, absolute gaps
+    label_std = _label_std(telescope)
     random, gaps = [], []
     carried = telescope.carry_columns(queries, np.column_stack([labels, telescope.y]), stages)
     for stage, response in zip(stages, carried, strict=True):
@@ -175,6 +186,46 @@ def run_pilot(telescope: CarriesColumns, stages: NDArray[np.intp]) -> Pilot:
         random.append(at[:, :-1].cpu().numpy())
         gaps.append((at[:, -1] - path.outputs(on_device, int(stage))).abs().cpu().numpy() / label_std)
     return Pilot(stages, labels[chosen], np.stack(random), np.stack(gaps))
+
+
+def _rows_and_columns(telescope: CarriesColumns) -> tuple[NDArray, NDArray, NDArray]:
+    """Draw training rows, by number, the queries made of them and their mixtures, and random columns of signs."""
+    rng = np.random.default_rng(telescope.seed)
+    trained = np.flatnonzero(telescope.trained)
+    chosen = np.sort(rng.permutation(trained)[:PILOT_ROWS])
+    partners = rng.permutation(trained)[: len(chosen)]
+    rows = telescope.path.rows.cpu().numpy()
+    queries = np.concatenate([rows[chosen], (rows[chosen] + rows[partners]) / 2])
+    return chosen, queries, np.where(rng.random((len(rows), RANDOM_COLUMNS)) < 0.5, -1.0, 1.0)
+
+
+def _label_std(telescope: CarriesColumns) -> float:
+    return float(np.std(telescope.y[telescope.trained])) or 1.0  # of constant labels, absolute gaps
+
+
+def influence_accuracy(telescope: CarriesWeights) -> ResponseAccuracy:
+    """Measure how far the response to weights of rows can be trusted.
+
+    A random column of signs asks what a random half of the rows, weighed double and without the others, would do. Such
+    changes stay below the spread of the labels; where the answer is larger by `LARGEST_INFLUENCE`, it has blown up.
+
+    Parameters
+    ----------
+    telescope : InfluenceTelescope
+        The telescope whose columns are weights.
+
+    Returns
+    -------
+    ResponseAccuracy
+        Without errors: they are those of effective parameters.
+    """
+    stages = _stages_read(telescope.n_stages)
+    _, queries, columns = _rows_and_columns(telescope)
+    sizes = []
+    with np.errstate(over="ignore", invalid="ignore"):
+        for response in telescope.staged_response(queries, columns, stages=stages):
+            sizes.append(np.sqrt((response**2).mean()) / _label_std(telescope))
+    return ResponseAccuracy(stages, np.zeros((len(stages), 2)), np.array(sizes) <= LARGEST_INFLUENCE)
 
 
 def measured_accuracy(make: Callable[[Sections], CarriesColumns], sections: Sections) -> ResponseAccuracy:

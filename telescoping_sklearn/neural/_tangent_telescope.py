@@ -22,7 +22,7 @@ from torch import Tensor
 
 from telescoping_sklearn._answers import AnsweringTelescope
 from telescoping_sklearn._memory import items_per_block
-from telescoping_sklearn._telescope import Plan, Start, read_only, refuse_other_columns, resolve_stages
+from telescoping_sklearn._telescope import Denominators, Plan, Start, read_only, refuse_other_columns, resolve_stages
 from telescoping_sklearn.neural._carriers import (
     AdjointCarrier,
     AdjointKernelCarrier,
@@ -37,7 +37,7 @@ from telescoping_sklearn.neural._isolation import isolates, isolates_public_meth
 from telescoping_sklearn.neural._path import Path, as_double
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, measured_accuracy
 from telescoping_sklearn.neural._sections import Sections
-from telescoping_sklearn.neural._tangent import row_blocks
+from telescoping_sklearn.neural._tangent import Tangent, row_blocks
 from telescoping_sklearn.neural._update_rules import ReversibleRule, UpdateRule
 
 #: Bytes of a block of columns carried with the parameters beyond which it gets slower: its pages come fresh.
@@ -84,6 +84,8 @@ class TangentTelescope(AnsweringTelescope):
     """
 
     has_linearized = True
+    #: Blocks of p numbers that are held for one column.
+    parameter_blocks: float = 7.0
 
     def __init__(
         self,
@@ -99,6 +101,7 @@ class TangentTelescope(AnsweringTelescope):
         self._make_update_rule = make_update_rule
         self._is_plain, self.has_adjoint = RuleTraits.of(make_update_rule())
         self._accuracy = None if accuracy is None else replace(accuracy)  # pickles do not keep arrays read-only
+        self._of_row_weights: dict[str, TangentTelescope] = {}
         if path.trajectory.adaptive:
             self.default_kernel_stages = 20  # such kernels do not factor by layer and are thirty times dearer
 
@@ -158,12 +161,10 @@ class TangentTelescope(AnsweringTelescope):
 
     def apply_adjoint(self, plan: Plan, X: NDArray | None, stage: int | None = None) -> NDArray:
         """S_t(x), (n_query, n_train), from the queries back to the labels."""
-        rows = self._rows(X)
+        rows, last = self._rows(X), self.n_stages if stage is None else stage
         weights = np.zeros((len(rows), self.n_samples))
         for block in plan.blocks(len(rows)):
-            weights[block] = self._backward(
-                cast(TangentPlan, plan), rows[block], self.n_stages if stage is None else stage
-            )
+            weights[block] = self._backward(cast(TangentPlan, plan), rows[block], last)
         return weights
 
     def staged_model(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
@@ -204,6 +205,30 @@ class TangentTelescope(AnsweringTelescope):
                 changes[block] = path.tangent(at_start, rows[block]).jvp(moved)
             for change in changes.T:
                 yield (outputs + change).cpu().numpy()
+
+    def influence_telescope(self, denominators: Denominators = "moving") -> "TangentTelescope":
+        """Return the telescope of the same run whose columns are weights of rows; see `_influence`.
+
+        Parameters
+        ----------
+        denominators : {"moving", "held"}, default="moving"
+            Whether the denominators of an adaptive optimiser respond to the weights too.
+
+        Returns
+        -------
+        TangentTelescope
+            The telescope; its kernel weights are influence.
+
+        Raises
+        ------
+        ValueError
+            If `denominators` is neither, or they should move and the optimiser's response does not say how.
+        """
+        from telescoping_sklearn.neural._influence import InfluenceTelescope  # a subclass of this one
+
+        if denominators not in self._of_row_weights:
+            self._of_row_weights[denominators] = InfluenceTelescope(self, denominators)
+        return self._of_row_weights[denominators]
 
     # -- how far it can be trusted -----------------------------------------------------------------------------------
 
@@ -260,7 +285,7 @@ class TangentTelescope(AnsweringTelescope):
                 form="parameters",
                 sections=self.sections,
                 operations=tangents + float(p) * n_columns * (at_ends + inside + (batch + 10) * self.n_stages),
-                column_bytes=itemsize * (7.0 * p + 3 * rows),
+                column_bytes=itemsize * (self.parameter_blocks * p + 3 * rows),
                 fastest_block_bytes=_FASTEST_COLUMNS,
             )
         ]
@@ -351,8 +376,10 @@ class TangentTelescope(AnsweringTelescope):
             response = training[batch]
             if stage - 1 > first:
                 carrier.apply(response, path.rows[batch], first, stage - 1)
-            residual = response.sub_(V[batch]).mul_(path.batch_weights(batch)[:, None])
-            carrier.accumulate(stage, path.batch_tangent(stage), residual)
+            there = path.batch_tangent(stage)
+            residual = response.mul_(path.batch_weights(batch)[:, None])
+            residual.addcmul_(V[batch], self._column_rates(batch, there)[:, None], value=-1)
+            carrier.accumulate(stage, there, residual)
             if sections.is_end(stage):
                 if stage < stages[-1] or X is None:
                     carrier.apply(training, path.rows, first, stage, lasting=True)
@@ -384,12 +411,18 @@ class TangentTelescope(AnsweringTelescope):
                 carrier.accumulate(rows, first, stage, own)
                 if stage < last:
                     carrier.accumulate(path.rows, first, stage, on_training)
-            on_residual = carrier.apply(stage, path.batch_tangent(stage)) * path.batch_weights(batch)[:, None]
-            weights[batch] -= on_residual
+            there = path.batch_tangent(stage)
+            on_residual = carrier.apply(stage, there)
+            weights[batch] -= on_residual * self._column_rates(batch, there)[:, None]
+            on_residual *= path.batch_weights(batch)[:, None]
             on_training[batch] += on_residual
             if stage - 1 > first:
                 carrier.accumulate(path.rows[batch], first, stage - 1, on_residual)
         return weights.T.double().cpu().numpy()
+
+    def _column_rates(self, batch: Tensor, there: Tangent) -> Tensor:
+        """Return what a unit of a column takes from the weighted residual of the batch's rows, (b,)."""
+        return self.path.batch_weights(batch)
 
     def _kernel_blocks(self, rows: Tensor, stage: int) -> Iterator[tuple[slice, slice, Tensor]]:
         """Yield blocks of a stage's kernel: slices of the queries and of the batch, and the kernel there."""

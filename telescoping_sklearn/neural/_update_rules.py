@@ -28,6 +28,31 @@ def _swept(state: Tensor, stage: int) -> Tensor:
     return torch.nn.functional.hardshrink(state, 1e8 * torch.finfo(state.dtype).tiny)
 
 
+class RecordedUpdate(NamedTuple):
+    """An update that training made, of p parameters.
+
+    Attributes
+    ----------
+    gradient : Tensor of shape (p,)
+        Gradient of the batch's mean loss, at the parameters before.
+    parameters : Tensor of shape (p,)
+        Parameters before.
+    step : Tensor of shape (p,)
+        What the update added to them.
+    phi_before : Tensor of shape (p,) or None
+        Denominators of the update before; None for the first.
+    """
+
+    gradient: Tensor
+    parameters: Tensor
+    step: Tensor
+    phi_before: Tensor | None
+
+    def part(self, where: slice) -> "RecordedUpdate":
+        """Cut out some of the parameters."""
+        return RecordedUpdate(*(None if value is None else value[where] for value in self))  # type: ignore[arg-type]
+
+
 @dataclass
 class SGDResponse:
     """Stochastic gradient descent: g = G + l Theta; M = m M + (1 - q) g; D = -lr (g + m M) or -lr M.
@@ -89,16 +114,32 @@ class AdamResponse:
 
     Attributes
     ----------
-    beta1, weight_decay : float
-        b1 and l of torch.
+    beta1, beta2, weight_decay, eps : float
+        b1, b2, l and eps of torch.
     decoupled : bool
         Whether weight decay acts on the parameters beside the gradient (AdamW) rather than through it.
+    amsgrad : bool
+        Whether denominators hold the largest second moment so far.
+
+    Notes
+    -----
+    Where denominators respond too, with g the recorded gradient and G its response, both with coupled decay,
+
+        dV = b2 dV + (1 - b2) 2 g G,    dphi = dV / (1 - b2^t) / (2 (phi - eps)),
+
+    and the step's response gains lr M / (1 - b1^t) / phi^2 dphi with M of the run: minus its adaptive step over phi,
+    times dphi. Under amsgrad dV is that of the update at which the largest second moment was attained.
     """
 
     beta1: float = 0.9
     weight_decay: float = 0.0
     decoupled: bool = False
+    beta2: float = 0.999
+    eps: float = 1e-8
+    amsgrad: bool = False
     _mean: Tensor | None = field(default=None, repr=False)
+    _second: Tensor | None = field(default=None, repr=False)
+    _largest: Tensor | None = field(default=None, repr=False)
 
     def step(self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None) -> Tensor:
         """Return the step's response, (k, p), for the gradient's, whose memory it takes, with the denominators phi."""
@@ -136,6 +177,72 @@ class AdamResponse:
             return on_gradient, None
         return on_gradient, -rate * self.weight_decay * on_step if self.decoupled else self.weight_decay * on_gradient
 
+    def moving_step(
+        self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None, run: RecordedUpdate
+    ) -> Tensor:
+        """Return the step's response, (k, p), where the denominators phi of the recorded update respond too."""
+        if phi is None:
+            raise ValueError("Adam's denominators were not recorded.")
+        coupled = gradient if self._uncoupled else gradient + self.weight_decay * parameters
+        own = (2 * (1 - self.beta2)) * self._recorded_gradient(run)
+        if self._second is None:
+            self._second = torch.zeros_like(gradient)
+        self._second = _swept(self._second.mul_(self.beta2).addcmul_(coupled, own), stage)
+        second = self._second
+        if self.amsgrad:
+            attained = self._attained(stage, phi, run.phi_before)
+            second = self._largest = second.clone() if self._largest is None else self._largest
+            second[:, attained] = self._second[:, attained]
+        step = self.step(gradient, parameters, stage, rate, phi)
+        return step.addcmul_(second, self._step_slope(stage, rate, phi, run))
+
+    def transposed_moving_step(
+        self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None, run: RecordedUpdate
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the derivatives in the gradient and in the parameters before the step, each (m', p)."""
+        if phi is None:
+            raise ValueError("Adam's denominators were not recorded.")
+        on_second = on_step * self._step_slope(stage, rate, phi, run)
+        if self.amsgrad:
+            if self._largest is not None:
+                on_second += self._largest
+            attained = self._attained(stage, phi, run.phi_before)
+            self._largest = on_second * ~attained
+            on_second *= attained
+        if self._second is not None:
+            on_second += self._second
+        through_second = on_second * ((2 * (1 - self.beta2)) * self._recorded_gradient(run))
+        self._second = _swept(on_second.mul_(self.beta2), stage)
+        on_gradient, on_parameters = self.transposed_step(on_step, stage, rate, phi)
+        on_gradient += through_second
+        if on_parameters is not None and not self.decoupled:
+            on_parameters += self.weight_decay * through_second
+        return on_gradient, on_parameters
+
+    @property
+    def _uncoupled(self) -> bool:
+        return self.decoupled or not self.weight_decay
+
+    def _recorded_gradient(self, run: RecordedUpdate) -> Tensor:
+        """Return the gradient that went into the moments, (p,)."""
+        return run.gradient if self._uncoupled else run.gradient + self.weight_decay * run.parameters
+
+    def _step_slope(self, stage: int, rate: float, phi: Tensor, run: RecordedUpdate) -> Tensor:
+        """Return the derivative of the recorded step in the second moment, (p,); 0 where that has always been 0."""
+        root = phi - self.eps
+        adaptive = run.step + rate * self.weight_decay * run.parameters if self.decoupled else run.step
+        slope = -adaptive / (2 * phi * root * (1 - self.beta2**stage))
+        return slope.where(root > torch.finfo(phi.dtype).eps * phi, 0.0)
+
+    def _attained(self, stage: int, phi: Tensor, before: Tensor | None) -> Tensor:
+        """Whether the largest second moment so far is that of this update, (p,) bool."""
+        if before is None:
+            return torch.ones_like(phi, dtype=torch.bool)
+        largest, largest_before = (
+            (root - self.eps).square() * (1 - self.beta2**at) for root, at in ((phi, stage), (before, stage - 1))
+        )
+        return largest > largest_before * (1 + 16 * torch.finfo(phi.dtype).eps)
+
 
 class UpdateRule(Protocol):
     """The linear response of an optimiser, with the state of one run."""
@@ -150,6 +257,22 @@ class ReversibleRule(UpdateRule, Protocol):
 
     def transposed_step(
         self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the derivatives in the gradient and in the parameters before the step, given those in the step."""
+        ...
+
+
+class MovingRule(UpdateRule, Protocol):
+    """A response whose denominators can respond too; `transposed_moving_step` may be missing."""
+
+    def moving_step(
+        self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None, run: RecordedUpdate
+    ) -> Tensor:
+        """Return the step's response, (k, p), given the update that training made."""
+        ...
+
+    def transposed_moving_step(
+        self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None, run: RecordedUpdate
     ) -> tuple[Tensor, Tensor | None]:
         """Return the derivatives in the gradient and in the parameters before the step, given those in the step."""
         ...
@@ -190,6 +313,13 @@ def register_update_rule(
         parameters of the group, (k, p); stages count from 1, `rate` is the learning rate of the stage and `phi` its
         denominators, (p,), or None. It raises ValueError for settings that it cannot follow. With a method
         ``transposed_step``, such as the built-in responses have, few queries are explained far faster.
+
+        Influence lets denominators respond too. For an optimiser with denominators it needs a method
+        ``moving_step(gradient, parameters, stage, rate, phi, run)``, which gives the derivative of the step where phi
+        responds to the gradients that it is made of; ``run`` holds the update that training made: its ``gradient``,
+        ``parameters`` before, ``step``, (p,) each, and ``phi_before``, the denominators of the update before or None.
+        ``transposed_moving_step(on_step, stage, rate, phi, run)`` is its adjoint. Without `moving_step` influence is
+        refused unless it is asked with the denominators held.
     denominator : callable, default=None
         Takes the optimiser's state of a parameter tensor after an update and the settings, and returns the
         denominators phi, of the tensor's shape, that the update divided by; None where there are none.
@@ -281,7 +411,9 @@ def adam_response(settings: Settings) -> AdamResponse:
     ``decoupled_weight_decay`` tells which of the two it is: in torch 2.13 AdamW is a subclass of Adam.
     """
     return AdamResponse(
-        beta1=settings["betas"][0], weight_decay=settings["weight_decay"], decoupled=settings["decoupled_weight_decay"]
+        **dict(zip(("beta1", "beta2"), settings["betas"], strict=True)),
+        **{name: settings[name] for name in ("weight_decay", "eps", "amsgrad")},
+        decoupled=settings["decoupled_weight_decay"],
     )
 
 

@@ -1,0 +1,129 @@
+"""The response of a recorded run to the weights of its training rows.
+
+A unit of a row's weight adds the row's own gradient to that of its batch: a column of weights U enters the gradient by
+-1/|B| sum_i U_i J_i^T r_i with r_i = y_i - f_{t-1}(x_i), where a column of labels enters by -1/|B| sum_i w_i J_i^T V_i.
+The rest is the recursion of the response to labels, over the same sections, with the Jacobians held as recorded.
+Weights are those of mean 1 over the rows trained on; what scales them to that mean is held fixed.
+
+The response to labels holds the denominators of adaptive optimisers fixed, or weights times labels would not rebuild
+the net. Influence is a derivative and need not: by default the moments respond to the gradients that they are made of.
+Adam's step does not change when all gradients are scaled, which held denominators deny.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from telescoping_sklearn._telescope import Denominators
+from telescoping_sklearn.neural._isolation import isolates, isolates_public_methods
+from telescoping_sklearn.neural._path import Path
+from telescoping_sklearn.neural._pilot import ResponseAccuracy, influence_accuracy
+from telescoping_sklearn.neural._tangent import Tangent
+from telescoping_sklearn.neural._tangent_telescope import TangentTelescope
+from telescoping_sklearn.neural._update_rules import MovingRule, RecordedUpdate, UpdateRule
+
+
+class MovingDenominators:
+    """A response whose denominators respond too, at the updates that training made.
+
+    Parameters
+    ----------
+    rule : MovingRule
+        The optimiser's response with fresh state.
+    path : Path
+        The recorded run.
+    labels : Tensor of shape (n_train,)
+        Training labels.
+    """
+
+    is_plain = False
+
+    def __init__(self, rule: MovingRule, path: Path, labels: Tensor):
+        self._rule, self._path, self._labels = rule, path, labels
+        if hasattr(rule, "transposed_moving_step"):
+            self.transposed_step = self._transposed_step
+
+    def step(self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None) -> Tensor:
+        """Return the step's response, (k, p), for the gradient's, whose memory it takes."""
+        return self._rule.moving_step(gradient, parameters, stage, rate, phi, self._recorded(stage))
+
+    def _transposed_step(
+        self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the derivatives in the gradient and in the parameters before the step, each (m', p)."""
+        return self._rule.transposed_moving_step(on_step, stage, rate, phi, self._recorded(stage))
+
+    def _recorded(self, stage: int) -> RecordedUpdate:
+        """Look up an update; its gradient is taken again."""
+        path, batch = self._path, self._path.batch(stage)
+        there = path.batch_tangent(stage)
+        residual = (there.outputs - self._labels[batch]) * path.batch_weights(batch)
+        return RecordedUpdate(
+            gradient=there.vjp(residual[:, None])[0],
+            parameters=path.theta(stage - 1).to(path.dtype),
+            step=path.step(stage - 1, stage)[0],
+            phi_before=path.phi(stage - 1) if stage > 1 else None,
+        )
+
+
+def _moving(make_update_rule: Callable[[], UpdateRule], path: Path, labels: Tensor) -> MovingDenominators:
+    return MovingDenominators(cast(MovingRule, make_update_rule()), path, labels)
+
+
+@isolates_public_methods
+class InfluenceTelescope(TangentTelescope):
+    """The telescope of a recorded run whose columns are weights of rows instead of labels.
+
+    Parameters
+    ----------
+    of_labels : TangentTelescope
+        The telescope whose columns are labels.
+    denominators : {"moving", "held"}
+        Whether the denominators of an adaptive optimiser respond.
+
+    Raises
+    ------
+    ValueError
+        If `denominators` is neither, or they should move and the optimiser's response does not say how.
+    """
+
+    response_name = "influence"
+    staged_question = "staged_influence"
+
+    def __init__(self, of_labels: TangentTelescope, denominators: Denominators):
+        path, make_update_rule = of_labels.path, of_labels._make_update_rule
+        labels = torch.tensor(of_labels.y, dtype=path.dtype, device=path.device)
+        if denominators not in ("moving", "held"):
+            raise ValueError(f"denominators must be 'moving' or 'held', got {denominators!r}.")
+        if denominators == "moving" and path.trajectory.adaptive:
+            if not hasattr(make_update_rule(), "moving_step"):
+                name = path.trajectory.optimizer.__name__
+                raise ValueError(
+                    f"optimizer={name}: the response registered for it does not say how its denominators respond to "
+                    "gradients. Ask with them held, telescope_.influence(X, denominators='held'), or register a "
+                    "response with a method moving_step; see register_update_rule."
+                )
+            make_update_rule = partial(_moving, make_update_rule, path, labels)
+            self.parameter_blocks = of_labels.parameter_blocks + 3
+        trained = np.zeros(of_labels.n_samples, dtype=bool)
+        for stage in range(1, of_labels.n_stages + 1):
+            trained[path.batch(stage).cpu().numpy()] = True
+        rows: dict[str, Any] = {"y": of_labels.y, "trained": trained}
+        super().__init__(path, of_labels.sections, make_update_rule, seed=of_labels.seed, **rows)
+        self._labels = labels
+
+    @property
+    @isolates
+    def accuracy(self) -> ResponseAccuracy:
+        """How far influence can be trusted, measured by random columns when first asked for."""
+        if self._accuracy is None:
+            self._accuracy = influence_accuracy(self)
+        return self._accuracy
+
+    def _column_rates(self, batch: Tensor, there: Tangent) -> Tensor:
+        """Return what a unit of a column takes from the weighted residual of the batch's rows, (b,)."""
+        return (self._labels[batch] - there.outputs) / len(batch)
