@@ -19,7 +19,7 @@ from telescoping_sklearn.attribution import (
     weights_times_residuals,
 )
 from telescoping_sklearn.attribution._contenders import contenders
-from telescoping_sklearn.attribution._models import FittedModel
+from telescoping_sklearn.attribution._models import FittedModel, ModelSpec
 from tests import attribution_oracles as oracles
 from tests.conftest import make_net, make_trees, random_rows
 
@@ -202,7 +202,7 @@ def test_every_contender_scores_queries_and_training_rows(family):
     X, y = random_rows()
     model = {"trees": make_trees, "net": make_net}[family](random_state=0).fit(X, y)
     fitted = FittedModel(model.telescope_, model.predict(X), model.predict(X[:5]), 0)
-    found = list(contenders(family, len(X)))
+    found = list(contenders(ModelSpec(family, "", {"optimizer": "adam"}, n_train=len(X))))
     assert len(found) == len({item[:2] for item in found}) >= 8
     for item in found:
         if item.name != "random":

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from telescoping_sklearn.attribution._models import FittedModel
+from telescoping_sklearn.attribution._models import FittedModel, ModelSpec
 from telescoping_sklearn.attribution._net_contenders import ekfac, gauss_newton, tracin, trak
 from telescoping_sklearn.attribution._tree_contenders import (
     boostin,
@@ -42,13 +42,6 @@ class Contender(NamedTuple):
     name: str
     variant: str
     score: Callable[[FittedModel, NDArray | None], NDArray]
-
-
-def _influence(telescope: Any, X: NDArray | None) -> NDArray:
-    try:
-        return telescope.influence(X)
-    except NotImplementedError:  # to go as soon as telescopes of nets have influence
-        return weights_times_residuals(telescope, X)
 
 
 def weights_times_residuals(telescope: Any, X: NDArray | None) -> NDArray:
@@ -87,25 +80,23 @@ def weights_times_labels(telescope: Any, X: NDArray | None) -> NDArray:
     return telescope.kernel_weights(X) * telescope.y
 
 
-def contenders(family: str, n_train: int) -> Iterator[Contender]:
-    """Yield the scores that a family of models has.
+def contenders(spec: ModelSpec) -> Iterator[Contender]:
+    """Yield the scores that a model has.
 
     Parameters
     ----------
-    family : {"trees", "net"}
-        The family.
-    n_train : int
-        Number of training rows, which projections have fewer dimensions than.
+    spec : ModelSpec
+        The model.
 
     Yields
     ------
     Contender
         The scores.
     """
-    yield _of_telescope("influence", _influence)
+    yield _of_telescope("influence", lambda telescope, X: telescope.influence(X))
     yield _of_telescope("S r", weights_times_residuals)
     yield _of_telescope("S y", weights_times_labels)
-    yield from _of_trees() if family == "trees" else _of_nets(n_train)
+    yield from _of_trees() if spec.family == "trees" else _of_nets(spec)
     yield Contender("random", "", _random)
 
 
@@ -116,13 +107,17 @@ def _of_trees() -> Iterator[Contender]:
     yield _of_telescope("leaf proximity", leaf_proximity)
 
 
-def _of_nets(n_train: int) -> Iterator[Contender]:
+def _of_nets(spec: ModelSpec) -> Iterator[Contender]:
+    if spec.settings["optimizer"] != "sgd":
+        yield _of_telescope(
+            "influence, held denominators", lambda telescope, X: telescope.influence(X, denominators="held")
+        )
     yield _of_telescope("TracIn", tracin)
     for name, function in {"Gauss-Newton": gauss_newton, "EK-FAC": ekfac}.items():
         yield _of_telescope(name, function)
         for damping in DAMPINGS:
             yield _of_telescope(name, partial(function, damping=damping), f"damping {damping:g}")
-    for dimensions in (few for few in DIMENSIONS if few < n_train):
+    for dimensions in (few for few in DIMENSIONS if few < spec.n_train):
         yield Contender("TRAK", f"dimensions {dimensions}", partial(_trak, dimensions))
 
 

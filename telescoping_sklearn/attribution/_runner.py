@@ -148,7 +148,7 @@ class _Case:
     @property
     def contenders(self) -> list[Contender]:
         """The scores of the model's family."""
-        return list(contenders(self.spec.family, self.spec.n_train))
+        return list(contenders(self.spec))
 
     @cached_property
     def model(self) -> FittedModel:
