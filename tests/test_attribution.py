@@ -314,6 +314,17 @@ def test_results_do_not_depend_on_processes_or_on_what_is_stored():
     pd.testing.assert_frame_equal(run_attribution(study, n_jobs=2), run_attribution(study))
 
 
+def test_scores_of_users_are_compared_too():
+    def mine(telescope, X):
+        return telescope.kernel_weights(X) * telescope.y
+
+    study = tiny("lightgbm", measures=("half", "mislabel", "removal"))
+    results = run_attribution(study, more_scores={"mine": mine}).set_index("contender")
+    values = ["measure", "row", "value"]
+    assert len(results.loc["mine"]) == len(results.loc["S y"]) == 6 + 4 + 4
+    np.testing.assert_array_equal(results.loc["mine", values].to_numpy(), results.loc["S y", values].to_numpy())
+
+
 def test_mislabelled_rows_get_the_labels_of_other_rows():
     y = np.arange(50.0)
     replaced, wrong = _runner.mislabelled_labels(y, 0.1, seed=0)

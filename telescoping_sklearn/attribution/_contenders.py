@@ -4,7 +4,7 @@ A contender takes a fitted model and query rows and gives scores, (n_query, n_tr
 such as a damping, has a variant for each of its values beside the untuned one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -80,13 +80,19 @@ def weights_times_labels(telescope: Any, X: NDArray | None) -> NDArray:
     return telescope.kernel_weights(X) * telescope.y
 
 
-def contenders(spec: ModelSpec) -> Iterator[Contender]:
+#: A score that a user brings: maps a telescope and query rows (None for the training rows) to (n_query, n_train).
+Score = Callable[[Any, NDArray | None], NDArray]
+
+
+def contenders(spec: ModelSpec, more: Mapping[str, Score] | None = None) -> Iterator[Contender]:
     """Yield the scores that a model has.
 
     Parameters
     ----------
     spec : ModelSpec
         The model.
+    more : dict of str to callable or None, default=None
+        Further scores by name.
 
     Yields
     ------
@@ -97,6 +103,8 @@ def contenders(spec: ModelSpec) -> Iterator[Contender]:
     yield _of_telescope("S r", weights_times_residuals)
     yield _of_telescope("S y", weights_times_labels)
     yield from _of_trees() if spec.family == "trees" else _of_nets(spec)
+    for name, function in (more or {}).items():
+        yield _of_telescope(name, function)
     yield Contender("random", "", _random)
 
 
@@ -121,7 +129,7 @@ def _of_nets(spec: ModelSpec) -> Iterator[Contender]:
         yield Contender("TRAK", f"dimensions {dimensions}", partial(_trak, dimensions))
 
 
-def _of_telescope(name: str, function: Callable[[Any, NDArray | None], NDArray], variant: str = "") -> Contender:
+def _of_telescope(name: str, function: Score, variant: str = "") -> Contender:
     return Contender(name, variant, lambda model, X: function(model.telescope, X))
 
 

@@ -6,7 +6,7 @@ under a hash of the model's settings, rows and versions, and are read from there
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from telescoping_sklearn.attribution._contenders import Contender, contenders
+from telescoping_sklearn.attribution._contenders import Contender, Score, contenders
 from telescoping_sklearn.attribution._data import Sample, draw_sample, read_table
 from telescoping_sklearn.attribution._measures import (
     draw_subsets,
@@ -44,7 +44,12 @@ RESULT_COLUMNS = ("data", "model", "seed", "measure", "contender", "variant", "r
 
 
 def run_attribution(
-    study: AttributionStudy, folder: str | Path | None = None, *, n_jobs: int = 1, progress: bool = False
+    study: AttributionStudy,
+    folder: str | Path | None = None,
+    *,
+    more_scores: Mapping[str, Score] | None = None,
+    n_jobs: int = 1,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Run a study; retrained models that are stored in the folder are not trained again.
 
@@ -54,6 +59,9 @@ def run_attribution(
         The study.
     folder : str, Path or None, default=None
         Folder that predictions of retrained models are stored in; created if it does not exist. None stores nothing.
+    more_scores : dict of str to callable or None, default=None
+        Scores to compare beside those of the study, by name. Each maps a telescope and query rows, or None for the
+        training rows, to an array of shape (n_query, n_train).
     n_jobs : int, default=1
         Processes that retrain, each on one thread; results do not depend on it.
     progress : bool, default=False
@@ -90,7 +98,8 @@ def run_attribution(
                     spec = study.spec(model)
                     sample = draw_sample(table, spec.n_train, study.n_query, seed)
                     label = f"{name}, {model}, seed {seed}" if progress else ""
-                    case = _Case(study, spec, sample, seed, _Retraining(memory, parallel, label))
+                    scores = list(contenders(spec, more_scores))
+                    case = _Case(study, spec, scores, sample, seed, _Retraining(memory, parallel, label))
                     found += [(name, model, seed, *value) for value in case.values()]
     return pd.DataFrame(found, columns=list(RESULT_COLUMNS))
 
@@ -129,6 +138,7 @@ class _Case:
 
     study: AttributionStudy
     spec: ModelSpec
+    contenders: list[Contender]
     sample: Sample
     seed: int
     retrained: _Retraining
@@ -144,11 +154,6 @@ class _Case:
         }
         for measure in self.study.measures:
             yield from measures[measure]()
-
-    @property
-    def contenders(self) -> list[Contender]:
-        """The scores of the model's family."""
-        return list(contenders(self.spec))
 
     @cached_property
     def model(self) -> FittedModel:
