@@ -223,7 +223,7 @@ def test_unknown_data_are_refused():
 SIZES = {"n_train": 40, "n_query": 6, "n_subsets": 4, "n_left_out": 3, "n_removal": 2, "removal_shares": (0.05, 0.2)}
 SETTINGS = {
     "lightgbm": {"n_estimators": 4, "min_child_samples": 4},
-    "net_sgd_.02": {"hidden_layer_sizes": [4], "max_iter": 2, "batch_size": 16, "dtype": "float64"},
+    "net_sgd_0.02": {"hidden_layer_sizes": [4], "max_iter": 2, "batch_size": 16, "dtype": "float64"},
 }
 
 
@@ -345,7 +345,7 @@ def test_mislabelled_rows_are_found(contender):
 
 def test_a_net_that_is_fitted_again_by_weight_keeps_its_batches():
     X, y = random_rows(40)
-    spec = tiny("net_sgd_.02").spec("net_sgd_.02")
+    spec = tiny("net_sgd_0.02").spec("net_sgd_0.02")
     options = {"seed": 0, "versions": {}}
     everything = fit_without(spec, X, y, X, np.ones(40, dtype=bool), by_weight=False, **options)
     np.testing.assert_allclose(

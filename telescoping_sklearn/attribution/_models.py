@@ -52,9 +52,9 @@ def _net(**settings: Any) -> ModelSpec:
 MODELS: Mapping[str, ModelSpec] = {
     "lightgbm": ModelSpec("trees", "lightgbm", {"n_estimators": 100, "learning_rate": 0.1}),
     "xgboost": ModelSpec("trees", "xgboost", {"n_estimators": 100, "learning_rate": 0.1, "max_depth": 5}),
-    "net_sgd_.02": _net(optimizer="sgd", learning_rate_init=0.02, momentum=0.9),
-    "net_adam_.003": _net(optimizer="adam", learning_rate_init=0.003),
-    "net_adam_.001": _net(optimizer="adam", learning_rate_init=0.001),
+    "net_sgd_0.02": _net(optimizer="sgd", learning_rate_init=0.02, momentum=0.9),
+    "net_adam_0.003": _net(optimizer="adam", learning_rate_init=0.003),
+    "net_adam_0.001": _net(optimizer="adam", learning_rate_init=0.001),
 }
 
 

@@ -22,8 +22,8 @@ RELATIVE_DAMPING = 0.1
 def tracin(telescope: Any, X: NDArray | None) -> NDArray:
     """TracIn along the whole run: inner products of gradients, summed over the updates that a row took part in.
 
-    sum_t lr_t w_i / |B_t| J_{t-1}(x)^T J_{t-1}(x_i) r_i over the updates t whose batch holds row i, all at the
-    parameters before the update; the optimiser's momentum and denominators are left out, as in the paper.
+    sum_t lr_t w_i / b_t J_{t-1}(x)^T J_{t-1}(x_i) r_i over the updates t whose batch, of b_t rows, holds row i, all at
+    the parameters before the update; the optimiser's momentum and denominators are left out, as in the paper.
 
     Parameters
     ----------

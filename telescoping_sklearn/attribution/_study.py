@@ -26,7 +26,7 @@ class AttributionStudy:
         Data sets: "lucas_county", those of :func:`telescoping_sklearn.fetch_tabular`, "friedman", "concrete",
         "openml:NAME", or tables in memory.
     models : tuple of str, default=("lightgbm",)
-        "lightgbm", "xgboost", "net_sgd_.02", "net_adam_.003" or "net_adam_.001".
+        "lightgbm", "xgboost", "net_sgd_0.02", "net_adam_0.003" or "net_adam_0.001".
     measures : tuple of str, default=("half", "most", "loo", "mislabel", "removal")
         What is measured.
     n_seeds : int, default=2
@@ -55,7 +55,7 @@ class AttributionStudy:
 
     Examples
     --------
-    >>> AttributionStudy(models=("lightgbm", "net_sgd_.02"), n_seeds=3).spec("net_sgd_.02").n_train
+    >>> AttributionStudy(models=("lightgbm", "net_sgd_0.02"), n_seeds=3).spec("net_sgd_0.02").n_train
     400
     """
 
