@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: kronfluence's damping where none is given, in units of the mean eigenvalue of the matrix that is inverted.
+#: Damping where none is given, in units of the mean eigenvalue of the matrix that is inverted (Grosse et al. 2023).
 RELATIVE_DAMPING = 0.1
 
 
