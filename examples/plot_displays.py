@@ -1,9 +1,9 @@
 """
-One picture a question
-======================
+Displays of a fitted model
+==========================
 
-Displays draw what a fitted model says of itself, as scikit-learn's Displays do: ``from_estimator`` asks and draws,
-``plot`` draws again, and the numbers stay on the Display. They find the telescoping estimator inside a pipeline.
+Each Display answers one question about a fitted model, with the interface of scikit-learn's Displays:
+``from_estimator`` computes numbers and draws them, ``plot`` draws them again. The model may be a pipeline.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ from telescoping_sklearn.displays import (
 )
 
 # %%
-# Six hundred houses to learn from, 200 others, and two models of their log prices in standard deviations.
+# 600 houses for training, 200 others, and two models of their log prices in standard deviations.
 
 X, y = load_lucas_county(return_X_y=True)
 chosen = np.random.default_rng(0).permutation(len(X))[:800]

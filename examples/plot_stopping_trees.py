@@ -1,10 +1,10 @@
 """
-How many trees? What the training rows can say, and what they cannot
-=====================================================================
+Criteria for the number of trees
+================================
 
 After every tree a boosted ensemble is a linear smoother of its labels, so the textbook criteria for smoothers can be
-worked along training without a validation set. The trees were grown to fit these very labels, though, and the criteria
-do not know: here they are held against the error on other rows.
+computed along training without a validation set. The criteria do not take into account that the structure of the trees
+was fitted to the same labels. Here they are compared with the error on other rows.
 """
 
 import matplotlib.pyplot as plt

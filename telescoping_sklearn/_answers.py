@@ -4,6 +4,7 @@ A question is planned once, and the plan executed. Questions that presume that w
 prediction are refused in one place where they do not; so are questions beyond the last sound stage.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ class AnsweringTelescope(Telescope):
 
         Forward, all stages are passed on the way; backward starts again from every one.
         """
-        forward = self.forward_plan(n_query, self.n_trained)
+        forward = self.forward_plan(n_query, self.n_columns)
         if not self.has_adjoint:
             return forward
         backward = self.backward_plan(n_query)
@@ -110,11 +111,11 @@ class AnsweringTelescope(Telescope):
     def staged_response(
         self, X: NDArray | None, V: NDArray, offset: bool = False, stages: Any = None
     ) -> Iterator[NDArray]:
-        """F_t(X; V), (n_query, k) for each stage; ``offset=True`` appends the offset's column.
+        """F_t(X; V), (n_query, k) for each stage; ``offset=True`` appends the offset's column. See `apply_response`.
 
         It is raw: stages at which the response is not sound are answered too.
         """
-        plan = self.forward_plan(self.n_query(X), V.shape[1] + offset)
+        plan = self.forward_plan(self.n_query(X), V.shape[-1] + offset)
         yield from self.apply_response(plan, X, V, offset, resolve_stages(stages, self.n_stages))
 
     def kernel_weights(self, X: NDArray | None) -> NDArray:
@@ -126,7 +127,7 @@ class AnsweringTelescope(Telescope):
         n_query = self.n_query(X)
         at_stages = f" at {len(stages)} stages" if len(stages) > 1 else ""
         refuse_if_too_large(
-            8.0 * len(stages) * n_query * self.n_samples,
+            8.0 * len(stages) * n_query * self.n_outputs * math.prod(self.column_shape),
             f"{question} of {n_query} queries by {self.n_samples} training rows{at_stages}",
             f"Ask for fewer {'stages or ' if at_stages else ''}query rows at a time; effective_params(X, n_probes=32) "
             "needs no such matrix.",
@@ -137,24 +138,29 @@ class AnsweringTelescope(Telescope):
     def _weights(self, plan: Plan, X: NDArray | None, stages: NDArray | None = None) -> NDArray:
         """S_t(x) at stages or the last, (n_stages, n_query, n_train), by a plan."""
         stages = np.array([self.n_stages]) if stages is None else stages
-        weights = np.zeros((len(stages), self.n_query(X), self.n_samples))
+        weights = np.zeros((len(stages), self.n_query(X), *self.output_shape, *self.column_shape))
         if plan.direction == "backward":
             for position, stage in enumerate(stages):
                 weights[position] = self.apply_adjoint(plan, X, int(stage))
             return weights
+        by_column = weights.reshape(*weights.shape[: 2 + len(self.output_shape)], -1)
         for columns in trained_blocks(self, plan):
             V = unit_columns(self, columns)
             for position, response in enumerate(self.apply_response(plan, X, V, False, stages)):
-                weights[position][:, columns] = response
+                by_column[position][..., columns] = response
         return weights
 
     def own_weights(self) -> NDArray:
-        """Diagonal of S over the training rows, (n_train,), with no matrix; zero off the rows trained on."""
-        plan, own, last = self.forward_plan(0, self.n_trained), np.zeros(self.n_samples), np.array([self.n_stages])
+        """Diagonal of S over the training rows, of the shape of the labels, with no matrix; zero off rows trained on.
+
+        Where columns are those of rows, every output of a row responds to its row's.
+        """
+        plan, last = self.forward_plan(0, self.n_columns), np.array([self.n_stages])
+        own = np.zeros((math.prod(self.column_shape), self.y.size // math.prod(self.column_shape)))
         for columns in trained_blocks(self, plan):
             response = next(self.apply_response(plan, None, unit_columns(self, columns), False, last))
-            own[columns] = response[columns, np.arange(len(columns))]
-        return own
+            own[columns] = response.reshape(*own.shape, -1)[columns, :, np.arange(len(columns))]
+        return own.reshape(self.y.shape)
 
     # -- influence ---------------------------------------------------------------------------------------------------
 
@@ -189,15 +195,16 @@ class AnsweringTelescope(Telescope):
         """c(x), (n_query,): what is left of the prediction when all labels are zero."""
         self._refuse_non_smoother("offset")
         self._refuse_unsound("offset")
-        no_columns = np.empty((self.n_samples, 0))
-        return next(self.staged_response(X, no_columns, offset=True, stages=[self.n_stages]))[:, 0]
+        no_columns = np.empty((*self.y.shape, 0))
+        return next(self.staged_response(X, no_columns, offset=True, stages=[self.n_stages]))[..., 0]
 
     def staged_reconstruction(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
         """Yield S_t y + c after each stage, (n_query,): one column, no matrix; raw, as `staged_response` is."""
         self._refuse_non_smoother("A reconstruction (approximation_error)")
-        labels = np.where(self.trained, self.y, 0.0)  # others weigh nothing, and would only take digits
-        for response in self.staged_response(X, labels[:, None], offset=True, stages=stages):
-            yield response.sum(axis=1)
+        labels = np.zeros_like(self.y)
+        labels[self.trained] = self.y[self.trained]  # others weigh nothing, and would only take digits
+        for response in self.staged_response(X, labels[..., None], offset=True, stages=stages):
+            yield response.sum(axis=-1)
 
     def reconstruct(self, X: NDArray | None) -> NDArray:
         """S(x) y + c(x), (n_query,), raw: its gap to the model shows where it is not sound."""
@@ -240,11 +247,12 @@ class AnsweringTelescope(Telescope):
         asked = np.union1d([0], resolve_stages(stages, self.n_stages))
         n_query = self.n_query(X)
         refuse_if_too_large(
-            8.0 * len(asked) * n_query,
+            8.0 * len(asked) * n_query * self.n_outputs,
             f"breakdown of {n_query} queries over {len(asked)} stages",
             "Ask for fewer stages, for example stages=20.",
         )
-        contributions, reached = np.empty((len(asked), n_query)), np.zeros(n_query)
+        reached = np.zeros((n_query, *self.output_shape))
+        contributions = np.empty((len(asked), *reached.shape))
         for position, prediction in enumerate(self.staged_telescoping(X, asked)):
             contributions[position] = prediction - reached
             reached = prediction
@@ -285,7 +293,7 @@ class AnsweringTelescope(Telescope):
 
         def energy_and_trace(V: NDArray, response: NDArray) -> NDArray:
             own = response if self.trained.all() else response[self.trained]
-            return np.stack([_squares(own), np.einsum("ij,ij->j", V, response)])  # V is zero off the rows trained on
+            return np.stack([_squares(own), _products(V, response)])  # V is zero off the rows trained on
 
         def exactly(sums: ExactSums, stages: NDArray) -> NDArray:
             rows = None if self.trained.all() else [np.flatnonzero(self.trained)]
@@ -320,7 +328,7 @@ class AnsweringTelescope(Telescope):
         """||k_t(x)||_2, (n_stages, n_query)."""
         asked = self.kernel_stages(stages)
         refuse_if_too_large(
-            8.0 * len(asked) * self.n_query(X),
+            8.0 * len(asked) * self.n_query(X) * self.n_outputs,
             f"kernel_norms of {self.n_query(X)} queries at {len(asked)} stages",
             "Ask for fewer stages, for example stages=20; kernel_norm_ratio needs no such array.",
         )
@@ -366,6 +374,11 @@ class AnsweringTelescope(Telescope):
         """Raise unless ``k`` is a number of rows that were trained on."""
         if not isinstance(k, Integral) or isinstance(k, bool):
             raise TypeError(f"k must be an int, got {k!r}.")
+        if self.output_shape:
+            raise ValueError(
+                f"top_examples ranks the rows of one output, and this model has {self.n_outputs}. Rank those of an "
+                "output by kernel_weights(X)[:, output, :, output], or influence(X)[:, output]."
+            )
         if not 1 <= int(k) <= self.n_trained:
             raise ValueError(f"k={k} must lie between 1 and {self.n_trained}, the number of rows trained on.")
 
@@ -424,8 +437,14 @@ class AnsweringTelescope(Telescope):
 
 
 def _squares(columns: NDArray) -> NDArray:
-    """Sum of squares of every column, with no array of squares."""
-    return np.einsum("ij,ij->j", columns, columns)
+    """Sum of squares of every column."""
+    return _products(columns, columns)
+
+
+def _products(columns: NDArray, others: NDArray) -> NDArray:
+    """Inner products of columns over all rows and outputs, with no array of products."""
+    columns, others = (part.reshape(-1, part.shape[-1]) for part in (columns, others))
+    return np.einsum("ij,ij->j", columns, others)
 
 
 def _largest(magnitudes: NDArray, k: int) -> NDArray[np.intp]:

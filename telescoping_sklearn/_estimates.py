@@ -7,6 +7,7 @@ An estimate adds the sum over the leading directions, which are carried as they 
 columns v orthogonal to them with E[v v^T] the projection on the rest.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from numbers import Integral
@@ -33,7 +34,7 @@ _MOST_DIRECTIONS = 1e6
 #: Most by which a standard error is widened: for four probes or two no number would do.
 _WIDEST = 4.0
 
-#: Of label columns (n_train, k) and their response (n_query, k): one value a column, (..., k).
+#: Of label columns (n_train, k) and their response (n_query, k), each with its outputs: one value a column, (..., k).
 Statistic = Callable[[NDArray, NDArray], NDArray]
 
 
@@ -89,10 +90,11 @@ def choose_sum(telescope: Telescope, n_probes: Any, n_query: int) -> ExactSums |
     _check_n_probes(n_probes)
     if isinstance(n_probes, Integral):
         return int(n_probes)
-    columns, sums = telescope.forward_plan(n_query, telescope.n_trained), telescope.exact_sums(n_query)
+    n_labels = telescope.n_columns
+    columns, sums = telescope.forward_plan(n_query, n_labels), telescope.exact_sums(n_query)
     if sums is not None and sums.operations > columns.operations:
         sums = None
-    fits = telescope.n_trained * columns.column_bytes <= working_memory_bytes()
+    fits = n_labels * columns.column_bytes <= working_memory_bytes()
     cheap = fits and columns.operations <= AUTO_EXACT_OPERATIONS
     if n_probes is None or cheap:
         return columns if sums is None else sums
@@ -144,28 +146,30 @@ def _values(
 
 
 def trained_blocks(telescope: Telescope, plan: Plan) -> Iterator[NDArray]:
-    """Blocks of the rows trained on; the labels of others have no response."""
-    rows = np.flatnonzero(telescope.trained)
-    return (rows[block] for block in plan.blocks(len(rows)))
+    """Blocks of the labels trained on, or of what columns stand for, numbered row by row; others have no response."""
+    labels = np.flatnonzero(np.repeat(telescope.trained, math.prod(telescope.column_shape[1:])))
+    return (labels[block] for block in plan.blocks(len(labels)))
 
 
 def unit_columns(telescope: Telescope, columns: NDArray) -> NDArray:
-    """Columns of the identity, (n_train, k)."""
-    V = np.zeros((telescope.n_samples, len(columns)))
+    """Columns of the identity over all labels, (n_train, k) or (n_train, n_outputs, k)."""
+    V = np.zeros((math.prod(telescope.column_shape), len(columns)))
     V[columns, np.arange(len(columns))] = 1.0
-    return V
+    return V.reshape(*telescope.column_shape, -1)
 
 
 def leading_directions(telescope: Telescope) -> NDArray:
     """Orthonormal directions that dominate S early in training: equal labels and, where they differ, the rows' weights.
 
-    Returns (n_train, 1) or (n_train, 2); rows that are not trained on are zero.
+    Returns (n_labels, 1) or (n_labels, 2), with several outputs as many for each, over the labels row by row; rows that
+    are not trained on are zero.
     """
     weights = telescope.row_weights
     equal = telescope.trained / np.sqrt(telescope.n_trained)
     rest = weights - equal * (equal @ weights)
     differ = np.linalg.norm(rest) > 1e-6 * np.linalg.norm(weights)
-    return np.column_stack([equal, rest / np.linalg.norm(rest)] if differ else [equal])
+    directions = np.column_stack([equal, rest / np.linalg.norm(rest)] if differ else [equal])
+    return np.kron(directions, np.eye(telescope.n_outputs))
 
 
 def probe_blocks(telescope: Telescope, X: NDArray | None, first: int, last: int) -> tuple[Plan, Iterator[NDArray]]:
@@ -178,7 +182,8 @@ def probe_blocks(telescope: Telescope, X: NDArray | None, first: int, last: int)
 
     def stack(block: slice) -> NDArray:
         numbers = range(first + max(block.start - ahead, 0), first + max(block.stop - ahead, 0))
-        return np.column_stack([*columns[block], *(_probe(telescope, number, leading) for number in numbers)])
+        V = np.column_stack([*columns[block], *(_probe(telescope, number, leading) for number in numbers)])
+        return V.reshape(*telescope.y.shape, -1)
 
     return plan, map(stack, plan.blocks(n_columns))
 
@@ -188,11 +193,11 @@ def _probe(telescope: Telescope, number: int, leading: NDArray) -> NDArray:
 
     Its length is fixed, so that it gives the trace of the identity without error, as random signs do.
     """
-    n_trained = telescope.n_trained
-    probe = np.zeros(telescope.n_samples)
-    probe[telescope.trained] = np.random.default_rng((telescope.seed, number)).standard_normal(n_trained)
+    drawn, values = (telescope.n_trained, *telescope.output_shape), np.zeros(telescope.y.shape)
+    values[telescope.trained] = np.random.default_rng((telescope.seed, number)).standard_normal(drawn)
+    probe = values.ravel()
     probe -= leading @ (leading.T @ probe)
-    left = n_trained - leading.shape[1]
+    left = math.prod(drawn) - leading.shape[1]
     return probe * np.sqrt(left) / np.linalg.norm(probe) if left > 0 else np.zeros_like(probe)
 
 

@@ -1,8 +1,7 @@
-"""How much may be held at once: blocks that fit scikit-learn's ``working_memory``, and refusals in time.
+"""Memory limits: block sizes that fit scikit-learn's ``working_memory``, and refusal of results that are too large.
 
-Intermediate arrays are worked in blocks, so they never need refusing. A result that the user asked for cannot be
-split: if it would not fit in the memory that is available, on the machine and in the container that the process runs
-in, it is refused before anything is computed.
+Intermediate arrays are computed in blocks. A result that the user asked for cannot be split: if it would not fit in the
+memory that is available, on the machine and in the process's container, it is refused before anything is computed.
 """
 
 import ctypes
@@ -16,7 +15,7 @@ from typing import NamedTuple
 
 from sklearn import get_config
 
-#: Where the files of the Linux kernel lie; tests have others.
+#: Root of the files of the Linux kernel; tests set another.
 _ROOT = Path("/")
 #: No limit is "max" in one version of control groups, and a number near 2**63 in the other.
 _NO_LIMIT = 2**60
@@ -34,48 +33,25 @@ def working_memory_bytes() -> int:
 
 
 def items_per_block(bytes_per_item: float, n_items: int, most_bytes: float = math.inf) -> int:
-    """Count the items, at least one and at most ``n_items``, whose temporaries fit ``working_memory``.
+    """Count the items, from 1 to ``n_items``, whose temporaries fit ``working_memory``, or ``most_bytes`` if less.
 
-    Parameters
-    ----------
-    bytes_per_item : float
-        Size of the temporaries of one item.
-    n_items : int
-        Number of items there are.
-    most_bytes : float, default=math.inf
-        A smaller bound, where larger blocks would only be slower.
-
-    Returns
-    -------
-    int
-        Items of a block.
+    ``most_bytes`` is for places where larger blocks would only be slower.
     """
     fitting = int(min(working_memory_bytes(), most_bytes) // max(bytes_per_item, 1))
     return max(1, min(n_items, fitting))
 
 
 class Memory(NamedTuple):
-    """Memory that may still be taken.
-
-    Attributes
-    ----------
-    n_bytes : float
-        How much.
-    reason : str
-        What sets it, as a clause for a message.
-    """
+    """Memory that may still be taken."""
 
     n_bytes: float
-    reason: str
+    reason: str  # what limits it, as a clause for a message
 
 
 def available_memory() -> Memory:
-    """Find how much memory may still be taken: free memory of the machine, or what a container's limit leaves.
+    """Find how much memory may still be taken: free memory of the machine, or what a container's limit leaves if less.
 
-    Returns
-    -------
-    Memory
-        The least of both; infinite where the platform does not say.
+    It is infinite where the platform does not say.
     """
     return min([_of_machine(), *_of_control_groups()], key=lambda memory: memory.n_bytes)
 
@@ -104,7 +80,7 @@ def _of_windows() -> Memory:
 
 
 def _of_control_groups() -> Iterator[Memory]:
-    """Yield what every control group of this process leaves of its limit; a group is bound by those it lies in."""
+    """Yield the memory that the limits of control groups leave: those of this process and those that contain them."""
     for line in _text(_ROOT / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         kind = "v1" if "memory" in controllers.split(",") else "v2" if not controllers else None
@@ -137,21 +113,9 @@ def _gib(n_bytes: float) -> str:
 
 
 def refuse_if_too_large(n_bytes: float, what: str, instead: str) -> None:
-    """Raise MemoryError if ``n_bytes`` exceed the memory that is available, naming sizes and the way out.
+    """Raise MemoryError if ``n_bytes`` exceed the memory that is available.
 
-    Parameters
-    ----------
-    n_bytes : float
-        Size of the result that is about to be made.
-    what : str
-        The result, as the subject of the message.
-    instead : str
-        What to do instead, as a full sentence.
-
-    Raises
-    ------
-    MemoryError
-        If the result would not fit.
+    ``what`` is the subject of the message, and ``instead`` the sentence that says what to do instead.
     """
     available = available_memory()
     if n_bytes > available.n_bytes:

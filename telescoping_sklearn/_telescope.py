@@ -11,6 +11,9 @@ label directions, `_estimates`.
 - With V = 0 and the offset carried it is c, what is left when all labels are zero, so that S y + c rebuilds the model.
 
 Arrays are ``(n_query, n_train)`` and staged results put the stage first. A query of ``None`` means the training rows.
+A model of several outputs has an axis of outputs after every axis of rows, queries and training rows alike: labels and
+predictions are ``(n_rows, n_outputs)``, kernel weights ``(n_query, n_outputs, n_train, n_outputs)``. A label is then
+one output of a row, and the loss of a row the sum over its outputs. With one output there is no such axis.
 """
 
 import math
@@ -47,7 +50,7 @@ class Start(NamedTuple):
     ----------
     label_weights : ndarray of shape (n_train,)
         A: the weight of every training label, the same at every query.
-    offset : ndarray of shape (n_query,)
+    offset : ndarray of shape (n_query,) or (n_query, n_outputs)
         b: what labels do not set.
     """
 
@@ -221,7 +224,7 @@ class Telescope(ABC):
 
     Parameters
     ----------
-    y : ndarray of shape (n_train,)
+    y : ndarray of shape (n_train,) or (n_train, n_outputs)
         Training labels.
     trained : ndarray of bool of shape (n_train,)
         Rows that were trained on; the others (held out, or of weight zero) have zero columns.
@@ -258,7 +261,7 @@ class Telescope(ABC):
 
     @abstractmethod
     def staged_kernel(self, X: NDArray | None, stages: Any = None) -> Iterator[sparse.csr_array]:
-        """k_t, the kernel of each stage, (n_query, n_train)."""
+        """k_t, the kernel of each stage, (n_query, n_train); of several outputs, one line or column an output."""
 
     @abstractmethod
     def staged_model(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
@@ -272,7 +275,11 @@ class Telescope(ABC):
     def apply_response(
         self, plan: Plan, X: NDArray | None, V: NDArray, offset: bool, stages: NDArray
     ) -> Iterator[NDArray]:
-        """F_t(X; V), (n_query, k) for each stage, by a forward plan; ``offset`` appends the offset's column."""
+        """F_t(X; V), (n_query, k) for each stage, by a forward plan, V being (n_train, k).
+
+        With several outputs they are (n_query, n_outputs, k) and (n_train, n_outputs, k). ``offset`` appends the
+        offset's column.
+        """
 
     # -- what some models know ---------------------------------------------------------------------------------------
 
@@ -303,7 +310,7 @@ class Telescope(ABC):
     def staged_kernel_norms(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
         """Yield ||k_t(x)||_2 of every query row, (n_query,)."""
         for kernel in self.staged_kernel(X, stages):
-            yield np.sqrt(np.asarray(kernel.multiply(kernel).sum(axis=1)).ravel())
+            yield np.sqrt(np.asarray(kernel.multiply(kernel).sum(axis=1))).reshape(-1, *self.output_shape)
 
     @property
     def last_sound_stage(self) -> int:
@@ -318,7 +325,27 @@ class Telescope(ABC):
         """Relative error of effective parameters that an approximate response leaves at stages, (n_stages,)."""
         return np.zeros(len(stages))
 
-    # -- rows --------------------------------------------------------------------------------------------------------
+    # -- rows and outputs --------------------------------------------------------------------------------------------
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Axis of outputs, which follows that of rows: () for one output, (n_outputs,) for several."""
+        return self.y.shape[1:]
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of outputs."""
+        return math.prod(self.output_shape)
+
+    @property
+    def column_shape(self) -> tuple[int, ...]:
+        """Shape of a column that is carried: that of the labels."""
+        return self.y.shape
+
+    @property
+    def n_columns(self) -> int:
+        """Number of unit columns of the rows trained on."""
+        return self.n_trained * math.prod(self.column_shape[1:])
 
     @property
     def n_samples(self) -> int:

@@ -96,10 +96,8 @@ def load_lucas_county(*, return_X_y: bool = False, as_frame: bool = True) -> Any
             The logarithm of the price, named ``log_price``.
         frame : DataFrame of shape (25357, 19)
             Features and target.
-        feature_names : list of str
-            Names of the features.
-        target_names : list of str
-            ``["log_price"]``.
+        feature_names, target_names : list of str
+            Names of the columns.
         DESCR : str
             Columns, provenance and licence.
         filename : str
@@ -164,11 +162,11 @@ class _Tabular(NamedTuple):
     """File, target and preparation of a data set."""
 
     file: str
-    openml: str
+    openml: str  # its name there
     about: str
     target: str
     target_name: str
-    scale: Callable[[pd.Series], pd.Series]
+    scale: Callable[[pd.Series], pd.Series]  # of the target
     features: Callable[[pd.DataFrame], pd.DataFrame]
 
 

@@ -27,52 +27,15 @@ class SquaredError:
     """
 
     def gradient(self, y: Array, prediction: Array) -> Array:
-        """First derivative of the loss in the prediction, f - y.
-
-        Parameters
-        ----------
-        y : array of shape (n,)
-            Labels.
-        prediction : array of shape (n,)
-            Predictions f.
-
-        Returns
-        -------
-        array of shape (n,)
-            The derivative of every row.
-        """
+        """Return f - y, the first derivative of the loss in the prediction, of every row."""
         return prediction - y
 
     def weighted_mean(self, gradient: Array, weighted_gradient: Array) -> Array:
-        """Weighted mean of the loss, from derivatives that training has already computed.
-
-        Parameters
-        ----------
-        gradient : array of shape (n,)
-            First derivatives, from `gradient`.
-        weighted_gradient : array of shape (n,)
-            The same, each times the normalised weight of its row.
-
-        Returns
-        -------
-        scalar
-            The sum of normalised weights times 1/2 (y - f)^2.
-        """
+        """Return the weighted mean of the loss, from its derivatives and the same times normalised row weights."""
         return 0.5 * (gradient @ weighted_gradient)
 
     def start(self, row_weights: NDArray) -> NDArray:
-        """Weights of the labels in the constant that minimises the loss: their weighted mean.
-
-        Parameters
-        ----------
-        row_weights : ndarray of shape (n,)
-            Non-negative weights of the rows, not all zero.
-
-        Returns
-        -------
-        ndarray of shape (n,)
-            A, which sums to 1.
-        """
+        """Return A = w / sum(w): the loss is least at the constant A y, the weighted mean of the labels."""
         return row_weights / row_weights.sum()
 
 
@@ -126,19 +89,7 @@ class NonQuadraticLoss(ABC):
     def start(self, row_weights: NDArray, y: NDArray) -> tuple[float, NDArray]:
         """Return the constant f_0 that minimises the loss, and A = w q_0 / sum(w h_0), its derivative in the labels.
 
-        Parameters
-        ----------
-        row_weights : ndarray of shape (n,)
-            Non-negative weights of the rows, not all zero.
-        y : ndarray of shape (n,)
-            Labels.
-
-        Returns
-        -------
-        raw : float
-            f_0, the raw prediction of the weighted mean label.
-        label_weights : ndarray of shape (n,)
-            A.
+        f_0 is the raw prediction of the weighted mean label. Row weights w are not negative and not all zero.
         """
         raw = self.raw(row_weights @ y / row_weights.sum())
         at = np.full(len(y), raw)
@@ -341,15 +292,15 @@ class Fair(NonQuadraticLoss):
         self.c = c
 
     def gradient(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give c (f - y) / (|f - y| + c)."""
+        """Return c (f - y) / (|f - y| + c)."""
         return self.c * (raw - y) / (np.abs(raw - y) + self.c)
 
     def label_rate(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give h: the loss depends on f - y alone."""
+        """Return h: the loss depends on f - y alone."""
         return self.curvature(y, raw)
 
     def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Give (c / (|f - y| + c))^2."""
+        """Return (c / (|f - y| + c))^2."""
         return (self.c / (np.abs(raw - y) + self.c)) ** 2
 
     def hessian_slope(self, y: NDArray, raw: NDArray) -> NDArray:
@@ -357,11 +308,11 @@ class Fair(NonQuadraticLoss):
         return -2 * self.c**2 * np.sign(raw - y) / (np.abs(raw - y) + self.c) ** 3
 
     def mean(self, raw: NDArray) -> NDArray:
-        """Give f."""
+        """Return f."""
         return raw
 
     def raw(self, mean: float) -> float:
-        """Give the mean."""
+        """Return the mean."""
         return float(mean)
 
     def covers(self, y: NDArray) -> bool:
@@ -369,6 +320,6 @@ class Fair(NonQuadraticLoss):
         return True
 
     def start(self, row_weights: NDArray, y: NDArray) -> tuple[float, NDArray]:
-        """Give the weighted mean label, where LightGBM starts though it does not minimise the loss, and its weights."""
+        """Return the weighted mean label and its weights: LightGBM starts there, though the loss is not least."""
         label_weights = SquaredError().start(row_weights)
         return float(label_weights @ y), label_weights

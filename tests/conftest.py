@@ -101,6 +101,18 @@ def query():
     return random_rows(N_QUERY, seed=1)[0]
 
 
+@pytest.fixture(scope="module")
+def rows():
+    """Sixty training rows of tree tests, and their labels."""
+    return random_rows(60, seed=3)
+
+
+@pytest.fixture(scope="module")
+def others():
+    """Twenty rows beside `rows`."""
+    return random_rows(20, seed=4)[0]
+
+
 @pytest.fixture(params=FAMILIES)
 def make(request):
     """A function that makes an unfitted estimator of a family, settings allowed."""

@@ -132,35 +132,48 @@ class NetAgain:
 
     Outputs are those recorded, plus what the Jacobians make of the difference between the steps for these weights and
     the steps recorded. Everything else is as torch has it: moments, denominators unless they are ``held``, decay.
+
+    Parameters
+    ----------
+    trajectory : Trajectory
+        The recorded run.
+    X, y, query : ndarray
+        Rows given to `fit`, their labels, and the query.
+    jacobian, outputs : callable
+        Give the derivatives, (n, p), and the predictions, (n,), at parameters and rows.
+    ends : sequence of int
+        Last updates of the sections.
+    rule : str
+        Where outer Jacobians are taken.
+    batches : list or None
+        Rows of every update, if they are others than those recorded.
+    stage : int or None
+        Where the run ends.
+    held : bool
+        Whether denominators are those recorded.
     """
 
-    def __init__(self, model, X, y, query, stage=None, held=False, ends=None):
-        run, shape = model._trajectory, shape_of(model)
-        self.path = run.parameters.double().numpy()
-        self.settings, self.step = run.slices[0].settings, AGAIN[run.optimizer.__name__]
-        self.rates, self.batches, self.y = run.learning_rates, list(run.batches), y
-        self.phis = run.denominators.double().numpy() if held and run.denominators is not None else None
-        self.stage = len(self.batches) if stage is None else stage
-        self.ends = set((model.section_ends_ if ends is None else ends).tolist())
-
-        def at(theta, rows):
-            return func_jacobian(torch.as_tensor(theta), torch.as_tensor(rows), *shape).numpy()
+    def __init__(self, trajectory, X, y, query, jacobian, outputs, ends, rule, *, batches=None, stage=None, held=False):
+        self.path = trajectory.parameters.double().numpy()
+        self.settings, self.step = trajectory.slices[0].settings, AGAIN[trajectory.optimizer.__name__]
+        self.rates, self.y = trajectory.learning_rates, y
+        self.batches = [trajectory.batches[t] for t in range(trajectory.n_stages)] if batches is None else batches
+        phis = trajectory.denominators if held else None
+        self.phis = None if phis is None else phis.double().numpy()
+        self.stage = trajectory.n_stages if stage is None else stage
 
         def outer(first, last, rows):
             start, end = self.path[first], self.path[last]
-            nodes = NODES[model.rule]
-            return sum(at(start + position * (end - start), rows) for position in nodes) / len(nodes)
-
-        def outputs(theta, rows):
-            return outputs_of(torch.as_tensor(theta), torch.as_tensor(rows), *shape).numpy()
+            nodes = NODES[rule]
+            return sum(jacobian(start + position * (end - start), rows) for position in nodes) / len(nodes)
 
         self.inner, self.inside, self.residuals, self.outer = [], [], [], {}
         first = 0
         for t, batch in enumerate(self.batches[: self.stage], start=1):
-            self.inner.append(at(self.path[t - 1], X[batch]))
+            self.inner.append(jacobian(self.path[t - 1], X[batch]))
             self.residuals.append(outputs(self.path[t - 1], X[batch]) - y[batch])
             self.inside.append((first, outer(first, t - 1, X[batch])))
-            if t in self.ends or t == self.stage:
+            if t in ends or t == self.stage:
                 self.outer[t] = outer(first, t, X), outer(first, t, query)
                 first = t
         self.last = outputs(self.path[self.stage], query)
@@ -181,3 +194,15 @@ class NetAgain:
                 ahead = moved[t] - moved[first]
                 training, reached = (f + J @ ahead for f, J in zip((training, reached), self.outer[t], strict=True))
         return self.last + reached
+
+
+def net_again(model, X, y, query, stage=None, held=False, ends=None):
+    """The oracle of a fitted net."""
+    shape = shape_of(model)
+
+    def at(function):
+        return lambda theta, rows: function(torch.as_tensor(theta), torch.as_tensor(rows), *shape).numpy()
+
+    ends = set((model.section_ends_ if ends is None else ends).tolist())
+    functions = at(func_jacobian), at(outputs_of)
+    return NetAgain(model._trajectory, X, y, query, *functions, ends, model.rule, stage=stage, held=held)

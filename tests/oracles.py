@@ -664,11 +664,11 @@ class NetLoops:
         found, state, first, at_first = {0: (training, reached)}, {}, 0, theta
         for t, (batch, rate) in enumerate(zip(self.batches, self.rates, strict=True), start=1):
             G = torch.zeros_like(theta)
+            ahead = training[batch]
+            if t - 1 > first:
+                ahead = ahead + self.outer(first, t - 1, self.X[batch]) @ (theta - at_first)
             here = self.jacobian(self.path[t - 1], self.X[batch])
-            for row, J in zip(batch, here, strict=True):
-                f = training[row]
-                if t - 1 > first:
-                    f = f + (self.outer(first, t - 1, self.X[[row]]) @ (theta - at_first))[0]
+            for row, J, f in zip(batch, here, ahead, strict=True):
                 G += self.w[row] / len(batch) * torch.outer(J, f - V[row])
             settings = SimpleNamespace(**self.settings, learning_rate_init=rate)
             phi = None if self.phis[t - 1] is None else self.phis[t - 1].double()[:, None]

@@ -38,12 +38,7 @@ ALLOWED = {
     "attribution": {"", "attribution", "benchmark", "boosting", "datasets", "neural"},
     "__main__": {"", "attribution", "benchmark"},
 }
-ONLY_IN = {
-    "lightgbm": {"boosting"},
-    "torch": {"neural"},
-    "skorch": {"neural"},
-    "matplotlib": {"displays", "benchmark"},
-}
+ONLY_IN = {"lightgbm": {"boosting"}, "torch": {"neural"}, "skorch": {"neural"}, "matplotlib": {"displays", "benchmark"}}
 
 
 def module_files():

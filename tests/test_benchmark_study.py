@@ -178,11 +178,7 @@ def test_no_toml_is_said_with_its_place(tmp_path):
 def test_what_only_tables_tell_is_said_for_all_of_them(csv):
     X, y = rows(12)
     study = BenchmarkStudy(
-        data=(
-            ("text", X, y.astype(str) + "x"),
-            ("few", X, y),
-            {"path": str(csv), "target": "price", "name": "b"},
-        ),
+        data=(("text", X, y.astype(str) + "x"), ("few", X, y), {"path": str(csv), "target": "price", "name": "b"}),
         shift={"column": "wall"},
     )
     with pytest.raises(StudyError) as raised:
@@ -366,8 +362,7 @@ def test_target_is_logged_and_rows_without_one_left_out(csv):
 
 
 @pytest.mark.parametrize(
-    ("y", "said"),
-    [(["a"] * 60, "not numbers"), ([-1.0, 1.0] * 30, "below 0"), ([1.0] * 60, "does not vary")],
+    ("y", "said"), [(["a"] * 60, "not numbers"), ([-1.0, 1.0] * 30, "below 0"), ([1.0] * 60, "does not vary")]
 )
 def test_targets_that_cannot_be_predicted_are_refused(y, said, tmp_path):
     rows(60)[0].assign(y=y).to_csv(tmp_path / "bad.csv")

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from conftest import random_rows
 from scipy.sparse import csr_array
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
@@ -13,7 +12,7 @@ from telescoping_sklearn.boosting._ensemble import LeafEnsemble, SparseWeights, 
 from telescoping_sklearn.boosting._leaf_carriers import LeafCarrier
 from telescoping_sklearn.boosting._leaf_moments import LeafMoments
 
-N, M, T = 60, 21, 8
+N, T = 60, 8
 
 
 class Trees:
@@ -104,16 +103,6 @@ def varied(ensemble):
     values = vars(ensemble) | {"start_weights": rng.uniform(0, 1 / N, N), "start_offset": -1.2}
     rates = {"injection": lambda stage: injection[stage - 1], "feedback": lambda stage: feedback[stage - 1]}
     return LeafEnsemble(**values | rates)
-
-
-@pytest.fixture(scope="module")
-def rows():
-    return random_rows(N, seed=3)
-
-
-@pytest.fixture(scope="module")
-def others():
-    return random_rows(M, seed=4)[0]
 
 
 @pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)

@@ -458,10 +458,7 @@ def test_mixture_type_errors(options, message):
 
 
 @given(
-    n_splits=st.integers(1, 4),
-    proportion=st.floats(0, 1),
-    fraction=st.floats(0.05, 0.45),
-    seed=st.integers(0, 1000),
+    n_splits=st.integers(1, 4), proportion=st.floats(0, 1), fraction=st.floats(0.05, 0.45), seed=st.integers(0, 1000)
 )
 @settings(deadline=None, max_examples=40)
 def test_folds_hold_what_they_promise(n_splits, proportion, fraction, seed):

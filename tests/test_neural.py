@@ -81,12 +81,13 @@ def others():
 
 # Tangents
 
-SHAPES = [
-    pytest.param((*widths,), activation, output, id=f"{len(widths) - 2} hidden, {activation}, {output}")
+SHAPES = {
+    f"{len(widths) - 2} hidden, {activation}, {output}": (widths, activation, output)
     for widths in ((3, 1), (3, 5, 1), (3, 5, 4, 1))
     for activation in ACTIVATIONS
     for output in ("identity", "sigmoid")
-]
+}
+shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def points():
     return normal
 
 
-@pytest.mark.parametrize("shape", [pytest.param(p.values, id=p.id) for p in SHAPES])
+@shapes
 def test_jacobians_and_their_products_are_those_of_autograd_and_of_torch_func(shape, points):
     architecture = Architecture(*shape)
     theta, X = 0.8 * points(architecture.n_params), points(7, 3)
@@ -108,8 +109,7 @@ def test_jacobians_and_their_products_are_those_of_autograd_and_of_torch_func(sh
     J = jacobian(net_at(theta, *shape), X)
     torch.testing.assert_close(func_jacobian(theta, X, *shape), J)
     torch.testing.assert_close(at.gradients(), J)
-    torch.testing.assert_close(at.outputs, net_at(theta, *shape)(X)[:, 0].detach())
-    torch.testing.assert_close(architecture.forward(theta, X), at.outputs)
+    torch.testing.assert_close(architecture.forward(theta, X), net_at(theta, *shape)(X)[:, 0].detach())
     for product, by_hand, by_func in [
         (at.jvp(directions), J @ directions.T, func_jvp(theta, X, directions, *shape)),
         (at.vjp(columns), columns.T @ J, func_vjp(theta, X, columns, *shape)),
@@ -118,7 +118,7 @@ def test_jacobians_and_their_products_are_those_of_autograd_and_of_torch_func(sh
         torch.testing.assert_close(product, by_func)
 
 
-@pytest.mark.parametrize("shape", [pytest.param(p.values, id=p.id) for p in SHAPES])
+@shapes
 def test_tangent_kernels_are_products_of_jacobians_at_two_points(shape, points):
     architecture = Architecture(*shape)
     theta, other = points(2, architecture.n_params)
@@ -455,14 +455,8 @@ def test_early_stopping_restores_the_best_parameters(rows, tol, n_iter_no_change
 @pytest.mark.parametrize("settings", [SGD | {"learning_rate_init": 1e8}, SGD | {"learning_rate_init": 1e300}], ids=str)
 @pytest.mark.parametrize("record", [True, False])
 def test_diverging_training_names_the_stage(rows, settings, record):
-    with pytest.raises(ValueError, match=r"diverged.*not finite at stage \d+"):
+    with pytest.raises(ValueError, match=r"diverged.*not finite at stage \d+\. Lower learning_rate_init"):
         make_net(**settings, activation="relu", record=record, max_iter=100).fit(*rows)
-
-
-def test_divergence_leaves_a_search_its_error_score(rows):
-    model = make_net(activation="relu", learning_rate_init=1e8, max_iter=100)
-    with pytest.raises(ValueError, match="learning_rate_init"):
-        model.fit(*rows)
 
 
 @pytest.mark.parametrize(

@@ -8,23 +8,10 @@ from conftest import make_net, make_trees, random_rows
 from tests.fuzz._cases import number_types
 
 #: Numbers where the default is None, a name or zero.
-TREES = {
-    "bagging_seed": 1,
-    "feature_fraction_seed": 1,
-    "extra_seed": 1,
-    "early_stopping_rounds": 2,
-    "subsample_freq": 1,
-}
-NETS = {
-    "init_scale": 0.3,
-    "validation_fraction": 0.3,
-    "batch_size": 8,
-    "section": 2,
-    "record_budget": 10**8,
-    "n_jobs": 1,
-    "n_iter_no_change": 3,
-    "warmup_steps": 2,
-}
+TREES = dict.fromkeys(("bagging_seed", "feature_fraction_seed", "extra_seed", "subsample_freq"), 1)
+TREES |= {"early_stopping_rounds": 2}
+NETS = {"init_scale": 0.3, "validation_fraction": 0.3, "batch_size": 8, "section": 2, "record_budget": 10**8}
+NETS |= {"n_jobs": 1, "n_iter_no_change": 3, "warmup_steps": 2}
 
 
 def numbers(model, more):

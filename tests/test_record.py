@@ -244,12 +244,6 @@ def test_the_size_is_stated_and_within_the_budget(rows):
     assert not hasattr(make_net(record=False).fit(*rows), "record_nbytes_")
 
 
-def test_threads_are_put_back_after_replays(rows):
-    before = torch.get_num_threads()
-    tight(rows)[1]._trajectory.theta(1)
-    assert torch.get_num_threads() == before
-
-
 # The budget
 
 
@@ -310,12 +304,6 @@ def test_dropping_the_record_leaves_predictions_and_says_why_nothing_else(rows, 
     assert not any(name in vars(model) for name in ("_trajectory", "_rows", "_telescope"))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model.drop_record())).predict(others), before)
     assert model.fit(*rows).kernel_weights(others).shape == (20, 40)
-
-
-def test_a_record_asked_for_after_fitting_is_missed_in_words(rows, others):
-    model = make_net(record=False).fit(*rows).set_params(record=True)
-    with pytest.raises(RecordDroppedError, match="Fit again"):
-        model.kernel_weights(others)
 
 
 # Learning rates
@@ -393,7 +381,6 @@ def test_a_function_of_the_update_multiplies_the_learning_rate(rows):
         ({"warmup_steps": -1}, "warmup_steps"),
         ({"warmup_steps": 1.5}, "warmup_steps"),
     ],
-    ids=str,
 )
 def test_senseless_schedules_are_named(rows, settings, message):
     with pytest.raises(ValueError, match=message):

@@ -15,11 +15,6 @@ from telescoping_sklearn.displays import StoppingCurveDisplay
 INTERPOLATING = {"min_child_samples": 1, "num_leaves": 60, "min_child_weight": 0}
 
 
-@pytest.fixture(scope="module")
-def rows():
-    return random_rows(60, seed=3)
-
-
 def smoothers(model):
     """S_t among the rows trained on, by unit columns."""
     telescope = model.telescope_

@@ -199,11 +199,6 @@ def test_kernel_norm_ratio_above_1_allows_smaller_kernels_at_single_stages(teles
     assert telescope.kernel_norm_ratio(np.array([[5.0]]), stages=[1, 2]) == pytest.approx(4 / 3.5)
 
 
-def test_kernel_norm_ratio_of_subsets(telescope):
-    alone = [telescope.kernel_norm_ratio(QUERY[rows]) for rows in ([0, 1], [2])]
-    np.testing.assert_allclose(telescope.kernel_norm_ratio(QUERY, subsets=[[0, 1], [2]]), alone)
-
-
 def test_approximation_error_reports_both_gaps_by_stage(telescope):
     error = telescope.approximation_error(QUERY)
     assert list(error.by_stage.index) == [1, 2, 3]
@@ -238,23 +233,6 @@ def test_stages_as_asked():
     assert resolve_stages(None, 3).tolist() == [1, 2, 3]
     assert resolve_stages([0, 2], 3).tolist() == [0, 2]
     assert resolve_stages(np.array([3], dtype=np.uint8), 3).tolist() == [3]
-
-
-@pytest.mark.parametrize("stages", [0, -1, [4], [-1], [2, 1], [1, 1]])
-def test_stages_that_do_not_exist_are_refused(stages):
-    with pytest.raises(ValueError, match="stages"):
-        resolve_stages(stages, 3)
-
-
-@pytest.mark.parametrize("stages", [True, 1.5, [1.0], "all", [], [[1]]])
-def test_stages_that_are_no_ints_are_refused(stages):
-    with pytest.raises(TypeError, match="stages"):
-        resolve_stages(stages, 3)
-
-
-def test_the_start_has_no_kernel():
-    with pytest.raises(ValueError, match=r"stages must lie in 1\.\.3"):
-        resolve_stages([0], 3, with_start=False)
 
 
 # Memory

@@ -1,6 +1,7 @@
 """Trees whose leaves have thresholds or are quantiles: exact weights and offsets, against loops over leaves."""
 
 import re
+from unittest.mock import Mock
 
 import lightgbm
 import numpy as np
@@ -18,7 +19,7 @@ from telescoping_sklearn.boosting.libraries.lightgbm._newton_leaves import newto
 from telescoping_sklearn.boosting.libraries.lightgbm._placement import _has_frequent_value, _repeats, may_bundle
 from telescoping_sklearn.boosting.libraries.lightgbm._quantile_leaves import quantile_weights
 
-N, M = 60, 20
+N = 60
 LOSSES = {
     "penalty": {"reg_alpha": 2.0},
     "clipped": {"max_delta_step": 0.3},
@@ -39,16 +40,6 @@ SETTINGS = {
     "smoothing": {"path_smooth": 2.0},
     "constant tree": {"min_child_samples": 100},
 }
-
-
-@pytest.fixture(scope="module")
-def rows():
-    return random_rows(N, seed=3)
-
-
-@pytest.fixture(scope="module")
-def others():
-    return random_rows(M, seed=4)[0]
 
 
 def weights_of(kind, n=N):
@@ -297,11 +288,13 @@ def test_thresholds_are_not_negative(rows, name):
         make_trees(**{name: -1.0}).fit(*rows)
 
 
-def test_an_abort_of_lightgbm_is_explained_where_its_cause_is_known(rows, monkeypatch):
-    def abort(*args, **kwargs):
-        raise lightgbm.basic.LightGBMError("Check failed: (best_split_info.left_count) > (0)")
+def abort(monkeypatch, text):
+    """Make every training of LightGBM end with this error."""
+    monkeypatch.setattr(lightgbm.LGBMRegressor, "fit", Mock(side_effect=lightgbm.basic.LightGBMError(text)))
 
-    monkeypatch.setattr(lightgbm.LGBMRegressor, "fit", abort)
+
+def test_an_abort_of_lightgbm_is_explained_where_its_cause_is_known(rows, monkeypatch):
+    abort(monkeypatch, "Check failed: (best_split_info.left_count) > (0)")
     with pytest.raises(
         ValueError, match=r"objective='mape' with unequal sample_weight .* Use objective='regression_l1'"
     ):
@@ -313,10 +306,7 @@ def test_an_abort_of_lightgbm_is_explained_where_its_cause_is_known(rows, monkey
 
 @pytest.mark.parametrize(("settings", "kind"), [({"objective": "gamma"}, "ones"), ({}, "weights")], ids=str)
 def test_an_abort_on_an_empty_leaf_names_what_keeps_leaves_from_being_empty(rows, monkeypatch, settings, kind):
-    def abort(*args, **kwargs):
-        raise lightgbm.basic.LightGBMError("Check failed: (best_split_info.left_count) > (0)")
-
-    monkeypatch.setattr(lightgbm.LGBMRegressor, "fit", abort)
+    abort(monkeypatch, "Check failed: (best_split_info.left_count) > (0)")
     X, y = rows[0], np.exp(rows[1])
     with pytest.raises(ValueError, match=r"min_child_samples=3 with min_child_weight=0.001 made LightGBM abort"):
         make_trees(**settings).fit(X, y, sample_weight=weights_of(kind))
@@ -329,10 +319,7 @@ def test_an_abort_on_an_empty_leaf_names_what_keeps_leaves_from_being_empty(rows
 )
 @pytest.mark.parametrize("settings", [{"objective": "mape"}, {"objective": "gamma"}, {}], ids=str)
 def test_other_errors_of_lightgbm_keep_their_own_words(rows, monkeypatch, settings, text):
-    def abort(*args, **kwargs):
-        raise lightgbm.basic.LightGBMError(text)
-
-    monkeypatch.setattr(lightgbm.LGBMRegressor, "fit", abort)
+    abort(monkeypatch, text)
     with pytest.raises(lightgbm.basic.LightGBMError, match=re.escape(text)):
         make_trees(**settings).fit(rows[0], np.exp(rows[1]), sample_weight=weights_of("weights"))
 

@@ -34,11 +34,6 @@ def rows():
     return X, 5 * y
 
 
-@pytest.fixture(scope="module")
-def others():
-    return random_rows(20, seed=4)[0]
-
-
 @pytest.mark.parametrize("mean", MEANS)
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("sample_weight", [None, WEIGHTS], ids=["unweighted", "weighted"])

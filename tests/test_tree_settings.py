@@ -257,7 +257,9 @@ def test_weights_rebuild_predictions_or_the_setting_is_refused_by_name(n_categor
 
 
 @pytest.mark.parametrize(
-    "settings", [{"subsample": 0.6, "subsample_freq": 1}, {"path_smooth": 3.0}, {"cat_l2": 5.0}], ids=str
+    "settings",
+    [{"reg_lambda": 1.0}, {"subsample": 0.6, "subsample_freq": 1}, {"path_smooth": 3.0}, {"cat_l2": 5.0}],
+    ids=str,
 )
 def test_a_perturbed_label_moves_the_frozen_ensemble_by_its_weight(frame, other_frame, settings):
     X, y, query = coded(frame[0]), frame[1], coded(other_frame)

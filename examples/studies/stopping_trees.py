@@ -1,4 +1,4 @@
-"""Print the table of the user guide: how well criteria pick the number of trees, on every real set at hand.
+"""Print the table of the user guide: how well criteria pick the number of trees, on every real data set available.
 
 The criterion ``loo`` is the leave-one-out shortcut of linear smoothers, an approximation for boosted trees.
 

@@ -77,21 +77,11 @@ def mean_and_error(part: pd.DataFrame, quantity: str) -> tuple[float, float]:
 
 @dataclass
 class Axis:
-    """One axis: its range, and the positions of its values.
+    """One axis: its range, and the positions of its values."""
 
-    Attributes
-    ----------
-    low, high : float
-        Ends, in data.
-    start, end : float
-        Ends, in the SVG.
-    log : bool
-        Whether it is logarithmic.
-    """
-
-    low: float
+    low: float  # ends, in data
     high: float
-    start: float
+    start: float  # ends, in the SVG
     end: float
     log: bool = False
 
@@ -107,46 +97,24 @@ class Axis:
 
 @dataclass
 class Curve:
-    """One model's curve.
-
-    Attributes
-    ----------
-    label : str
-        The model.
-    style : int
-        Its place among the report's models, which colour and marker follow.
-    line, band : str
-        Paths; the band is empty where there are no standard errors.
-    points : list of tuple of float
-        Positions of the markers.
-    """
+    """One model's curve."""
 
     label: str
-    style: int
-    line: str
-    band: str
-    points: list[tuple[float, float]]
+    style: int  # place among the report's models, which sets colour and marker
+    line: str  # path
+    band: str  # path; empty without standard errors
+    points: list[tuple[float, float]]  # positions of the markers
 
 
 @dataclass
 class Stop:
-    """A position along the horizontal axis that can be hovered or focused, and its tooltip.
-
-    Attributes
-    ----------
-    x, left, width : float
-        Its place, and the stretch that belongs to it.
-    head : str
-        The test set.
-    lines : list of tuple of (int, str, str)
-        Style, model and value of each curve there.
-    """
+    """A position along the horizontal axis that can be hovered or focused, and its tooltip."""
 
     x: float
-    left: float
+    left: float  # start and width of the stretch that belongs to it
     width: float
-    head: str
-    lines: list[tuple[int, str, str]] = field(default_factory=list)
+    head: str  # the test set
+    lines: list[tuple[int, str, str]] = field(default_factory=list)  # style, model and value of each curve
 
     @property
     def spoken(self) -> str:
@@ -156,37 +124,17 @@ class Stop:
 
 @dataclass
 class Chart:
-    """A chart, ready for the template.
+    """A chart, ready for the template."""
 
-    Attributes
-    ----------
-    title : str
-        What the vertical axis is.
-    x_label : str
-        What the horizontal axis is.
-    description : str
-        What a reader who cannot see it is told.
-    x_ticks, y_ticks : list of tuple of (float, str)
-        Positions and labels.
-    curves : list of Curve
-        The curves.
-    stops : list of Stop
-        The places that can be pointed at.
-    reference : float or None
-        Position of a line that stands for 1.
-    log : bool
-        Whether the vertical axis is logarithmic.
-    """
-
-    title: str
+    title: str  # label of the vertical axis
     x_label: str
-    description: str
-    x_ticks: list[tuple[float, str]]
+    description: str  # for readers who cannot see the chart
+    x_ticks: list[tuple[float, str]]  # positions and labels
     y_ticks: list[tuple[float, str]]
     curves: list[Curve]
     stops: list[Stop]
-    reference: float | None
-    log: bool
+    reference: float | None  # position of a line at 1
+    log: bool  # whether the vertical axis is logarithmic
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
@@ -212,25 +160,10 @@ def short_set_name(kind: str, value: float) -> str:
 def make_chart(
     summary: pd.DataFrame, models: Sequence[str], *, title: str, x_label: str, kind: str, reference: float | None = None
 ) -> Chart:
-    """Lay out the curves of one data set.
+    """Lay out the curves of one data set, from its part of `summarize_curves`.
 
-    Parameters
-    ----------
-    summary : DataFrame
-        What `summarize_curves` gives, of one data set.
-    models : sequence of str
-        All models of the report: a model has the same colour in every chart.
-    title, x_label : str
-        What the axes are.
-    kind : {"mixture", "decile", "shift"}
-        What the test sets are.
-    reference : float or None, default=None
-        Value at which a line is drawn across.
-
-    Returns
-    -------
-    Chart
-        Positions and words.
+    `models` are all models of the report, so that a model has the same colour in every chart. `reference` is a value at
+    which a line is drawn across.
     """
     finite = summary[np.isfinite(summary["mean"])]
     error = finite["standard_error"].where(np.isfinite(finite["standard_error"]), 0.0)

@@ -16,35 +16,11 @@ class ClusterBackend(DaskDistributedBackend):
     """
 
     def effective_n_jobs(self, n_jobs: int) -> int:
-        """Count the cluster's threads.
-
-        Parameters
-        ----------
-        n_jobs : int
-            Ignored: the cluster decides.
-
-        Returns
-        -------
-        int
-            At least 2, since joblib would run the tasks of a single thread in this process and not on the cluster.
-        """
+        """Count the cluster's threads; at least 2, since joblib would run tasks of a single thread in this process."""
         return max(2, super().effective_n_jobs(n_jobs))
 
     def submit(self, func: Any, callback: Callable[[Any], Any] | None = None) -> Future:
-        """Send a task to the cluster.
-
-        Parameters
-        ----------
-        func : callable
-            The task.
-        callback : callable or None, default=None
-            What joblib does with its result.
-
-        Returns
-        -------
-        concurrent.futures.Future
-            The result to come.
-        """
+        """Send a task to the cluster."""
         future = super().submit(func, callback)
 
         def pass_on(ended: Future) -> None:

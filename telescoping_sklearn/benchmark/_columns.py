@@ -22,51 +22,22 @@ _FEWEST_IDENTIFIED = 20
 
 
 class ColumnProfile(NamedTuple):
-    """Kinds of a table's columns, and remarks on them.
+    """Kinds of a table's columns, and remarks on them."""
 
-    Attributes
-    ----------
-    kinds : dict of str to {"number", "date", "category"}
-        Columns kept, with their kinds. Dates are converted to days since the earliest.
-    dropped : dict of str to {"constant", "identifier"}
-        Columns dropped, and why.
-    missing : dict of str to float
-        Share of missing values of the kept columns that have any.
-    remarks : dict of str to str
-        Columns to check: text that may be dates, numbers that may be identifiers, and categories with very many
-        levels.
-    """
-
-    kinds: dict[str, str]
-    dropped: dict[str, str]
-    missing: dict[str, float]
-    remarks: dict[str, str]
+    kinds: dict[str, str]  # "number", "date" (converted to days since the earliest) or "category", of the columns kept
+    dropped: dict[str, str]  # why a column was dropped: "constant" or "identifier"
+    missing: dict[str, float]  # share of missing values, of the columns kept that have any
+    remarks: dict[str, str]  # columns to check: text that may be dates, numbers that may be identifiers, many levels
 
 
 def handle_columns(X: pd.DataFrame) -> tuple[pd.DataFrame, ColumnProfile]:
-    """Convert a raw table to numbers and categories, and drop uninformative columns.
+    """Convert a raw table to numbers and categories with text as names, and drop uninformative columns.
 
     Dropped are constant columns (a single value, or nothing but missing ones) and identifiers: text whose values are
     all different, and whole numbers that are all different and leave no gap between the smallest and the largest, as
     a row counter does. Dates, and text of which every value is an ISO date, become days since the earliest; booleans
-    become 0 and 1; other text becomes categories.
-
-    Parameters
-    ----------
-    X : DataFrame of shape (n_samples, n_features)
-        Raw rows.
-
-    Returns
-    -------
-    X : DataFrame of shape (n_samples, n_kept)
-        Columns of floats, integers and categories; names are strings.
-    profile : ColumnProfile
-        Kinds, dropped columns and remarks.
-
-    Raises
-    ------
-    ValueError
-        If two columns have the same name, or no column is left.
+    become 0 and 1; other text becomes categories. Repeated names, and a table without informative columns, raise
+    ValueError.
 
     Examples
     --------

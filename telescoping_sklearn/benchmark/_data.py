@@ -29,70 +29,29 @@ _SOURCE_KEYS = {"source", "drop", "log_target", "name"}
 
 
 class Table(NamedTuple):
-    """A loaded data set.
+    """A loaded data set."""
 
-    Attributes
-    ----------
-    X : DataFrame of shape (n_samples, n_features)
-        Numbers and categories.
-    y : Series of shape (n_samples,)
-        The target, finite floats.
-    profile : ColumnProfile
-        Kinds of the columns, dropped ones and remarks.
-    notes : list of str
-        How rows and target were prepared.
-    fingerprint : str
-        Hash of X and y.
-    """
-
-    X: pd.DataFrame
-    y: pd.Series
+    X: pd.DataFrame  # numbers and categories
+    y: pd.Series  # finite floats
     profile: ColumnProfile
-    notes: list[str]
-    fingerprint: str
+    notes: list[str]  # how rows and target were prepared
+    fingerprint: str  # hash of X and y
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """A data set of a study, before it is loaded.
-
-    Attributes
-    ----------
-    name : str
-        Name in the results.
-    read : callable
-        Returns raw features and target.
-    origin : dict
-        Settings of the source, as JSON types.
-    drop : tuple of str
-        Columns to leave out.
-    log_target : bool
-        Whether to predict the logarithm of the target.
-    """
+    """A data set of a study, before it is loaded."""
 
     name: str
-    read: Callable[[], tuple[Any, Any]] = field(repr=False, compare=False)
-    origin: dict[str, Any]
+    read: Callable[[], tuple[Any, Any]] = field(repr=False, compare=False)  # returns raw features and target
+    origin: dict[str, Any]  # settings of the source, as JSON types
     drop: tuple[str, ...] = ()
     log_target: bool = False
 
     def load(self, along: Iterable[str] = ()) -> Table:
-        """Load the table and prepare its columns and target.
+        """Load the table and prepare its columns and target. Rows with a missing value in columns `along` are dropped.
 
-        Parameters
-        ----------
-        along : iterable of str, default=()
-            Columns along which rows are divided; rows with a missing value in one are dropped.
-
-        Returns
-        -------
-        Table
-            The table.
-
-        Raises
-        ------
-        ValueError or OSError
-            If loading fails; the message does not name the data set.
+        If that fails, ValueError or OSError is raised, with a message that does not name the data set.
         """
         X, y = self.read()
         X = X if isinstance(X, pd.DataFrame) else _as_frame(X)

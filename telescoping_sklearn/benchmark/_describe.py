@@ -12,20 +12,9 @@ import pandas as pd
 def describe(value: Any) -> Any:
     """Convert a setting to JSON types, the same in every process.
 
-    Parameters
-    ----------
-    value : object
-        A number, text, None, array, table, function, class, estimator, scipy distribution, or a container of these.
-
-    Returns
-    -------
-    object
-        Made of dict, list, str, int, float, bool and None; a float that is not finite becomes text.
-
-    Raises
-    ------
-    TypeError
-        If the value has no representation that is the same in every process.
+    A setting is a number, text, None, array, table, function, class, estimator, scipy distribution, or a container of
+    these. A float that is not finite becomes text. TypeError is raised for a value that has no representation that is
+    the same in every process.
 
     Examples
     --------

@@ -34,27 +34,13 @@ _TREE_WORDS = ("Tree", "Forest", "Boost", "GBT", "GBM", "GBR", "XGB", "LGBM")
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model of a study.
-
-    Attributes
-    ----------
-    name : str
-        Name in the results.
-    estimator : estimator
-        Unfitted, with its settings; `make` sets the seed.
-    preparation : {"standard", "ordinal", "none"}
-        How the columns are prepared for it.
-    space : dict
-        Search space of the tuning; empty if the model is not tuned.
-    settings : dict
-        The settings given by the study.
-    """
+    """A model of a study."""
 
     name: str
-    estimator: Any
-    preparation: str
-    space: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
+    estimator: Any  # unfitted, with its settings; `make` sets the seed
+    preparation: str  # "standard", "ordinal" or "none"
+    space: dict[str, Any] = field(default_factory=dict)  # search space of the tuning; empty if the model is not tuned
+    settings: dict[str, Any] = field(default_factory=dict)  # as the study gives them
 
     def make(self, seed: int) -> TransformedTargetRegressor:
         """Build the unfitted model as a pipeline on raw rows."""

@@ -12,16 +12,7 @@ from telescoping_sklearn.benchmark._tasks import Task
 class Progress:
     """Report the numbers of finished, failed and remaining tasks, and the time left.
 
-    Parameters
-    ----------
-    total : int
-        Number of tasks of the study.
-    done : int
-        Number of tasks finished before.
-    show : bool
-        Whether to report anything.
-    file : text stream or None, default=None
-        Output stream; None is the standard error stream.
+    Of `total` tasks of the study, `done` were finished before. `file` is by default the standard error stream.
     """
 
     def __init__(self, total: int, done: int, *, show: bool, file: TextIO | None = None) -> None:

@@ -51,34 +51,15 @@ _HOW_TO_READ = (
 
 @dataclass
 class Report:
-    """Contents of a report.
+    """Contents of a report."""
 
-    Attributes
-    ----------
-    results : DataFrame
-        Labelled results: names alone tell data sets, with the ways to divide them, and models apart.
-    tables : list of str
-        Names of the data sets, however many ways they were divided in.
-    metadata : dict
-        The study, its tables, versions and machine, as far as known.
-    gaps : dict of str to DataFrame
-        For every model but the reference, what `relative_gaps` says, with labelled data sets; empty without squared
-        errors.
-    comparison : ModelComparison or None
-        Ranks on regular rows; None where there are no two models to compare.
-    failures : DataFrame
-        Tasks that failed.
-    file : str, default=""
-        Name of the file of results, if there is one.
-    """
-
-    results: pd.DataFrame
-    tables: list[str]
-    metadata: dict[str, Any]
-    gaps: dict[str, pd.DataFrame]
-    comparison: ModelComparison | None
-    failures: pd.DataFrame
-    file: str = ""
+    results: pd.DataFrame  # labelled: names alone identify data sets, with the ways to divide them, and models
+    tables: list[str]  # names of the data sets
+    metadata: dict[str, Any]  # study, tables, versions and machine, as far as known
+    gaps: dict[str, pd.DataFrame]  # `relative_gaps` of every model but the reference; empty without squared errors
+    comparison: ModelComparison | None  # ranks on regular rows; None without two models to compare
+    failures: pd.DataFrame  # tasks that failed
+    file: str = ""  # name of the file of results, if there is one
 
     @property
     def reference(self) -> str:

@@ -6,6 +6,7 @@ import pprint
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -15,58 +16,23 @@ from sklearn.base import BaseEstimator
 from telescoping_sklearn.benchmark._describe import describe
 from telescoping_sklearn.benchmark._models import ModelSpec, read_models
 from telescoping_sklearn.benchmark._report_tables import Cell, Column, Table
+from telescoping_sklearn.benchmark._study import BenchmarkStudy
 from telescoping_sklearn.benchmark._tuning import PAPER_SPACES, read_space
 
 #: Longer values are collapsed.
 _SHORT = 110
-#: Entries of a study's description that equal its parameters.
-_AS_THEY_STAND = (
-    "n_seeds",
-    "proportions",
-    "max_train",
-    "test_size",
-    "irregular_fraction",
-    "score",
-    "shift",
-    "metrics",
-    "tuning",
-    "n_probes",
-    "section",
-    "kernel_stages",
-)
 
 
 class Entry(NamedTuple):
-    """A setting.
-
-    Attributes
-    ----------
-    name : str
-        Its name.
-    value : str
-        What it is.
-    long : str
-        Summary shown while it is collapsed; empty for a short value.
-    """
+    """A setting."""
 
     name: str
     value: str
-    long: str = ""
+    long: str = ""  # summary shown while the value is collapsed; empty for a short value
 
 
 def settings(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """List the settings of the study, its tables, the libraries and the machine.
-
-    Parameters
-    ----------
-    metadata : mapping
-        As `ResultStore.metadata` gives it.
-
-    Returns
-    -------
-    list of dict
-        Title and entries of each group; groups of which nothing is known are left out.
-    """
+    """List title and entries of each known part of a store's metadata: study, tables, versions and machine."""
     groups = []
     for key in ("study", "tables", "versions", "machine"):
         known = metadata.get(key)
@@ -142,17 +108,7 @@ def _entries_counted(count: int) -> str:
 def chosen_settings(results: pd.DataFrame, models: Sequence[str]) -> Table:
     """Make the table of the settings given and chosen for each data set and model; one row where all seeds share them.
 
-    Parameters
-    ----------
-    results : DataFrame
-        Labelled results.
-    models : sequence of str
-        All models.
-
-    Returns
-    -------
-    Table
-        Fits without settings are left out; results without the column give no rows.
+    Fits without settings are left out.
     """
     rows = []
     said = results[~results["settings"].isin(["", "{}"])] if "settings" in results else results.iloc[:0]
@@ -186,20 +142,7 @@ def _rounded(value: Any) -> str:
 
 
 def again(metadata: Mapping[str, Any], file: str = "results.sqlite") -> list[dict[str, str]]:
-    """Return code that runs the study again.
-
-    Parameters
-    ----------
-    metadata : mapping
-        As `ResultStore.metadata` gives it.
-    file : str, default="results.sqlite"
-        Name of the file of results.
-
-    Returns
-    -------
-    list of dict
-        Words and code of each step.
-    """
+    """Return words and code of each step that runs the study of a store's metadata again."""
     study = metadata.get("study")
     from_file = {"words": _FROM_FILE, "code": f"{_COMMAND} --output {shlex.quote(file)}"}
     if not isinstance(study, Mapping) or not {"data", "models"} <= set(study):
@@ -228,25 +171,15 @@ def _as_call(parameters: Mapping[str, Any]) -> str:
 
 
 def study_parameters(study: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Recover the parameters of a study from its description.
+    """Recover the parameters of `BenchmarkStudy` from its description.
 
-    Parameters
-    ----------
-    study : mapping
-        Result of `BenchmarkStudy.describe`.
-
-    Returns
-    -------
-    parameters : dict
-        Parameters of `BenchmarkStudy` with that description.
-    unknown : list of str
-        Parts that a description does not contain: tables in memory and estimators made of others.
+    The second item lists the parts that a description does not contain: tables in memory and estimators made of others.
     """
     unknown: list[str] = []
     data = [_data_parameter(source, unknown) for source in study["data"]]
     models = {name: _model_parameter(name, model, study, unknown) for name, model in study["models"].items()}
-    rest = {name: study[name] for name in _AS_THEY_STAND if name in study}
-    return {"data": data, "models": models, **rest}, unknown
+    given = {item.name: study[item.name] for item in fields(BenchmarkStudy) if item.init and item.name in study}
+    return given | {"data": data, "models": models}, unknown
 
 
 def _data_parameter(source: Mapping[str, Any], unknown: list[str]) -> Any:

@@ -14,42 +14,18 @@ from telescoping_sklearn.benchmark._words import say_blocks
 
 @dataclass
 class Cell:
-    """A cell of a table.
-
-    Attributes
-    ----------
-    text : str
-        What is written.
-    value : str or float
-        What is sorted by; empty where there is nothing, which stands last.
-    numeric : bool
-        Whether it is a number, which is set to the right.
-    style : int or None
-        A model's place, where its marker is drawn.
-    why : str
-        Why there is no value.
-    """
+    """A cell of a table."""
 
     text: str
-    value: Any
-    numeric: bool = False
-    style: int | None = None
-    why: str = ""
+    value: Any  # what rows are sorted by; empty where there is nothing, which is sorted last
+    numeric: bool = False  # numbers are aligned to the right
+    style: int | None = None  # place of a model whose marker is drawn
+    why: str = ""  # why there is no value
 
 
 @dataclass
 class Column:
-    """A column's head.
-
-    Attributes
-    ----------
-    label : str
-        What is written.
-    numeric : bool
-        Whether it holds numbers.
-    help : str
-        What it means.
-    """
+    """Head of a column."""
 
     label: str
     numeric: bool = True
@@ -58,22 +34,12 @@ class Column:
 
 @dataclass
 class Table:
-    """A table that can be sorted.
-
-    Attributes
-    ----------
-    title, caption : str
-        What it is.
-    columns : list of Column
-        Heads.
-    rows : list of list of Cell
-        Cells; the first of a row is its head.
-    """
+    """A table that can be sorted."""
 
     title: str
     caption: str
     columns: list[Column]
-    rows: list[list[Cell]]
+    rows: list[list[Cell]]  # the first cell of a row is its head
 
 
 def measured(value: float, error: float = np.nan) -> Cell:
@@ -92,22 +58,7 @@ def _without_empty(table: Table) -> Table:
 
 
 def set_tables(results: pd.DataFrame, gaps: Mapping[str, pd.DataFrame], models: Sequence[str]) -> list[Table]:
-    """Make the tables of every data set, model and test set: mixtures first, then the other kinds.
-
-    Parameters
-    ----------
-    results : DataFrame
-        Labelled results.
-    gaps : mapping of str to DataFrame
-        What `relative_gaps` says of each model, with labelled data sets.
-    models : sequence of str
-        All models.
-
-    Returns
-    -------
-    list of Table
-        Means over seeds.
-    """
+    """Make the tables of means over seeds for every data set, model and test set: mixtures first, then other kinds."""
     titles = {
         "mixture": ("Mixtures", "Every data set, model and mixture."),
         "shift": ("Shifts", "Every data set and model, along the shift."),
@@ -166,20 +117,7 @@ def _gap_cell(row: Any) -> Cell:
 
 
 def rank_table(comparison: ModelComparison, models: Sequence[str]) -> Table:
-    """Make the table of mean ranks on regular rows.
-
-    Parameters
-    ----------
-    comparison : ModelComparison
-        From `compare_models`.
-    models : sequence of str
-        All models.
-
-    Returns
-    -------
-    Table
-        One row a model, the best first.
-    """
+    """Make the table of mean ranks on regular rows: one row a model, the best first."""
     ranks: Any = comparison.ranks.itertuples()
     rows = [
         [Cell(row.model, row.model, style=models.index(row.model)), measured(row.mean_rank), measured(row.mean_error)]
@@ -197,20 +135,7 @@ def rank_table(comparison: ModelComparison, models: Sequence[str]) -> Table:
 
 
 def task_table(results: pd.DataFrame, models: Sequence[str]) -> Table:
-    """Make the table of fitting and explanation times, for every data set and model.
-
-    Parameters
-    ----------
-    results : DataFrame
-        Labelled results.
-    models : sequence of str
-        All models.
-
-    Returns
-    -------
-    Table
-        Means over seeds.
-    """
+    """Make the table of fitting and explanation times, means over seeds, for every data set and model."""
     keys = [name for name in ("data", "model", "seed", "score") if name in results]
     tasks = results.drop_duplicates(keys)
     rows = []

@@ -141,14 +141,8 @@ n_stages
     _check_running(n_jobs, backend, scheduler)
     if store is None:
         with tempfile.TemporaryDirectory() as folder:
-            return run_benchmark(
-                study,
-                Path(folder, "results.sqlite"),
-                n_jobs=n_jobs,
-                backend=backend,
-                scheduler=scheduler,
-                progress=progress,
-            )
+            path = Path(folder, "results.sqlite")
+            return run_benchmark(study, path, n_jobs=n_jobs, backend=backend, scheduler=scheduler, progress=progress)
     tables = study.load_tables()
     store = store if isinstance(store, ResultStore) else ResultStore.create(store)
     planned = plan_tasks(study, tables)

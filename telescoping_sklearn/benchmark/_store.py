@@ -146,7 +146,9 @@ class ResultStore:
             raise StoreError(f"{self.path} cannot be used: {error}") from error
 
     def begin(self, study: Any, tables: Any, versions: Any, machine: Any, keys: Iterable[str]) -> None:
-        """Register the study that is run; later calls return its results.
+        """Register the study that is run, as JSON types, with the keys of all of its tasks.
+
+        Later calls return its results.
 
         Parameters
         ----------

@@ -17,18 +17,10 @@ _BASELINE = {"mixture": ("mixture", 0.0), "decile": ("mixture", 0.0), "shift": (
 
 
 class _Means(NamedTuple):
-    """Mean squared errors of both models on every set of a seed, original and resampled.
+    """Mean squared errors of the model and the reference on every set of a seed, original and resampled."""
 
-    Attributes
-    ----------
-    plain : dict of (str, float) to ndarray of shape (2,)
-        Of the model and the reference.
-    resampled : dict of (str, float) to ndarray of shape (n_bootstrap, 2)
-        The same on rows drawn with replacement, the same rows for both.
-    """
-
-    plain: dict[tuple[str, float], NDArray]
-    resampled: dict[tuple[str, float], NDArray]
+    plain: dict[tuple[str, float], NDArray]  # (2,)
+    resampled: dict[tuple[str, float], NDArray]  # (n_bootstrap, 2), on the same rows drawn with replacement for both
 
 
 def relative_gaps(

@@ -105,8 +105,7 @@ def _training_line(model: str, of_model: pd.DataFrame, *, p_asked: bool) -> str:
         said.insert(0, f"{mean['n_stages']:.0f} stages")
     if pd.notna(mean["effective_params_train"]):
         said.insert(
-            0,
-            f"p on training rows {mean['effective_params_train']:.0f} +- {mean['effective_params_train_se']:.0f}",
+            0, f"p on training rows {mean['effective_params_train']:.0f} +- {mean['effective_params_train_se']:.0f}"
         )
     unstable = of_model["n_stages"].notna() & of_model["effective_params_train"].isna()
     if p_asked and unstable.any():

@@ -30,15 +30,7 @@ from telescoping_sklearn.metrics import find_telescoping_estimator
 #: Libraries whose versions affect the results of a task.
 LIBRARIES = ("telescoping_sklearn", "scikit-learn", "lightgbm", "torch", "skorch", "numpy", "scipy", "pandas")
 #: Parameters of a study that affect the results of a task, besides its model, rows and tuning.
-_SETTINGS = (
-    "max_train",
-    "test_size",
-    "irregular_fraction",
-    "proportions",
-    "metrics",
-    "n_probes",
-    "kernel_stages",
-)
+_SETTINGS = ("max_train", "test_size", "irregular_fraction", "proportions", "metrics", "n_probes", "kernel_stages")
 
 
 #: Modules whose code affects the results of a task: those of the models, and those of this folder that a task runs.
@@ -173,20 +165,7 @@ def attempt(work: Work) -> Outcome:
 
 
 def run_task(work: Work) -> tuple[list[dict[str, Any]], SquaredErrors]:
-    """Tune and fit one model and evaluate it on every test set.
-
-    Parameters
-    ----------
-    work : Work
-        The task with its rows.
-
-    Returns
-    -------
-    rows : list of dict
-        One for every test set, with the columns of the results.
-    errors : SquaredErrors
-        Squared errors row by row.
-    """
+    """Tune and fit one model; return its results on every test set, and its squared errors row by row."""
     model, settings = _tuned(work)
     clock = time.perf_counter()
     model.fit(work.X_train, work.y_train)

@@ -39,34 +39,18 @@ SetName = tuple[str, float]
 
 
 class TestSets(NamedTuple):
-    """Rows of a task, by position in the data set.
-
-    Attributes
-    ----------
-    train : ndarray of int
-        Training rows.
-    pool : ndarray of int
-        All rows of the test sets; none is a training row.
-    sets : dict of (str, float) to ndarray of int
-        Positions in the pool of each test set's rows, by the set's kind and value.
-    """
+    """Rows of a task, by position in the data set."""
 
     train: NDArray
-    pool: NDArray
-    sets: dict[SetName, NDArray]
+    pool: NDArray  # all rows of the test sets; none is a training row
+    sets: dict[SetName, NDArray]  # positions in the pool of each test set's rows
 
 
 @dataclass(frozen=True)
 class Score:
-    """Test sets by irregularity score: mixtures of regular and irregular rows, and one set for every decile.
+    """Test sets by irregularity score: mixtures of regular and irregular rows, and one set for every decile."""
 
-    Attributes
-    ----------
-    name : str
-        One of the paper's two, ``sklearn:NAME`` or ``pyod:NAME``.
-    """
-
-    name: str
+    name: str  # one of the paper's two, ``sklearn:NAME`` or ``pyod:NAME``
 
     def measure(self, X: pd.DataFrame) -> NDArray:
         """Score rows; lower is more irregular."""
@@ -116,24 +100,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Shift:
-    """Test sets along a column: train on one end of it, test at increasing distance from there.
+    """Test sets along a column: train on one end of it, test at increasing distance from there."""
 
-    Attributes
-    ----------
-    column : str
-        A numeric column, or dates.
-    train_share : float
-        Share of the rows, in the order of the column, that training rows and the first test set are drawn from.
-    steps : int
-        Number of test sets along the rest; equally large as far as ties in the column allow.
-    descending : bool
-        Whether to train on the high end.
-    """
-
-    column: str
-    train_share: float = 0.5
-    steps: int = 5
-    descending: bool = False
+    column: str  # of numbers or dates
+    train_share: float = 0.5  # share of the rows, in the column's order, for training and the first test set
+    steps: int = 5  # test sets along the rest, equally large as far as ties in the column allow
+    descending: bool = False  # whether to train on the high end
 
     @property
     def name(self) -> str:

@@ -28,18 +28,10 @@ _DISTRIBUTIONS = {
 
 
 class Tuning(NamedTuple):
-    """Settings of the random search.
-
-    Attributes
-    ----------
-    draws : int
-        Number of draws.
-    validation : float or int
-        Share or number of the training rows held out for validation.
-    """
+    """Settings of the random search."""
 
     draws: int = 25
-    validation: float | int = 0.2
+    validation: float | int = 0.2  # share or number of the training rows held out
 
 
 def read_tuning(given: Any) -> Iterator[Tuning | str]:
@@ -101,34 +93,9 @@ def _number(name: str, value: Any) -> float:
 def best_settings(
     model: Any, prefix: str, space: Mapping[str, Any], tuning: Tuning, X: pd.DataFrame, y: pd.Series, seed: int
 ) -> dict[str, Any]:
-    """Draw settings and return those with the lowest mean squared error on held-out training rows.
+    """Draw settings of a search space and return those with the lowest mean squared error on held-out training rows.
 
-    Parameters
-    ----------
-    model : estimator
-        Unfitted.
-    prefix : str
-        Prefix of the names of the space in the parameters of `model`.
-    space : mapping of str to list or distribution
-        Search space.
-    tuning : Tuning
-        Number of draws and of validation rows.
-    X : DataFrame of shape (n_train, n_features)
-        Training rows.
-    y : Series of shape (n_train,)
-        Their labels.
-    seed : int
-        Seed of the draws and of the split.
-
-    Returns
-    -------
-    dict
-        The chosen values by the names of the space.
-
-    Raises
-    ------
-    ValueError
-        If no draw could be fitted.
+    `prefix` precedes the names of the space in the parameters of `model`. ValueError is raised if no draw is fitted.
     """
     search = RandomizedSearchCV(
         model,

@@ -62,19 +62,9 @@ def _joined(parts: Sequence[str]) -> str:
 
 
 def say_gap(gaps: pd.DataFrame, model: str, reference: str) -> str:
-    """Describe how the gap between two models changes from the first to the last test set, on one data set.
+    """Describe how the gap between two models changes from the first to the last test set, in one or two sentences.
 
-    Parameters
-    ----------
-    gaps : DataFrame
-        Mixtures, or sets along a shift, of one data set and score, as `relative_gaps` gives them.
-    model, reference : str
-        The two models; gaps are errors of the first less those of the second.
-
-    Returns
-    -------
-    str
-        One or two sentences.
+    `gaps`, errors of `model` less those of `reference`, are rows of `relative_gaps` of one data set and score.
     """
     gaps = gaps.sort_values("set_value")
     near, far = gaps.iloc[0], gaps.iloc[-1]
@@ -136,23 +126,9 @@ def trend(gaps: pd.DataFrame) -> str:
 def say_trends(
     trends: Mapping[str, str], model: str, reference: str, *, kind: str = "mixture", several: str = "data sets"
 ) -> str:
-    """Describe the trend of the gap between two models on each data set, from the first to the last test set.
+    """Describe in a sentence the trend of the gap between two models on each data set, from first to last test set.
 
-    Parameters
-    ----------
-    trends : mapping of str to str
-        Result of `trend` for each data set.
-    model, reference : str
-        The two models.
-    kind : {"mixture", "shift"}, default="mixture"
-        Kind of the test sets.
-    several : str, default="data sets"
-        Noun for the names of `trends`, used to count many of them.
-
-    Returns
-    -------
-    str
-        One sentence.
+    `trends` has the result of `trend` for each data set. `several` is the noun for its names, to count many of them.
     """
     near = _Places.of(kind, 1.0).near
     course = "Along the shift" if kind == "shift" else "From regular to irregular rows"
@@ -174,20 +150,7 @@ def _named(data: Sequence[str], several: str) -> str:
 
 
 def say_kernels(summary: pd.DataFrame, kind: str) -> str:
-    """Describe the kernel norm ratios of one data set; empty if no model has any.
-
-    Parameters
-    ----------
-    summary : DataFrame
-        Result of `summarize_curves` for "kernel_norm_ratio", of one data set.
-    kind : {"mixture", "shift"}
-        Kind of the test sets.
-
-    Returns
-    -------
-    str
-        One sentence for each model.
-    """
+    """Describe the kernel norm ratios of one data set, in a sentence for each model; empty if no model has any."""
     sentences = []
     for model, part in summary.groupby("model", sort=False):
         part = part.sort_values("set_value")
@@ -216,15 +179,7 @@ def _noise(part: pd.DataFrame) -> float:
 def say_comparison(comparison: ModelComparison) -> str:
     """Describe which models the model of the best mean rank beats significantly, on rows like the training rows.
 
-    Parameters
-    ----------
-    comparison : ModelComparison
-        From `compare_models`.
-
-    Returns
-    -------
-    str
-        One or two sentences; they say so if there are too few blocks for the test.
+    If there are too few blocks for the test, the sentence says so.
     """
     where = f"{_capital(_Places.of(comparison.set_kind, 1.0).near)}, over {say_blocks(comparison)}"
     n_pairs = len(comparison.pairs)

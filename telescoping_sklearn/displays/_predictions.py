@@ -37,10 +37,8 @@ class StagedPredictionsDisplay(AxesDisplay):
 
     Attributes
     ----------
-    ax_ : matplotlib.axes.Axes
-        Axes of the plot. This and the other attributes are set by `plot`.
-    figure_ : matplotlib.figure.Figure
-        Figure of the axes.
+    ax_, figure_ : matplotlib.axes.Axes, matplotlib.figure.Figure
+        Axes and figure of the plot. These and the other attributes are set by `plot`.
     lines_ : dict of str to list of matplotlib.lines.Line2D
         The curves that are drawn, under "model", "telescoping", "linearized" and "reconstruction".
 
@@ -78,14 +76,7 @@ class StagedPredictionsDisplay(AxesDisplay):
 
     @classmethod
     def from_estimator(
-        cls,
-        estimator: Any,
-        X: Any,
-        *,
-        stages: Any = 20,
-        kind: str = "values",
-        ax: Any = None,
-        **kwargs: Any,
+        cls, estimator: Any, X: Any, *, stages: Any = 20, kind: str = "values", ax: Any = None, **kwargs: Any
     ) -> Self:
         """Compute the staged predictions of a fitted estimator, and draw them.
 

@@ -15,15 +15,7 @@ _LOG_ABOVE = 8.0
 
 
 class Band(NamedTuple):
-    """Values with their standard errors.
-
-    Attributes
-    ----------
-    value : ndarray of shape (n_stages,)
-        Values.
-    standard_error : ndarray of shape (n_stages,)
-        Standard errors; 0 where a value is exact.
-    """
+    """Values and their standard errors, each of shape (n_stages,); an error of 0 marks an exact value."""
 
     value: NDArray
     standard_error: NDArray
@@ -46,10 +38,8 @@ class EffectiveParamsDisplay(CurvesDisplay):
 
     Attributes
     ----------
-    ax_ : matplotlib.axes.Axes
-        Axes of the plot. This and the other attributes are set by `plot`.
-    figure_ : matplotlib.figure.Figure
-        Figure of the axes.
+    ax_, figure_ : matplotlib.axes.Axes, matplotlib.figure.Figure
+        Axes and figure of the plot. These and the other attributes are set by `plot`.
     lines_ : list of matplotlib.lines.Line2D
         The two curves.
     bands_ : list of matplotlib.collections.PolyCollection
@@ -144,10 +134,8 @@ class KernelNormsDisplay(CurvesDisplay):
 
     Attributes
     ----------
-    ax_ : matplotlib.axes.Axes
-        Axes of the plot. This and the other attributes are set by `plot`.
-    figure_ : matplotlib.figure.Figure
-        Figure of the axes.
+    ax_, figure_ : matplotlib.axes.Axes, matplotlib.figure.Figure
+        Axes and figure of the plot. These and the other attributes are set by `plot`.
     lines_ : list of matplotlib.lines.Line2D
         The largest and the median norm of the training rows, then of the other rows.
 

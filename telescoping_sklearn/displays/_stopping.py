@@ -28,10 +28,8 @@ class StoppingCurveDisplay(CurvesDisplay):
 
     Attributes
     ----------
-    ax_ : matplotlib.axes.Axes
-        Axes of the plot. This and the other attributes are set by `plot`.
-    figure_ : matplotlib.figure.Figure
-        Figure of the axes.
+    ax_, figure_ : matplotlib.axes.Axes, matplotlib.figure.Figure
+        Axes and figure of the plot. These and the other attributes are set by `plot`.
     lines_ : list of matplotlib.lines.Line2D
         One curve for each criterion.
 

@@ -28,10 +28,8 @@ class KernelWeightsDisplay(AxesDisplay):
 
     Attributes
     ----------
-    ax_ : matplotlib.axes.Axes
-        Axes of the plot. This and the other attributes are set by `plot`.
-    figure_ : matplotlib.figure.Figure
-        Figure of the axes.
+    ax_, figure_ : matplotlib.axes.Axes, matplotlib.figure.Figure
+        Axes and figure of the plot. These and the other attributes are set by `plot`.
     bars_ : matplotlib.container.BarContainer
         One bar for each row, with the largest absolute weight at the top.
 
@@ -84,14 +82,7 @@ class KernelWeightsDisplay(AxesDisplay):
 
     @classmethod
     def from_estimator(
-        cls,
-        estimator: Any,
-        x: Any,
-        *,
-        k: int = 10,
-        row_names: ArrayLike | None = None,
-        ax: Any = None,
-        **kwargs: Any,
+        cls, estimator: Any, x: Any, *, k: int = 10, row_names: ArrayLike | None = None, ax: Any = None, **kwargs: Any
     ) -> Self:
         """Compute the kernel weights of one prediction, and draw the largest.
 

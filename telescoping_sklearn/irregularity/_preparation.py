@@ -33,10 +33,8 @@ class SkewedLog1p(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     ----------
     logged_ : ndarray of shape (n_features,), bool
         True for the columns that are logged.
-    n_features_in_ : int
-        Number of columns seen in `fit`.
-    feature_names_in_ : ndarray of shape (n_features,)
-        Names of the columns seen in `fit`, when `X` was a DataFrame.
+    n_features_in_, feature_names_in_ : int, ndarray of shape (n_features,)
+        Number of columns seen in `fit`, and their names if `X` was a DataFrame.
 
     Examples
     --------
@@ -107,8 +105,6 @@ class SkewedLog1p(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
         Raises
         ------
-        sklearn.exceptions.NotFittedError
-            If `fit` was not called.
         ValueError
             If `X` is not a numeric table with the columns of `fit`.
         """
@@ -149,10 +145,8 @@ class TabularPreparation(TransformerMixin, BaseEstimator):
         The fitted transformers of the numeric and the categorical columns.
     categorical_ : list of int
         Positions of the columns that are one-hot encoded.
-    n_features_in_ : int
-        Number of columns seen in `fit`.
-    feature_names_in_ : ndarray of shape (n_features,)
-        Names of the columns seen in `fit`, when `X` was a DataFrame.
+    n_features_in_, feature_names_in_ : int, ndarray of shape (n_features,)
+        Number of columns seen in `fit`, and their names if `X` was a DataFrame.
 
     Examples
     --------
@@ -220,10 +214,7 @@ class TabularPreparation(TransformerMixin, BaseEstimator):
         frame = self._table(X, reset=True)
         numeric = [column for column in frame.columns if column not in self.categorical_]
         encoder = OneHotEncoder(
-            handle_unknown="ignore",
-            sparse_output=False,
-            drop="if_binary",
-            max_categories=self.one_hot_max_categories,
+            handle_unknown="ignore", sparse_output=False, drop="if_binary", max_categories=self.one_hot_max_categories
         )
         scaled = make_pipeline(
             SimpleImputer(strategy="median", keep_empty_features=True, add_indicator=self.missing_indicator),
@@ -231,8 +222,7 @@ class TabularPreparation(TransformerMixin, BaseEstimator):
             StandardScaler(),
         )
         self.columns_ = ColumnTransformer(
-            [("numeric", scaled, numeric), ("categorical", encoder, self.categorical_)],
-            verbose_feature_names_out=False,
+            [("numeric", scaled, numeric), ("categorical", encoder, self.categorical_)], verbose_feature_names_out=False
         ).set_output(transform="default")
         self.columns_.fit(frame)
         return self
@@ -252,8 +242,6 @@ class TabularPreparation(TransformerMixin, BaseEstimator):
 
         Raises
         ------
-        sklearn.exceptions.NotFittedError
-            If `fit` was not called.
         ValueError
             If the columns are not those of `fit`.
         """
@@ -279,8 +267,6 @@ class TabularPreparation(TransformerMixin, BaseEstimator):
 
         Raises
         ------
-        sklearn.exceptions.NotFittedError
-            If `fit` was not called.
         ValueError
             If `input_features` are not the names seen in `fit`.
         """

@@ -24,6 +24,10 @@ class _PrincipalDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     A subclass chooses the number of components and turns the components of a row into its score.
     """
 
+    def __init__(self, *, contamination: float = 0.1, preparation: Any = "default") -> None:
+        self.contamination = contamination
+        self.preparation = preparation
+
     def __sklearn_tags__(self) -> Any:
         """Declare that NaN and categories are allowed if the default preparation is used."""
         tags = super().__sklearn_tags__()
@@ -108,8 +112,6 @@ class _PrincipalDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
 
         Raises
         ------
-        sklearn.exceptions.NotFittedError
-            If `fit` was not called.
         ValueError
             If the columns are not those of `fit`.
         """
@@ -122,19 +124,12 @@ class _PrincipalDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         Parameters
         ----------
         X : DataFrame or array-like of shape (n_samples, n_features)
-            Rows.
+            Rows, as for `score_samples`.
 
         Returns
         -------
         ndarray of shape (n_samples,)
             ``score_samples(X) - offset_``.
-
-        Raises
-        ------
-        sklearn.exceptions.NotFittedError
-            If `fit` was not called.
-        ValueError
-            If the columns are not those of `fit`.
         """
         return self.score_samples(X) - self.offset_
 
@@ -144,19 +139,12 @@ class _PrincipalDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         Parameters
         ----------
         X : DataFrame or array-like of shape (n_samples, n_features)
-            Rows.
+            Rows, as for `score_samples`.
 
         Returns
         -------
         ndarray of shape (n_samples,), int
             1 for inliers, -1 for outliers.
-
-        Raises
-        ------
-        sklearn.exceptions.NotFittedError
-            If `fit` was not called.
-        ValueError
-            If the columns are not those of `fit`.
         """
         return np.where(self.decision_function(X) >= 0, 1, -1)
 
@@ -194,10 +182,8 @@ class PrincipalDistance(_PrincipalDetector):
         The fitted components.
     offset_ : float
         Score below which a row is an outlier: the `contamination` quantile of the training scores.
-    n_features_in_ : int
-        Number of columns seen in `fit`.
-    feature_names_in_ : ndarray of shape (n_features,)
-        Names of the columns seen in `fit`, when `X` was a DataFrame.
+    n_features_in_, feature_names_in_ : int, ndarray of shape (n_features,)
+        Number of columns seen in `fit`, and their names if `X` was a DataFrame.
 
     Examples
     --------
@@ -210,9 +196,8 @@ class PrincipalDistance(_PrincipalDetector):
     """
 
     def __init__(self, *, variance: float = 0.95, contamination: float = 0.1, preparation: Any = "default") -> None:
+        super().__init__(contamination=contamination, preparation=preparation)
         self.variance = variance
-        self.contamination = contamination
-        self.preparation = preparation
 
     def _n_components(self) -> float | None:
         check_scalar(self.variance, "variance", Real, min_val=0, max_val=1, include_boundaries="right")
@@ -244,10 +229,8 @@ class FirstComponentDeviation(_PrincipalDetector):
         Median of the training rows' first component.
     offset_ : float
         Score below which a row is an outlier: the `contamination` quantile of the training scores.
-    n_features_in_ : int
-        Number of columns seen in `fit`.
-    feature_names_in_ : ndarray of shape (n_features,)
-        Names of the columns seen in `fit`, when `X` was a DataFrame.
+    n_features_in_, feature_names_in_ : int, ndarray of shape (n_features,)
+        Number of columns seen in `fit`, and their names if `X` was a DataFrame.
 
     Examples
     --------
@@ -257,10 +240,6 @@ class FirstComponentDeviation(_PrincipalDetector):
     >>> FirstComponentDeviation(preparation=None).fit(X).score_samples(X) / np.sqrt(2)
     array([-1.5, -0.5, -0.5, -7.5])
     """
-
-    def __init__(self, *, contamination: float = 0.1, preparation: Any = "default") -> None:
-        self.contamination = contamination
-        self.preparation = preparation
 
     def _n_components(self) -> int:
         return 1
@@ -273,7 +252,7 @@ class FirstComponentDeviation(_PrincipalDetector):
 
 
 def _detector(score: Any) -> Any:
-    """Return an unfitted detector for the parameter `score`; raise TypeError if it cannot score rows."""
+    """Make an unfitted detector of the parameter `score`; raise TypeError if it cannot score rows."""
     if score is None:
         return PrincipalDistance()
     estimator = hasattr(score, "fit") and hasattr(score, "get_params") and not isinstance(score, type)

@@ -215,11 +215,7 @@ class IrregularSplit(BaseCrossValidator):
 
         Parameters
         ----------
-        X : object, default=None
-            Ignored.
-        y : object, default=None
-            Ignored.
-        groups : object, default=None
+        X, y, groups : object, default=None
             Ignored.
 
         Returns
@@ -236,9 +232,7 @@ class IrregularSplit(BaseCrossValidator):
         ----------
         X : DataFrame or array-like of shape (n_samples, n_features)
             Rows, as `score` accepts them.
-        y : object, default=None
-            Ignored.
-        groups : object, default=None
+        y, groups : object, default=None
             Ignored.
 
         Returns

@@ -22,17 +22,9 @@ class Propagation(Protocol):
 
 
 def propagation(module: FlatModule) -> Propagation:
-    """Choose how to compute loss and gradient of a module.
+    """Choose how to compute loss and gradient of a module: by hand for a multilayer perceptron, else through autograd.
 
-    Parameters
-    ----------
-    module : FlatModule
-        The module; its parameters must stay where they are in memory.
-
-    Returns
-    -------
-    Propagation
-        By hand for a multilayer perceptron, through autograd for others.
+    The module's parameters must stay where they are in memory.
     """
     if isinstance(module.network, Architecture):
         return LayerwisePropagation(module)
@@ -40,14 +32,7 @@ def propagation(module: FlatModule) -> Propagation:
 
 
 class LayerwisePropagation:
-    """Loss and gradient of batches by hand: for small nets autograd's tape costs more than the arithmetic.
-
-    Parameters
-    ----------
-    module : FlatModule
-        A multilayer perceptron; its gradient is left in ``theta.grad``, and its parameters must stay where they are in
-        memory.
-    """
+    """Loss and gradient of a multilayer perceptron by hand, since autograd costs more than that for small nets."""
 
     def __init__(self, module: FlatModule):
         architecture = cast(Architecture, module.network)
@@ -82,13 +67,7 @@ class LayerwisePropagation:
 
 
 class AutogradPropagation:
-    """Loss and gradient of batches through autograd, for any module.
-
-    Parameters
-    ----------
-    module : FlatModule
-        The module; its gradient is left in ``theta.grad``.
-    """
+    """Loss and gradient of batches through autograd, for any module."""
 
     def __init__(self, module: FlatModule):
         self._module = module

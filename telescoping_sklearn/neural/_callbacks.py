@@ -1,4 +1,4 @@
-"""Callbacks of training: they decide when to stop and show progress; none of them steers an update."""
+"""Callbacks of training: they decide when to stop, and show progress. None changes an update."""
 
 import math
 from collections.abc import Callable
@@ -17,14 +17,7 @@ class Converged(Exception):
 class StopWithoutProgress(Callback):
     """Stops as scikit-learn's multilayer perceptrons do, and keeps the best parameters under early stopping.
 
-    Parameters
-    ----------
-    tol : float
-        Least progress that counts.
-    n_iter_no_change : int
-        Epochs without progress that are allowed.
-    score : callable or None
-        Score of the parameters on held-out rows; None uses the training loss.
+    `score` gives the score of the parameters on held-out rows; None uses the training loss.
     """
 
     def __init__(self, tol: float, n_iter_no_change: int, score: Callable[[Tensor], float] | None):
@@ -52,13 +45,7 @@ class StopWithoutProgress(Callback):
 
 
 class ShowProgress(Callback):
-    """A progress bar over epochs.
-
-    Parameters
-    ----------
-    max_iter : int
-        Most epochs.
-    """
+    """A progress bar over at most `max_iter` epochs."""
 
     def __init__(self, max_iter: int):
         self.bar = tqdm(total=max_iter, unit="epoch", desc="TelescopingMLPRegressor")

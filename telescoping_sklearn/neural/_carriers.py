@@ -5,6 +5,8 @@ parameters' form keeps sum_h D_h, a block of p numbers a column, and serves ever
 plain stochastic gradient descent, keeps the batches' residuals instead, since D_h = -lr J(theta_{h-1}; B_h)^T R_h and
 J J^T is a product of small matrices: no block of p numbers at all.
 
+Responses and residuals have one line for every output of a row, n_pairs in all; see `_tangent`.
+
 Each form has an adjoint, which runs from a query to the labels. Its columns are queries, and it carries derivatives of
 their predictions in what the section holds.
 """
@@ -47,10 +49,10 @@ class Carrier(Protocol):
     """The forward form of a section's part of the response."""
 
     def accumulate(self, stage: int, there: Tangent, residual: Tensor) -> None:
-        """Add one update: the weighted residuals of its batch, (b, k)."""
+        """Add one update: the weighted residuals of its batch, (n_pairs, k)."""
 
     def apply(self, response: Tensor, rows: Tensor, first: int, last: int, *, lasting: bool = False) -> None:
-        """Move the response at rows, (n_rows, k), from one stage to another; lasting rows are asked about again."""
+        """Move the response at rows, (n_pairs, k), from one stage to another; lasting rows are asked about again."""
 
     def end_section(self) -> None:
         """Hold nothing, for the next section."""
@@ -63,10 +65,10 @@ class AdjointCarrier(Protocol):
         """Hold nothing, for the section before."""
 
     def accumulate(self, rows: Tensor, first: int, last: int, adjoint: Tensor) -> None:
-        """Add J^T times the adjoint of the outputs at rows, (n_rows, m'), that the section had moved."""
+        """Add J^T times the adjoint of the outputs at rows, (n_pairs, m'), that the section had moved."""
 
     def apply(self, stage: int, there: Tangent) -> Tensor:
-        """Adjoint of the weighted residuals of an update, (b, m')."""
+        """Adjoint of the weighted residuals of an update, (n_pairs, m')."""
 
 
 class ParameterCarrier:
@@ -129,11 +131,12 @@ class KernelCarrier:
 
     def apply(self, response: Tensor, rows: Tensor, first: int, last: int, *, lasting: bool = False) -> None:
         """Add the sum over the section's batches of K(x, B) times their residuals."""
-        n_others = len(self._held[0][2])
+        o = self.path.network.n_outputs
         products = self._input_products(rows) if lasting else None
-        for block, weight, here in self.path.outer_tangents(rows, first, last, n_others=n_others):
+        for block, weight, here in self.path.outer_tangents(rows, first, last, n_others=len(self._held[0][2]) // o):
+            of_rows = slice(block.start // o, block.stop // o)
             for stage, there, residual in self._held:
-                kept = None if products is None else products[self.path.batch(stage)][:, block]
+                kept = None if products is None else products[self.path.batch(stage)][:, of_rows]
                 response[block].addmm_(there.kernel(here, kept).T, residual, alpha=weight)
 
     def end_section(self) -> None:
@@ -179,12 +182,12 @@ class AdjointParameterCarrier:
         self.on_moved.zero_()
 
     def accumulate(self, rows: Tensor, first: int, last: int, adjoint: Tensor) -> None:
-        """Add J^T times the adjoint of the outputs at rows, (n_rows, m'), that the section had moved."""
+        """Add J^T times the adjoint of the outputs at rows, (n_pairs, m'), that the section had moved."""
         for block, weight, here in self.path.outer_tangents(rows, first, last, n_columns=adjoint.shape[1]):
             self.on_moved.add_(here.vjp(adjoint[block]), alpha=weight)
 
     def apply(self, stage: int, there: Tangent) -> Tensor:
-        """Adjoint of the weighted residuals of an update, (b, m')."""
+        """Adjoint of the weighted residuals of an update, (n_pairs, m')."""
         rate = float(self.path.trajectory.learning_rates[stage - 1])
         on_gradient, on_parameters = self.update_rule.transposed_step(
             self.on_moved + self.on_parameters, stage, rate, self.path.phi(stage)
@@ -212,14 +215,14 @@ class AdjointKernelCarrier:
         self._held = []
 
     def accumulate(self, rows: Tensor, first: int, last: int, adjoint: Tensor) -> None:
-        """Keep the adjoint of the outputs at rows, (n_rows, m'), that the section had moved."""
+        """Keep the adjoint of the outputs at rows, (n_pairs, m'), that the section had moved."""
         for block, weight, here in self.path.outer_tangents(rows, first, last, n_others=adjoint.shape[1]):
             self._held.append((here, weight * adjoint[block]))
 
     def apply(self, stage: int, there: Tangent) -> Tensor:
-        """Adjoint of the weighted residuals of an update, (b, m'): -lr K^T times the adjoints kept."""
+        """Adjoint of the weighted residuals of an update, (n_pairs, m'): -lr K^T times the adjoints kept."""
         rate = float(self.path.trajectory.learning_rates[stage - 1])
-        shape = (there.n_rows, self._held[0][1].shape[1])
+        shape = (there.n_pairs, self._held[0][1].shape[1])
         product = torch.zeros(shape, dtype=self.path.dtype, device=self.path.device)
         for here, adjoint in self._held:
             product.addmm_(here.kernel(there).T, adjoint, alpha=-rate)

@@ -27,16 +27,16 @@ _SIZES = (0.1, 10.0)
 def warn_if_nothing_was_learned(
     predict: Callable[[NDArray], NDArray], rows: TrainingRows, loss: float | None, *, sigmoid: bool
 ) -> None:
-    """Warn where a net explains nothing of the labels that it was trained on, and units are to blame.
+    """Warn if a net explains nothing of the labels that it was trained on, and units are the likely reason.
 
     Parameters
     ----------
     predict : callable
-        Gives the net's predictions of rows; called only where the loss leaves a doubt.
+        Gives the net's predictions of rows; called only if the loss leaves a doubt.
     rows : TrainingRows
-        The rows trained on, the weights of mean 1.
+        The rows trained on, with weights of mean 1.
     loss : float or None
-        Mean loss of the last epoch, where the net that is kept is the last one.
+        Mean loss of the last epoch, if the net that is kept is the last one.
     sigmoid : bool
         Whether outputs lie between 0 and 1.
 

@@ -63,15 +63,15 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         Function after the output; the model is then sigma(g(x)), still with squared error.
     module : None, torch.nn.Module or callable, default=None
         A network in place of the three parameters above: a module that maps rows (n_rows, n_features) to one number
-        each, and whose parameters are the initial ones; or a function that makes such a module, given the number of
-        features, with torch's generator seeded from `random_state`. Chains of linear layers are differentiated layer by
-        layer, other modules through ``torch.func``, which is slower. Dropout and batch normalisation are refused.
+        each, with its initial parameters; or a function of the number of features that makes such a module, called with
+        torch's generator seeded from `random_state`. Chains of linear layers are differentiated layer by layer, other
+        modules through ``torch.func``, which is slower. Dropout and batch normalisation are refused.
     optimizer : {"sgd", "adam", "adamw"} or subclass of torch.optim.Optimizer, default="adam"
-        torch's optimiser. A class takes its settings from `optimizer_settings` alone, and must be one whose response
-        was registered with `telescoping_sklearn.neural.register_update_rule`.
+        torch's optimiser. A class takes its settings from `optimizer_settings` alone, and must be registered with
+        `telescoping_sklearn.neural.register_update_rule`.
     optimizer_settings : dict, default=None
-        Further settings by torch's names, such as ``{"alpha": 0.9}`` for a class `torch.optim.RMSprop`; those that are
-        parameters here cannot be among them.
+        Further settings by torch's names, such as ``{"alpha": 0.9}`` for the class `torch.optim.RMSprop`; none may be a
+        parameter here.
     learning_rate_init : float, default=0.001
         Learning rate.
     lr_schedule : None, torch.optim.lr_scheduler class, functools.partial of one, or callable, default=None
@@ -111,34 +111,32 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     init_scale : float, default=1.0
         Factor of all initial parameters: torch's own, or those of `module`.
     rule : {"midpoint", "left", "gauss2"}, default="midpoint"
-        Where between two updates the Jacobian is taken: "left" is the paper's Eq. 5, "midpoint" costs the same and
+        Where between two updates the Jacobian is evaluated: "left" is the paper's Eq. 5, "midpoint" costs the same and
         is far closer, "gauss2" costs two evaluations and is closer still. May be set after fitting.
     section : "auto" or int, default="auto"
         Updates covered by one evaluation. "auto" chooses section ends so that the telescope stays within `section_tol`
         of the net on 256 training rows, and effective parameters change by at most twice that when sections are halved
         once more. May be set after fitting.
     section_tol : float, default=0.01
-        Mean gap that "auto" allows at any section's end, in units of the labels' standard deviation; half of the
-        relative change that it allows of effective parameters. `section_gap_` and `section_bias_` say what was
-        reached. May be set after fitting.
+        Mean gap that "auto" allows at any section's end, in units of the labels' standard deviation; `section_gap_`
+        and `section_bias_` give what was reached. May be set after fitting.
     dtype : {"float32", "float64"}, default="float32"
         Precision of training, responses and kernels. Values of X beyond 1e16 (float64: 1e75) are refused: powers of
         kernels would overflow.
     device : str, default="cpu"
         torch device to train and answer on.
     n_jobs : None or int, default=None
-        Threads that one operation of training takes on the CPU, where batches and net are large enough for more than
-        one; None is 1. The last bits of a net depend on it, and on nothing that torch or the environment says of
-        threads. Answers take as many threads as torch allows (``torch.set_num_threads``), on which their last bits
-        depend.
+        Threads of one operation of training on the CPU; None is 1, as are small batches of small nets. The last bits of
+        a net depend on it, and not on torch's own number of threads. Answers use torch's number
+        (``torch.set_num_threads``).
     random_state : None, int, RandomState or Generator, default=None
         Seeds initial weights, batches, validation split and probes. None draws a seed and keeps it as `seed_`.
     record : bool, default=True
         Whether to keep the run, with copies of X and y. ``False`` suits grid searches; explanations then raise.
     record_budget : str or int, default="1GiB"
-        Memory that the record may take: a size such as "500MiB", or bytes. While training, checkpoints are recorded;
-        explanations train again between them: the same numbers, checked at every checkpoint. Where every update fits,
-        this is done once, for about the time of one or two more fits; otherwise once a question.
+        Memory that the record may take: a size such as "500MiB", or bytes. Training records checkpoints; explanations
+        train again between them, and check the numbers at each. If every update fits, this is done once, for about the
+        time of one or two more fits; otherwise once a question.
     verbose : int, default=False
         Above 0 (True counts as 1) to show progress.
 
@@ -152,31 +150,26 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         Mean training loss of every epoch.
     loss_ : float
         The last of them.
-    validation_scores_ : tuple of float
-        R^2 on the held-out rows by epoch; only with `early_stopping`.
-    best_validation_score_ : float
-        The best of them; only with `early_stopping`.
+    validation_scores_, best_validation_score_ : tuple of float, float
+        R^2 on the held-out rows by epoch, and the best of them; only with `early_stopping`.
     module_ : torch.nn.Module
         The trained net; its only parameter, ``theta``, is laid out as ``torch.nn.Linear`` layers, weight before bias,
         or as the ``named_parameters`` of `module`.
     n_params_ : int
         Number of parameters p.
     record_nbytes_ : int
-        Bytes that the record holds: checkpoints, and with time the updates that explanations trained again; only
-        where the run is kept.
+        Bytes that the record holds: checkpoints, and the updates that explanations have trained again.
     seed_ : int
         The seed drawn from `random_state`.
-    n_features_in_ : int
-        Number of columns of X.
-    feature_names_in_ : ndarray of str
-        Names of the columns, where X had them.
+    n_features_in_, feature_names_in_ : int, ndarray of str
+        Number of columns of X, and their names if X had them.
     section_ends_ : ndarray of int of shape (n_sections,)
-        Last stage of every section; chosen ones are kept with the record.
+        Last stage of every section.
     section_gap_ : float
         Largest mean gap between the net and its telescope at any section's end on 256 training rows, in units of the
         labels' standard deviation.
     section_bias_ : float
-        Relative error of effective parameters that sections leave, as pilot columns measure it; 0 with sections of one
+        Relative error of effective parameters due to sections, measured by pilot columns; 0 with sections of one
         update. It is part of every standard error.
     last_sound_stage_ : int
         Last stage at which the label response passes its checks; `n_stages_` where all do. Answers end there.
@@ -187,10 +180,9 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     self_influence_ : ndarray of shape (n_train,)
         Influence of every training row on its own prediction, for finding rows that are mislabelled.
     effective_params_, effective_params_se_ : float
-        Effective parameters on the rows trained on, and their standard error, of which `section_bias_` is a part: 0
-        only for exact values over sections of one update.
+        Effective parameters on the rows trained on, and their standard error.
     degrees_of_freedom_, degrees_of_freedom_se_ : float
-        Trace of `kernel_weights_`, and its standard error, likewise.
+        Trace of `kernel_weights_`, and its standard error.
 
     References
     ----------
@@ -210,13 +202,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     True
     """
 
-    _costly = (
-        *BaseTelescopingEstimator._costly,
-        "section_ends_",
-        "section_gap_",
-        "section_bias_",
-        "last_sound_stage_",
-    )
+    _costly = (*BaseTelescopingEstimator._costly, "section_ends_", "section_gap_", "section_bias_", "last_sound_stage_")
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
@@ -409,9 +395,9 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
 
     @isolates
     def complete_record(self) -> "TelescopingMLPRegressor":
-        """Train every update again now, so that neither questions nor a loaded pickle have to.
+        """Train every update again now, so that questions and loaded pickles do not have to.
 
-        Call it before a fitted estimator is taken to another machine, which may round otherwise and then cannot repeat
+        Call it before a fitted estimator is moved to another machine, which may round otherwise and then cannot repeat
         the run.
 
         Returns
@@ -551,14 +537,14 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a pickle, in tensors that can be differentiated in whatever mode they are loaded."""
+        """Restore a pickle, in tensors that can be differentiated even if it is loaded in inference mode."""
         if torch.is_inference_mode_enabled():
             with isolated():
                 state = copy.deepcopy(state)
         super().__setstate__(state)
 
     def _refuse_unscored(self, weights: NDArray, kept: NDArray, held_out: NDArray) -> None:
-        """Raise unless there are rows of positive weight to train on, and two of them to score."""
+        """Raise unless there is a row of positive weight to train on, and two to score."""
         n_kept, n_scored = (int((weights[rows] > 0).sum()) for rows in (kept, held_out))
         if n_kept < 1 or n_scored < 2:
             raise ValueError(
@@ -591,17 +577,14 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     @property
     @isolates
     def section_gap_(self) -> float:
-        """Largest mean gap between net and telescope at any section's end, in units of the labels' standard deviation.
-
-        It is taken on 256 training rows.
-        """
+        """Largest mean gap between net and telescope at any section's end, in standard deviations of the labels."""
         telescope = cast(TangentTelescope, self.telescope_)
         sample = gap_rows(telescope.path, telescope.trained, self.seed_)
         return largest_gap(telescope.path, sample, telescope.sections) / self._label_std
 
     @property
     def section_bias_(self) -> float:
-        """Relative error of effective parameters that sections leave at the last sound stage."""
+        """Relative error of effective parameters at the last sound stage that is due to sections."""
         telescope = cast(TangentTelescope, self.telescope_)
         return telescope.accuracy.relative_error(np.array([telescope.last_sound_stage])).item()
 

@@ -1,4 +1,4 @@
-"""Values that a net's arithmetic takes: a row whose products overflow would turn the weights of other rows into NaN."""
+"""Largest values for a net: a row whose products overflow would turn the weights of other rows into NaN."""
 
 from typing import Any
 
@@ -9,26 +9,14 @@ from numpy.typing import NDArray
 #: Values named in a message.
 _NAMED = 3
 #: Largest inputs of a net. Kernels are squared in its dtype, and standard errors take their fourth power in float64;
-#: what is left between is for its layers, which multiply inputs.
+#: the rest of the range is for its layers, which multiply inputs.
 LARGEST = {torch.float32: 1e16, torch.float64: 1e75}
 
 
 def refuse_overflow(X: NDArray, dtype: torch.dtype, names: Any = None) -> None:
-    """Raise ValueError for rows that overflow.
+    """Raise ValueError for rows that overflow `dtype`, in which the net is trained and explained, and name them.
 
-    Parameters
-    ----------
-    X : ndarray of shape (n_rows, n_features)
-        Rows.
-    dtype : torch.dtype
-        What the net is trained and explained in.
-    names : sequence of str, default=None
-        Names of the columns; positions stand for them if not given.
-
-    Raises
-    ------
-    ValueError
-        If a value is too large, naming rows and columns.
+    Positions stand for the columns if there are no names.
     """
     largest = LARGEST[dtype]
     if not X.size or max(X.max(), -X.min()) <= largest:
@@ -48,20 +36,7 @@ def refuse_overflow(X: NDArray, dtype: torch.dtype, names: Any = None) -> None:
 
 
 def refuse_infinite_outputs(outputs: torch.Tensor, dtype: torch.dtype) -> None:
-    """Raise ValueError for query rows at which a net overflows: layers may grow faster than their inputs.
-
-    Parameters
-    ----------
-    outputs : Tensor of shape (n_query,)
-        What the net gives in its dtype.
-    dtype : torch.dtype
-        What the net is explained in.
-
-    Raises
-    ------
-    ValueError
-        If an output is not finite, naming rows.
-    """
+    """Raise ValueError for query rows at which a net overflows: layers may grow faster than their inputs."""
     rows = np.flatnonzero(~torch.isfinite(outputs).cpu().numpy())
     if not len(rows):
         return

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp, vjp, vmap
+from torch.func import functional_call, grad, jacrev, jvp, vjp, vmap
 
 from telescoping_sklearn._memory import items_per_block
 from telescoping_sklearn.neural._isolation import seeded
+from telescoping_sklearn.neural._network import pairs_of
 
 #: Bytes of activations and their derivatives beyond which more columns at once bring nothing.
 _FASTEST_BLOCK = 64 * 2**20
@@ -30,9 +31,11 @@ class FunctionalNetwork:
     Parameters
     ----------
     module : torch.nn.Module
-        Maps rows (n_rows, n_features) to predictions (n_rows,) or (n_rows, 1). It is copied.
+        Maps rows (n_rows, n_features) to predictions (n_rows,) or (n_rows, n_outputs). It is copied.
     rows : Tensor of shape (n_rows, n_features)
         A few rows of the kind that it is made for, to try it on.
+    n_outputs : int, default=1
+        Number of outputs.
     explained : bool, default=True
         Whether derivatives will be asked for, and are tried too.
 
@@ -43,7 +46,9 @@ class FunctionalNetwork:
         on each other, does not take the rows or give one number each, or cannot be differentiated by ``torch.func``.
     """
 
-    def __init__(self, module: nn.Module, rows: Tensor, *, explained: bool = True):
+    def __init__(self, module: nn.Module, rows: Tensor, n_outputs: int = 1, *, explained: bool = True):
+        self.n_outputs = n_outputs
+        self._output_shape = () if n_outputs == 1 else (n_outputs,)
         for part in module.modules():
             _refuse_part(part)
         try:
@@ -92,7 +97,7 @@ class FunctionalNetwork:
         return torch.cat([parts[name].detach().double().flatten() for name in self.shapes])
 
     def forward(self, theta: Tensor, X: Tensor) -> Tensor:
-        """Predict, (n_rows,), in the precision and on the device of theta."""
+        """Predict, (n_rows,), or (n_rows, n_outputs) where there are several, in the precision of theta."""
         return self._run(self._parts(theta), X)
 
     def _parts(self, theta: Tensor) -> dict[str, Tensor]:
@@ -105,7 +110,7 @@ class FunctionalNetwork:
 
     def _run(self, parts: dict[str, Tensor], X: Tensor) -> Tensor:
         # The module may work in place, and the rows are others' memory.
-        return functional_call(self.template, parts, (X.clone(),)).reshape(len(X))
+        return functional_call(self.template, parts, (X.clone(),)).reshape(len(X), *self._output_shape)
 
     def _check(self, rows: Tensor) -> None:
         """Run a few rows together, again, and one by one."""
@@ -117,7 +122,8 @@ class FunctionalNetwork:
                 alone = torch.cat([self._run(parts, row[None]) for row in rows])
         except Exception as error:  # whatever a user's module raises
             raise ValueError(
-                f"module must map rows of {rows.shape[1]} features, (n_rows, {rows.shape[1]}), to one number each: "
+                f"module must map rows of {rows.shape[1]} features, (n_rows, {rows.shape[1]}), to "
+                f"{'one number' if self.n_outputs == 1 else f'{self.n_outputs} numbers'} each: "
                 f"{error}"
             ) from error
         if any(not torch.equal(part, parts[name]) for name, part in before.items()):
@@ -132,7 +138,7 @@ class FunctionalNetwork:
         at = FunctionalTangent(self, self.initial_parameters(), rows)
         try:
             at.jvp(at.gradients())
-            at.vjp(torch.ones((len(rows), 1), dtype=rows.dtype))
+            at.vjp(torch.ones((at.n_pairs, 1), dtype=rows.dtype))
         except Exception as error:  # whatever torch cannot differentiate
             raise ValueError(
                 f"module cannot be differentiated by torch.func, which explanations need: {error}. Write it with other "
@@ -187,18 +193,12 @@ class FunctionalTangent:
         self.X = X
 
     @property
-    def n_rows(self) -> int:
-        """Rows of the block."""
-        return len(self.X)
-
-    @property
-    def outputs(self) -> Tensor:
-        """The module's predictions, (n_rows,)."""
-        with torch.no_grad():
-            return self.network.forward(self.theta, self.X)
+    def n_pairs(self) -> int:
+        """Outputs of all rows of the block."""
+        return len(self.X) * self.network.n_outputs
 
     def jvp(self, directions: Tensor) -> Tensor:
-        """J D^T, (n_rows, k), for k directions in the parameters, (k, p)."""
+        """J D^T, (n_pairs, k), for k directions in the parameters, (k, p)."""
 
         def along(direction: Tensor) -> Tensor:
             return jvp(self._predict, (self.theta,), (direction,))[1]
@@ -207,31 +207,32 @@ class FunctionalTangent:
             return self._by_columns(along, directions).T
 
     def vjp(self, columns: Tensor) -> Tensor:
-        """C^T J, (k, p), for k columns over the rows, (n_rows, k)."""
+        """C^T J, (k, p), for k columns over the outputs, (n_pairs, k)."""
         pull_back = vjp(self._predict, self.theta)[1]
         return self._by_columns(lambda column: pull_back(column)[0], columns.T)
 
     def kernel(self, other: "FunctionalTangent", input_products: Tensor | None = None) -> Tensor:
-        """J J'^T, (n_rows, n_other), from blocks of gradients; products of inputs are of no use here."""
-        product = torch.empty((len(self.X), len(other.X)), dtype=self.theta.dtype, device=self.theta.device)
+        """J J'^T, (n_pairs, n_other_pairs), from blocks of gradients; products of inputs are of no use here."""
+        product, o = self.theta.new_empty((self.n_pairs, other.n_pairs)), self.network.n_outputs
         for columns in other._gradient_blocks():
             there = other.gradients(columns)
             for rows in self._gradient_blocks():
-                product[rows, columns] = self.gradients(rows) @ there.T
+                product[pairs_of(rows, o), pairs_of(columns, o)] = self.gradients(rows) @ there.T
         return product
 
     def gradients(self, rows: slice = slice(None)) -> Tensor:
-        """J itself, (n_rows, p), or some of its rows: for few only."""
+        """J itself, (n_pairs, p), or that of some rows: for few only."""
 
         def single(theta: Tensor, x: Tensor) -> Tensor:
             return self.network.forward(theta, x[None])[0]
 
-        X = self.X[rows]
-        size = items_per_block(self._bytes_of(1), max(len(X), 1), _FASTEST_BLOCK)
-        return vmap(grad(single), in_dims=(None, 0), chunk_size=size)(self.theta, X)
+        X, o = self.X[rows], self.network.n_outputs
+        size = items_per_block(o * self._bytes_of(1), max(len(X), 1), _FASTEST_BLOCK)
+        derivative = grad(single) if o == 1 else jacrev(single)
+        return vmap(derivative, in_dims=(None, 0), chunk_size=size)(self.theta, X).view(-1, len(self.theta))
 
     def _predict(self, theta: Tensor) -> Tensor:
-        return self.network.forward(theta, self.X)
+        return self.network.forward(theta, self.X).flatten()
 
     def _by_columns(self, function: Callable[[Tensor], Tensor], columns: Tensor) -> Tensor:
         size = items_per_block(self._bytes_of(len(self.X)), max(len(columns), 1), _FASTEST_BLOCK)
@@ -241,5 +242,6 @@ class FunctionalTangent:
         return float(self.theta.element_size()) * n_rows * self.network.row_numbers
 
     def _gradient_blocks(self) -> list[slice]:
-        size = items_per_block(self.theta.element_size() * 2.0 * self.network.n_params, max(len(self.X), 1))
+        held = self.theta.element_size() * 2.0 * self.network.n_params * self.network.n_outputs
+        size = items_per_block(held, max(len(self.X), 1))
         return [slice(first, min(first + size, len(self.X))) for first in range(0, len(self.X), size)]

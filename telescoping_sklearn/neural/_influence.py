@@ -22,9 +22,15 @@ from telescoping_sklearn._telescope import Denominators
 from telescoping_sklearn.neural._isolation import isolates, isolates_public_methods
 from telescoping_sklearn.neural._path import Path
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, influence_accuracy
-from telescoping_sklearn.neural._tangent import Tangent
 from telescoping_sklearn.neural._tangent_telescope import TangentTelescope
 from telescoping_sklearn.neural._update_rules import MovingRule, RecordedUpdate, UpdateRule
+
+
+def residuals(path: Path, labels: Tensor, stage: int) -> Tensor:
+    """Labels less predictions of the rows of an update, before it, (b, n_outputs)."""
+    batch = path.batch(stage)
+    outputs = path.outputs(path.rows[batch], stage - 1).to(path.dtype)
+    return labels[batch] - outputs.view(len(batch), -1)
 
 
 class MovingDenominators:
@@ -36,7 +42,7 @@ class MovingDenominators:
         The optimiser's response with fresh state.
     path : Path
         The recorded run.
-    labels : Tensor of shape (n_train,)
+    labels : Tensor of shape (n_train, n_outputs)
         Training labels.
     """
 
@@ -59,11 +65,10 @@ class MovingDenominators:
 
     def _recorded(self, stage: int) -> RecordedUpdate:
         """Look up an update; its gradient is taken again."""
-        path, batch = self._path, self._path.batch(stage)
-        there = path.batch_tangent(stage)
-        residual = (there.outputs - self._labels[batch]) * path.batch_weights(batch)
+        path = self._path
+        residual = -residuals(path, self._labels, stage) * path.batch_weights(path.batch(stage))[:, None]
         return RecordedUpdate(
-            gradient=there.vjp(residual[:, None])[0],
+            gradient=path.batch_tangent(stage).vjp(residual.view(-1, 1))[0],
             parameters=path.theta(stage - 1).to(path.dtype),
             step=path.step(stage - 1, stage)[0],
             phi_before=path.phi(stage - 1) if stage > 1 else None,
@@ -96,7 +101,7 @@ class InfluenceTelescope(TangentTelescope):
 
     def __init__(self, of_labels: TangentTelescope, denominators: Denominators):
         path, make_update_rule = of_labels.path, of_labels._make_update_rule
-        labels = torch.tensor(of_labels.y, dtype=path.dtype, device=path.device)
+        labels = torch.tensor(of_labels.y, dtype=path.dtype, device=path.device).view(of_labels.n_samples, -1)
         if denominators not in ("moving", "held"):
             raise ValueError(f"denominators must be 'moving' or 'held', got {denominators!r}.")
         if denominators == "moving" and path.trajectory.adaptive:
@@ -124,6 +129,17 @@ class InfluenceTelescope(TangentTelescope):
             self._accuracy = influence_accuracy(self)
         return self._accuracy
 
-    def _column_rates(self, batch: Tensor, there: Tangent) -> Tensor:
-        """Return what a unit of a column takes from the weighted residual of the batch's rows, (b,)."""
-        return (self._labels[batch] - there.outputs) / len(batch)
+    @property
+    def column_shape(self) -> tuple[int, ...]:
+        """Shape of a column that is carried: one weight a row."""
+        return (self.n_samples,)
+
+    def _injected(self, columns: Tensor, stage: int) -> Tensor:
+        """Return what columns at the rows of an update take from its weighted residuals."""
+        rates = residuals(self.path, self._labels, stage) / len(columns)
+        return (columns[:, None, :] * rates[:, :, None]).view(len(columns), -1)
+
+    def _collected(self, on_residual: Tensor, stage: int) -> Tensor:
+        """Return the derivative in the columns at the rows of an update, from that in its residuals: the adjoint."""
+        rates = residuals(self.path, self._labels, stage) / -len(on_residual)
+        return torch.einsum("bom,bo->bm", on_residual.view(*rates.shape, -1), rates)

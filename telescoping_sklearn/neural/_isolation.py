@@ -1,16 +1,15 @@
-"""What torch keeps beside its tensors, held apart from nets and from whoever asks about them.
+"""Keep torch's modes and global settings from changing a net, and a net from changing them.
 
-torch has modes that belong to a thread (no gradients, inference, autocast, a default device) and numbers that belong to
-the process (the default dtype, the global generators, how many threads an operation takes). Neither may change a net,
-and no net may change them:
+torch has modes that belong to a thread (no gradients, inference, autocast, a default device) and settings that belong
+to the process (the default dtype, the global generators, the number of threads of an operation).
 
-- `isolated` enters plain modes. Everything that a caller can start is wrapped in it by `isolates`; the body of a
-  generator is, from one item to the next, so that modes are the caller's own between them.
-- Nets of ours name the dtype of every tensor and draw from generators of their own. What makes a user's module knows
-  neither and is called under `seeded`, one at a time.
-- `threads` sets the number of threads where it is called and nowhere else.
-- How far products of float32 may be rounded belongs to the process and has no mode of a thread. `isolated` lifts it to
-  full precision, for everybody, until the last thread leaves.
+- `isolated` enters plain modes. Every public function is wrapped in it by `isolates`; a generator leaves it whenever it
+  yields, so that the caller's own modes hold between two items.
+- Our nets name the dtype of every tensor and draw from generators of their own. A user's module does neither, so it is
+  made under `seeded`, one at a time.
+- `threads` sets the number of threads of the thread that calls it, and of no other.
+- How far products of float32 may be rounded is a setting of the process. `isolated` raises it to full precision, for
+  all threads, until the last one leaves.
 """
 
 import functools
@@ -30,7 +29,7 @@ _PRECISION = threading.Lock()
 
 
 class _Precision(NamedTuple):
-    """How far the operations of a backend may round float32: what reads it, what sets it, and what rounds nothing."""
+    """The float32 precision of a backend: its getter, its setter, and the values that round nothing."""
 
     read: Callable[[], str]
     set: Callable[[str], None]
@@ -53,7 +52,7 @@ Class = TypeVar("Class", bound=type)
 
 
 _INSIDE: set[object] = set()
-_ROUNDED: dict[_Precision, str] = {}  # what was lifted to full precision, and what it was
+_ROUNDED: dict[_Precision, str] = {}  # settings raised to full precision, with their values before
 
 
 @contextmanager
@@ -97,15 +96,7 @@ def isolated() -> Iterator[None]:
 def isolates(function: Function) -> Function:
     """Decorate a function or generator function whose body runs in `isolated`.
 
-    Parameters
-    ----------
-    function : callable
-        The function. A generator must leave every context that it enters before it yields.
-
-    Returns
-    -------
-    callable
-        The same function, isolated.
+    A generator must leave every context that it enters before it yields.
     """
     if not inspect.isgeneratorfunction(function):
 
@@ -134,18 +125,7 @@ def isolates(function: Function) -> Function:
 
 
 def isolates_public_methods(owner: Class) -> Class:
-    """Decorate a class whose public methods run in `isolated`; properties and inherited methods stay as they are.
-
-    Parameters
-    ----------
-    owner : type
-        The class.
-
-    Returns
-    -------
-    type
-        The same class.
-    """
+    """Decorate a class whose public methods run in `isolated`; properties and inherited methods stay as they are."""
     for name, member in list(vars(owner).items()):
         if inspect.isfunction(member) and not name.startswith("_"):
             setattr(owner, name, isolates(member))
@@ -154,14 +134,9 @@ def isolates_public_methods(owner: Class) -> Class:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global generators, of accelerators too, and put them and the default dtype back afterwards.
+    """Seed torch's global generators, of accelerators too, and restore them and the default dtype afterwards.
 
-    They belong to the process: threads wait for each other here.
-
-    Parameters
-    ----------
-    seed : int
-        The seed. The default dtype is float32 inside.
+    The default dtype is float32 inside. All of this belongs to the process, so threads wait for each other here.
     """
     with _GENERATORS, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         dtype = torch.get_default_dtype()
@@ -175,13 +150,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Let an operation that is called from this thread use that many threads, and put torch's own number back.
-
-    Parameters
-    ----------
-    number : int
-        Threads of an operation.
-    """
+    """Set the number of threads of operations that this thread calls, and restore torch's own number afterwards."""
     with _THREADS:
         before = torch.get_num_threads()
     if before == number:
@@ -195,10 +164,10 @@ def threads(number: int) -> Iterator[None]:
 
 
 def _set_threads_here(number: int) -> None:
-    """Set the threads of operations that this thread calls, and of no other's.
+    """Set the number of threads of operations that this thread calls, and of no other's.
 
-    torch keeps the number that was last set for threads that have not used it yet. A thread that has not can read that,
-    and put it back without a change to this one.
+    `torch.set_num_threads` also changes the number that other threads start with. A new thread reads that number
+    before, and sets it again after.
     """
     with _THREADS:
         kept = _in_new_thread(torch.get_num_threads)

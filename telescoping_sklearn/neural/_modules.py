@@ -23,31 +23,23 @@ _NAMES: dict[type[nn.Module], str] = {
 def read_module(
     module: nn.Module | Callable[[int], nn.Module], rows: NDArray, seed: int, *, explained: bool = True
 ) -> tuple[Network, Tensor]:
-    """Make a network of a module, and return the parameters that it starts from.
+    """Make a network of a module, and return the parameters that it starts from, (p,), in float64.
+
+    The network is an `Architecture` if the module is a chain of biased linear layers with one elementwise activation
+    that has structured derivatives, and a `FunctionalNetwork` otherwise. The module is not changed. A function that
+    makes a module is called with the number of features, with torch seeded. A module without a fixed kernel raises
+    ValueError.
 
     Parameters
     ----------
     module : torch.nn.Module or callable
-        The module, which is not changed; or a function that makes one, given the number of features.
+        The module, or a function that makes one.
     rows : ndarray of shape (n_rows, n_features)
         A few training rows, to try it on.
     seed : int
-        Seeds torch while a callable makes the module; torch's global generators are left as they were.
+        Seeds torch's global generators, which are restored afterwards, while a function makes the module.
     explained : bool, default=True
         Whether derivatives will be asked for.
-
-    Returns
-    -------
-    network : Network
-        An `Architecture` where the module is a chain of biased linear layers with one elementwise activation that has
-        structured derivatives, a `FunctionalNetwork` elsewhere.
-    theta : Tensor of shape (p,)
-        The module's parameters, float64.
-
-    Raises
-    ------
-    ValueError
-        If there is no module, or it has no fixed kernel; see `FunctionalNetwork`.
     """
     if not isinstance(module, nn.Module):
         module = _made(module, rows.shape[1], seed)
@@ -91,7 +83,7 @@ def _as_perceptron(module: nn.Module) -> Architecture | None:
 
 
 def _is_plain(part: nn.Module) -> bool:
-    """Whether a linear layer has a weight and a bias, both trained, and nothing between them and what it does."""
+    """Whether a linear layer has exactly a weight and a bias, both trained and neither computed from another tensor."""
     held = dict(part.named_parameters())
     return list(held) == ["weight", "bias"] and all(value.requires_grad for value in held.values())
 

@@ -59,6 +59,10 @@ class Network(Protocol):
         """Number of parameters p."""
 
     @property
+    def n_outputs(self) -> int:
+        """Number of outputs."""
+
+    @property
     def row_numbers(self) -> int:
         """Numbers that a row's derivatives hold."""
 
@@ -75,22 +79,19 @@ class Network(Protocol):
         """Length of the inner products of inputs that every tangent kernel holds; 0 where it holds none."""
 
     def forward(self, theta: Tensor, X: Tensor) -> Tensor:
-        """Predict, (n_rows,), in the precision of theta."""
+        """Predict, (n_rows,), or (n_rows, n_outputs) where there are several, in the precision of theta."""
+
+
+def pairs_of(rows: slice, n_outputs: int) -> slice:
+    """Give the outputs of a block of rows, where those of each row come one after the other."""
+    return slice(rows.start * n_outputs, rows.stop * n_outputs)
 
 
 class Architecture(NamedTuple):
-    """Shape of a multilayer perceptron with one output.
+    """Shape of a multilayer perceptron."""
 
-    Attributes
-    ----------
-    widths : tuple of int
-        Inputs, hidden widths, and 1.
-    activation, output_activation : str
-        Names in `ACTIVATIONS`.
-    """
-
-    widths: tuple[int, ...]
-    activation: str
+    widths: tuple[int, ...]  # inputs, hidden widths, and outputs
+    activation: str  # names in `ACTIVATIONS`
     output_activation: str
 
     @property
@@ -99,14 +100,19 @@ class Architecture(NamedTuple):
         return sum((fan_in + 1) * fan_out for fan_in, fan_out in self.layer_shapes())
 
     @property
+    def n_outputs(self) -> int:
+        """Number of outputs."""
+        return self.widths[-1]
+
+    @property
     def row_numbers(self) -> int:
-        """Numbers that a row's derivatives hold: layer inputs, pre-activations and derivatives."""
-        return 3 * sum(self.widths)
+        """Numbers that a row's derivatives hold: layer inputs, pre-activations and the derivatives of every output."""
+        return (2 + self.n_outputs) * sum(self.widths)
 
     @property
     def column_numbers(self) -> int:
         """Numbers that a row holds for each direction or column that its Jacobian is multiplied with."""
-        return max(self.widths[1:]) + 2
+        return max(self.widths[1:]) + 2 * self.n_outputs
 
     @property
     def pair_operations(self) -> int:
@@ -128,41 +134,22 @@ class Architecture(NamedTuple):
         return [ACTIVATIONS[self.activation]] * hidden + [ACTIVATIONS[self.output_activation]]
 
     def layers(self, theta: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield weight and bias of every layer as views of the last axis of theta.
-
-        Parameters
-        ----------
-        theta : Tensor of shape (..., p)
-            Parameters, or directions in them.
-
-        Yields
-        ------
-        weight : Tensor of shape (..., fan_out, fan_in)
-        bias : Tensor of shape (..., fan_out)
-        """
+        """Yield weight, (..., fan_out, fan_in), and bias, (..., fan_out), of every layer: views of theta, (..., p)."""
         sizes = [size for fan_in, fan_out in self.layer_shapes() for size in (fan_in * fan_out, fan_out)]
         pieces = theta.split(sizes, dim=-1)
         for (fan_in, fan_out), weight, bias in zip(self.layer_shapes(), pieces[::2], pieces[1::2], strict=True):
             yield weight.unflatten(-1, (fan_out, fan_in)), bias
 
     def forward(self, theta: Tensor, X: Tensor) -> Tensor:
-        """Predict, (n_rows,)."""
+        """Predict, (n_rows,), or (n_rows, n_outputs) where there are several."""
         for (weight, bias), activation in zip(self.layers(theta), self.layer_activations(), strict=True):
             X = activation.value(nn.functional.linear(X, weight, bias))
         return X.squeeze(-1)
 
     def initial_parameters(self, seed: int) -> Tensor:
-        """Draw torch's own initialisation of ``torch.nn.Linear`` layers.
+        """Draw torch's own initialisation of ``torch.nn.Linear`` layers, (p,), in float32.
 
-        Parameters
-        ----------
-        seed : int
-            Seed of a generator of its own.
-
-        Returns
-        -------
-        Tensor of shape (p,)
-            float32 parameters, as of layers made in order after ``torch.manual_seed(seed)``.
+        They are those of layers made in order after ``torch.manual_seed(seed)``.
         """
         theta = torch.empty(self.n_params, dtype=torch.float32)
         generator = torch.Generator().manual_seed(seed)
@@ -174,15 +161,7 @@ class Architecture(NamedTuple):
 
 
 class FlatModule(nn.Module):
-    """A network whose only parameter is theta.
-
-    Parameters
-    ----------
-    network : Network
-        The network.
-    theta : Tensor of shape (p,)
-        Initial parameters; their dtype and device are the module's.
-    """
+    """A network whose only parameter is theta, (p,), in the dtype and on the device of the initial parameters."""
 
     def __init__(self, network: Network, theta: Tensor):
         super().__init__()
@@ -190,5 +169,5 @@ class FlatModule(nn.Module):
         self.theta = nn.Parameter(theta)
 
     def forward(self, X: Tensor) -> Tensor:
-        """Predict, (n_rows,)."""
+        """Predict as the network does."""
         return self.network.forward(self.theta, X)

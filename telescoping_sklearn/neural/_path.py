@@ -1,7 +1,7 @@
 """A recorded run with its rows, and the points on it where Jacobians are taken.
 
 Tangents are worked in the precision of training: single precision is several times faster on ordinary processors.
-Outputs of the net itself are in double precision.
+Outputs of the net itself are in double precision. Outputs of rows come as pairs, see `_tangent`: n_pairs numbers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from telescoping_sklearn.neural._network import Network
+from telescoping_sklearn.neural._network import Network, pairs_of
 from telescoping_sklearn.neural._tangent import Tangent, row_blocks, tangent
 from telescoping_sklearn.neural._trajectory import Trajectory
 
@@ -113,7 +113,7 @@ class Path:
     def outer_tangents(
         self, rows: Tensor, first: int, last: int, *, n_columns: int = 0, n_others: int = 0
     ) -> Iterator[tuple[slice, float, Tangent]]:
-        """Yield blocks of rows, with weight and Jacobian of every evaluation between two stages.
+        """Yield blocks of rows as slices of their outputs, with weight and Jacobian of every evaluation.
 
         Blocks are sized for products with ``n_columns`` directions, or for kernels with ``n_others`` rows.
         """
@@ -122,19 +122,20 @@ class Path:
             self.network, len(rows), n_columns=n_columns, n_others=n_others, itemsize=self.dtype.itemsize
         ):
             for weight, theta in outer:
-                yield block, weight, self.tangent(theta, rows[block])
+                yield pairs_of(block, self.network.n_outputs), weight, self.tangent(theta, rows[block])
 
     def outputs(self, rows: Tensor, stage: int, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Predictions of the net itself after a stage."""
-        theta = self.theta(stage).to(dtype)
-        outputs = torch.empty(len(rows), dtype=dtype, device=self.device)
+        """Predictions of the net itself after a stage, (n_pairs,)."""
+        theta, n_outputs = self.theta(stage).to(dtype), self.network.n_outputs
+        outputs = torch.empty(len(rows) * n_outputs, dtype=dtype, device=self.device)
         for block in row_blocks(self.network, len(rows), n_columns=1):
-            outputs[block] = self.network.forward(theta, rows[block].to(dtype))
+            outputs[pairs_of(block, n_outputs)] = self.network.forward(theta, rows[block].to(dtype)).flatten()
         return outputs
 
     def change(self, rows: Tensor, first: int, last: int, directions: Tensor) -> Tensor:
-        """J(theta*; x) D^T by the rule between two stages, (n_rows, k)."""
-        product = torch.zeros((len(rows), len(directions)), dtype=self.dtype, device=self.device)
+        """J(theta*; x) D^T by the rule between two stages, (n_pairs, k)."""
+        shape = (len(rows) * self.network.n_outputs, len(directions))
+        product = torch.zeros(shape, dtype=self.dtype, device=self.device)
         for block, weight, there in self.outer_tangents(rows, first, last, n_columns=len(directions)):
             product[block].add_(there.jvp(directions), alpha=weight)
         return product

@@ -1,4 +1,4 @@
-"""What training is made of: its rows, its settings, and the replay of a segment of its run."""
+"""Rows and settings of training, and the replay of a segment of a run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,21 +22,11 @@ _SINGLE_THREAD = 2**24  # multiplications of a forward pass below which a second
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """Rows as given to `fit`, held once.
+    """Rows as given to `fit`, held once."""
 
-    Attributes
-    ----------
-    X : ndarray of shape (n_train, n_features)
-        Training rows.
-    y : ndarray of shape (n_train,)
-        Training labels.
-    weights : ndarray of shape (n_train,)
-        Sample weights, of mean 1 over the rows trained on; zero for rows held out.
-    """
-
-    X: NDArray
-    y: NDArray
-    weights: NDArray
+    X: NDArray  # (n_train, n_features)
+    y: NDArray  # (n_train,)
+    weights: NDArray  # (n_train,), of mean 1 over the rows trained on; zero for rows held out
 
     def tensors(self, dtype: torch.dtype, device: str) -> list[Tensor]:
         """Return copies to train on."""
@@ -49,35 +39,7 @@ class TrainingRows:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Settings of training.
-
-    Attributes
-    ----------
-    network : Network
-        The network.
-    optimizer : type
-        torch's optimiser.
-    optimizer_settings : dict
-        Its settings.
-    lr_schedule, warmup_steps
-        Schedule and warm-up of the learning rate.
-    batch_size, max_iter, n_iter_no_change : int
-        Rows of a batch, most epochs, epochs without progress.
-    tol : float
-        Least progress that counts.
-    shuffle, record, verbose : bool
-        Whether to permute rows, record the run, and show progress.
-    record_budget : int
-        Bytes that the record may take.
-    dtype : torch.dtype
-        Precision.
-    device : str
-        Where to train.
-    n_threads : int
-        Threads of one operation on the CPU: sums depend on it in their last bits.
-    seed : int
-        Seeds the order of the batches.
-    """
+    """Settings of training."""
 
     network: Network
     optimizer: type[torch.optim.Optimizer]
@@ -85,17 +47,17 @@ class TrainingPlan:
     lr_schedule: Any
     warmup_steps: int
     batch_size: int
-    max_iter: int
+    max_iter: int  # largest number of epochs
     n_iter_no_change: int
     tol: float
     shuffle: bool
     record: bool
-    record_budget: int
+    record_budget: int  # bytes
     verbose: bool
     dtype: torch.dtype
     device: str
-    n_threads: int
-    seed: int
+    n_threads: int  # of one operation on the CPU; the last bits of sums depend on it
+    seed: int  # of the order of the batches
 
     def rates(self) -> Iterator[float]:
         """Learning rates of successive updates."""
@@ -116,17 +78,14 @@ class TrainingPlan:
 
 
 def threads_for(network: Network, batch_size: int, n_jobs: int | None) -> int:
-    """Threads to train with: one for small batches of small nets, where more only wait, and elsewhere `n_jobs`."""
+    """Return the number of threads to train with: 1 for small batches of small nets, where more are slower."""
     return 1 if n_jobs is None or batch_size * network.n_params < _SINGLE_THREAD else n_jobs
 
 
 def trial_state(optimizer: type[torch.optim.Optimizer], settings: dict[str, Any]) -> tuple[int, bool]:
     """Count the tensors that an optimiser keeps of every parameter, and tell whether it has denominators.
 
-    Raises
-    ------
-    ValueError
-        If the optimiser refuses the settings, is not registered, or its rule refuses them.
+    ValueError is raised if the optimiser refuses the settings, is not registered, or its rule refuses them.
     """
     parameter = torch.ones(3, dtype=torch.float64, requires_grad=True)
     try:
@@ -144,25 +103,10 @@ def trial_state(optimizer: type[torch.optim.Optimizer], settings: dict[str, Any]
 def epoch_batches(
     tensors: list[Tensor], order: Tensor, batch_size: int, batches: range | None = None
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield slices of tensors permuted once: far cheaper on small tables than collating rows.
+    """Yield the batches of an epoch, all or some, as slices of tables that are permuted once.
 
-    Training and its replay both take their batches here, so that the same numbers lie at the same places.
-
-    Parameters
-    ----------
-    tensors : list of Tensor
-        Tables whose rows `order` numbers.
-    order : Tensor of int
-        Rows of the epoch.
-    batch_size : int
-        Rows of a batch; the last, smaller one is kept.
-    batches : range, default=None
-        Which batches of the epoch; None for all.
-
-    Yields
-    ------
-    tuple of Tensor
-        One slice of each table.
+    This is far cheaper on small tables than collating rows. Training and its replay both take their batches here, so
+    that the same numbers lie at the same places. The last, smaller batch is kept.
     """
     permuted = [tensor[order.to(tensor.device)] for tensor in tensors]
     for batch in range(-(-len(order) // batch_size)) if batches is None else batches:
@@ -171,18 +115,10 @@ def epoch_batches(
 
 @dataclass(frozen=True)
 class SegmentReplay:
-    """Repeats updates of a recorded run from a checkpoint: the same operations on the same numbers.
+    """Repeats updates of a recorded run from a checkpoint: the same operations on the same numbers."""
 
-    Attributes
-    ----------
-    plan : TrainingPlan
-        Settings of the run; learning rates are those recorded.
-    rows : TrainingRows
-        Rows that the batches name.
-    """
-
-    plan: TrainingPlan
-    rows: TrainingRows
+    plan: TrainingPlan  # learning rates are those recorded
+    rows: TrainingRows  # those that the batches name
 
     def __call__(self, checkpoint: Checkpoint, stages: range, batches: Batches, rates: NDArray) -> Segment:
         """Return the updates of some stages, the first of which follows the checkpoint."""

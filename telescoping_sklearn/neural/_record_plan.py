@@ -1,4 +1,4 @@
-"""How a run is kept within a budget of memory."""
+"""Plan how a run is recorded within a memory budget."""
 
 import math
 import re
@@ -13,23 +13,7 @@ _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 def parse_budget(budget: str | int) -> int:
-    """Read a size in bytes.
-
-    Parameters
-    ----------
-    budget : str or int
-        Such as "1GiB", "500MiB" or "2 GB", or a number of bytes.
-
-    Returns
-    -------
-    int
-        Bytes.
-
-    Raises
-    ------
-    ValueError
-        If the size cannot be read or is not positive.
-    """
+    """Read a size in bytes: a number, or text such as "1GiB", "500MiB" or "2 GB"; ValueError for anything else."""
     if isinstance(budget, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([KMGT]?i?B)\s*", budget, flags=re.IGNORECASE)
         size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
@@ -42,26 +26,14 @@ def parse_budget(budget: str | int) -> int:
 
 @dataclass(frozen=True)
 class RecordPlan:
-    """How a run of at most T updates is kept within a budget.
+    """How a run of at most T updates is kept within a budget."""
 
-    Attributes
-    ----------
-    n_updates : int
-        T.
-    batch_size, n_rows : int
-        Rows of a batch and of an epoch.
-    stage_bytes, checkpoint_bytes : int
-        Size of one kept update, and of one checkpoint.
-    budget : int
-        Bytes that the record may take, the one segment included that is held while it is replayed.
-    """
-
-    n_updates: int
+    n_updates: int  # T
     batch_size: int
-    n_rows: int
-    stage_bytes: int
+    n_rows: int  # rows of an epoch
+    stage_bytes: int  # size of one kept update
     checkpoint_bytes: int
-    budget: int
+    budget: int  # bytes that the record may take, the segment that is held while it is replayed included
 
     @property
     def segment_length(self) -> int:

@@ -1,8 +1,7 @@
-"""The recorder: watches an optimiser, step by step, and gives the finished run.
+"""The recorder: records the steps of an optimiser and returns the run.
 
-It knows parameters and an optimiser and nothing of the loop that trains. Before its first steps it notes the gradient,
-and afterwards checks that the step is the one that the optimiser's registered rule gives for it: a response that fails
-there would be wrong in every answer.
+It needs the parameters and the optimiser, not the loop that trains. The first steps are checked against the
+optimiser's registered update rule: if the rule were wrong, so would be every answer.
 """
 
 import copy
@@ -19,20 +18,14 @@ from telescoping_sklearn.neural._grouped_update_rule import GroupSlice, run_upda
 from telescoping_sklearn.neural._trajectory import Batches, Checkpoint, Replay, Segment, Trajectory
 from telescoping_sklearn.neural._update_rules import denominator_of, group_settings
 
-_CHECKED = 3  # first updates whose steps the registered rule must give; so many of a segment are looked at for changes
+_CHECKED = 3  # first updates of a run whose steps are checked, and of a segment whose settings are
 
 
 class FlatParameters:
-    """Tensors that an optimiser moves, as one vector theta, with what the optimiser keeps of them.
+    """Tensors that an optimiser updates, as one vector theta, with the optimiser's state of them.
 
-    theta concatenates the tensors that require a gradient, in the order given.
-
-    Parameters
-    ----------
-    parameters : iterable of Tensor
-        Parameters, such as ``module.parameters()``; those that require no gradient are constants of the model.
-    optimizer : torch.optim.Optimizer
-        The optimiser. Parameters that it does not hold stay as they are.
+    theta concatenates the tensors that require a gradient, in the order given; others are constants of the model.
+    Parameters that the optimiser does not hold stay as they are.
 
     Raises
     ------
@@ -124,8 +117,8 @@ class Recorder:
     """Records the updates that an optimiser makes.
 
     Call `before_step` and `after_step` around each step of the optimiser, or train inside ``with recorder:``, where
-    the optimiser calls both itself. The gradient must be that of the mean loss of the batch: a loop that clips or
-    rescales gradients is another recursion than the one that responses follow.
+    the optimiser calls both itself. The gradient must be that of the mean loss of the batch: responses do not follow a
+    loop that clips or rescales gradients.
 
     Parameters
     ----------
@@ -315,5 +308,5 @@ def _copied_values(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _copied(value: Any) -> Any:
-    """Copy to the CPU."""
+    """Copy a value, to the CPU if it is a tensor."""
     return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else copy.deepcopy(value)

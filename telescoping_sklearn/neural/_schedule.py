@@ -18,34 +18,18 @@ _HOW = (
 
 
 def learning_rates(
-    lr_schedule: Any,
-    warmup_steps: int,
-    optimizer: type[torch.optim.Optimizer],
-    settings: dict[str, Any],
+    lr_schedule: Any, warmup_steps: int, optimizer: type[torch.optim.Optimizer], settings: dict[str, Any]
 ) -> Iterator[float]:
-    """Return the learning rates of updates 1, 2, and so on.
+    """Return the learning rates of updates 1, 2, and so on, without end.
 
-    Parameters
-    ----------
-    lr_schedule : None, scheduler class, partial of one, or callable
-        Schedule.
-    warmup_steps : int
-        Updates over which the rate rises in proportion to their number, whatever the schedule.
-    optimizer : type
-        Class of the optimiser.
-    settings : dict
-        Its settings, of which "lr" is the rate that is scheduled.
-
-    Returns
-    -------
-    iterator of float
-        Rates, without end.
+    ``settings["lr"]`` is the rate that is scheduled. Over the first `warmup_steps` updates it also rises in proportion
+    to the update's number, whatever the schedule.
 
     Raises
     ------
     ValueError
-        If the schedule is none of these; and when a rate is drawn, if it is not finite and non-negative, or if the
-        schedule changes other settings too.
+        If the schedule is not one; and when a rate is drawn, if it is not finite and non-negative, or if the schedule
+        changes other settings too.
     """
     if lr_schedule is None:
         rates: Iterator[float] = repeat(settings["lr"])

@@ -23,18 +23,10 @@ LONGEST_EPOCHS = 16
 
 @dataclass(frozen=True)
 class Sections:
-    """How a run is cut.
+    """How a run is cut."""
 
-    Attributes
-    ----------
-    ends : ndarray of int of shape (n_sections,)
-        Last stage of every section, increasing; the last is the run's.
-    chosen : bool
-        Whether the ends were chosen by the gaps that they leave; otherwise they were given.
-    """
-
-    ends: NDArray[np.intp]
-    chosen: bool = False
+    ends: NDArray[np.intp]  # last stage of every section, (n_sections,), increasing; the last is the run's
+    chosen: bool = False  # whether the ends were chosen by the gaps that they leave; otherwise they were given
 
     def first_of(self, stage: int) -> int:
         """Stage that the section of a stage starts from."""
@@ -88,25 +80,10 @@ def gap_rows(path: Path, trained: NDArray, seed: int) -> torch.Tensor:
 
 
 def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, label_std: float, longest: int) -> Sections:
-    """Choose section lengths in one pass over the run so that their summed gaps stay within what is allowed.
+    """Choose sections of at most `longest` updates, in one pass over the run, so that their summed gaps stay small.
 
-    Parameters
-    ----------
-    path : Path
-        The recorded run, with the rule.
-    rows : Tensor
-        Rows on which gaps are measured.
-    tolerance : float
-        Mean absolute gap allowed at any section's end, in units of the labels' standard deviation.
-    label_std : float
-        Standard deviation of the labels.
-    longest : int
-        Most updates of a section.
-
-    Returns
-    -------
-    Sections
-        The sections. Where single updates exceed the tolerance, so does the gap that is left; see `largest_gap`.
+    `tolerance` is the mean absolute gap on `rows` allowed at any section's end, in units of `label_std`. If single
+    updates exceed it, so does the gap that is left; see `largest_gap`.
     """
     n_stages = path.trajectory.n_stages
     allowed = tolerance * label_std

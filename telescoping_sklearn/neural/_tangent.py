@@ -3,10 +3,13 @@
 Those of a multilayer perceptron come from structured derivatives, with no Jacobian made; any other module's go through
 ``torch.func``, see `_functional`.
 
-For one output, the derivative in layer l's weight is an outer product: J_l(x) = delta_l(x) a_{l-1}(x)^T, with
-a_{l-1} the layer's input and delta_l the derivative of the output in the layer's pre-activation (Novak et al. 2022).
-Once both are known for a block of rows, products of J with k directions, of J^T with k columns, and J J'^T itself are
-small matrix products.
+The derivative of an output in layer l's weight is an outer product: J_l(x) = delta_l(x) a_{l-1}(x)^T, with a_{l-1} the
+layer's input and delta_l the derivative of the output in the layer's pre-activation (Novak et al. 2022). Once both are
+known for a block of rows, products of J with k directions, of J^T with k columns, and J J'^T itself are small matrix
+products.
+
+With several outputs a row of J is one output of a row of X, the outputs of each row one after the other: n_pairs rows.
+Only this module, and whoever goes from rows to pairs, needs to know how many outputs there are.
 """
 
 from collections.abc import Iterator
@@ -29,27 +32,23 @@ class Tangent(Protocol):
     """The Jacobian of the outputs of a block of rows at one theta."""
 
     @property
-    def n_rows(self) -> int:
-        """Rows of the block."""
-
-    @property
-    def outputs(self) -> Tensor:
-        """The network's predictions, (n_rows,)."""
+    def n_pairs(self) -> int:
+        """Outputs of all rows of the block."""
 
     def jvp(self, directions: Tensor) -> Tensor:
-        """J D^T, (n_rows, k), for k directions in the parameters, (k, p)."""
+        """J D^T, (n_pairs, k), for k directions in the parameters, (k, p)."""
 
     def vjp(self, columns: Tensor) -> Tensor:
-        """C^T J, (k, p), for k columns over the rows, (n_rows, k)."""
+        """C^T J, (k, p), for k columns over the outputs, (n_pairs, k)."""
 
     def kernel(self, other: Any, input_products: Tensor | None = None) -> Tensor:
-        """J J'^T, (n_rows, n_other), with a tangent of the same network at the same or another theta.
+        """J J'^T, (n_pairs, n_other_pairs), with a tangent of the same network at the same or another theta.
 
-        Inner products of the rows themselves, (n_rows, n_other), may be given where they were kept.
+        Inner products of the rows themselves, (n_rows, n_other_rows), may be given where they were kept.
         """
 
     def gradients(self) -> Tensor:
-        """J itself, (n_rows, p): for few rows only."""
+        """J itself, (n_pairs, p): for few rows only."""
 
 
 @dataclass(frozen=True)
@@ -62,72 +61,75 @@ class LayerwiseTangent:
         The net.
     inputs : list of Tensor of shape (n_rows, fan_in)
         a_{l-1} of every layer.
-    deltas : list of Tensor of shape (n_rows, fan_out)
+    deltas : list of Tensor of shape (n_pairs, fan_out)
         delta_l of every layer.
-    outputs : Tensor of shape (n_rows,)
-        The net's predictions.
     """
 
     architecture: Architecture
     inputs: list[Tensor]
     deltas: list[Tensor]
-    outputs: Tensor
 
     @property
-    def n_rows(self) -> int:
-        """Rows of the block."""
-        return len(self.outputs)
+    def n_pairs(self) -> int:
+        """Outputs of all rows of the block."""
+        return len(self.inputs[0]) * self.architecture.n_outputs
 
     def jvp(self, directions: Tensor) -> Tensor:
-        """J D^T, (n_rows, k), for k directions in the parameters, (k, p)."""
-        n_rows, k = len(self.outputs), len(directions)
-        product = torch.zeros((n_rows, k), dtype=directions.dtype, device=directions.device)
+        """J D^T, (n_pairs, k), for k directions in the parameters, (k, p)."""
+        n_rows, k, o = len(self.inputs[0]), len(directions), self.architecture.n_outputs
+        product = directions.new_zeros((n_rows, o, k))
         for (weight, bias), a, delta in zip(
             self.architecture.layers(directions), self.inputs, self.deltas, strict=True
         ):
             fan_out, fan_in = weight.shape[1:]
-            if fan_out == 1:  # delta is a number a row: no intermediate of fan_out columns a direction
-                product += (a @ weight[:, 0, :].T).add_(bias[:, 0]).mul_(delta)
+            delta = delta.view(n_rows, o, fan_out)
+            if fan_out == 1:  # delta is a number an output: no intermediate of fan_out columns a direction
+                product += (a @ weight[:, 0, :].T).add_(bias[:, 0])[:, None] * delta
                 continue
             rows = buffer("rows of weights", weight.shape, weight).copy_(weight).view(k * fan_out, fan_in)
             moved = torch.mm(a, rows.T, out=buffer("moved", (n_rows, k * fan_out), weight)).view(n_rows, k, fan_out)
-            product += torch.bmm(moved, delta[:, :, None]).squeeze(-1)
+            across = delta.mT if o > 1 else delta.view(n_rows, fan_out, 1)  # a vector's strides: another BLAS routine
+            product += torch.bmm(moved, across).mT
             product += delta @ bias.T
-        return product
+        return product.flatten(0, 1)
 
     def vjp(self, columns: Tensor) -> Tensor:
-        """C^T J, (k, p), for k columns over the rows, (n_rows, k)."""
-        n_rows, k = columns.shape
+        """C^T J, (k, p), for k columns over the outputs, (n_pairs, k)."""
+        n_rows, k, o = len(self.inputs[0]), columns.shape[1], self.architecture.n_outputs
+        by_row = columns.view(n_rows, o, k).mT
+        multiply = torch.mul if o == 1 else torch.bmm  # an outer product is faster by mul
         product = columns.new_empty((k, self.architecture.n_params))
         for (for_weight, for_bias), a, delta in zip(
             self.architecture.layers(product), self.inputs, self.deltas, strict=True
         ):
             scaled = buffer("scaled", (n_rows, k, delta.shape[1]), delta)
-            torch.mul(columns[:, :, None], delta[:, None, :], out=scaled)
+            multiply(by_row, delta.view(n_rows, o, -1), out=scaled)
             sums = buffer("sums", (k * delta.shape[1], a.shape[1]), a)
             for_weight.copy_(torch.mm(scaled.view(n_rows, -1).T, a, out=sums).view(for_weight.shape))
             for_bias.copy_(columns.T @ delta)
         return product
 
     def kernel(self, other: "LayerwiseTangent", input_products: Tensor | None = None) -> Tensor:
-        """J J'^T, (n_rows, n_other): sum over layers of (delta . delta') (a . a' + 1)."""
-        shape = (len(self.outputs), len(other.outputs))
-        total = self.outputs.new_empty(shape)
-        term, products = total, buffer("products", shape, total)
+        """J J'^T, (n_pairs, n_other_pairs): sum over layers of (delta . delta') (a . a' + 1)."""
+        n_rows, n_others, o = len(self.inputs[0]), len(other.inputs[0]), self.architecture.n_outputs
+        shape = (n_rows * o, n_others * o)
+        total = self.inputs[0].new_empty(shape)
+        term, products = total, buffer("products", (n_rows, n_others), total)
+        of_pairs = products.view(n_rows, 1, n_others, 1)
         for a, delta, a_other, delta_other in zip(self.inputs, self.deltas, other.inputs, other.deltas, strict=True):
             if term is total and input_products is not None:  # only the first layer's inputs are the rows
-                torch.add(input_products, 1, out=term)
+                torch.add(input_products, 1, out=products)
             else:
-                torch.mm(a, a_other.T, out=term).add_(1)
-            term.mul_(torch.mm(delta, delta_other.T, out=products))
+                torch.mm(a, a_other.T, out=products).add_(1)
+            torch.mm(delta, delta_other.T, out=term).view(n_rows, o, n_others, o).mul_(of_pairs)
             if term is not total:
                 total.add_(term)
             term = buffer("term", shape, total)
         return total
 
     def gradients(self) -> Tensor:
-        """J itself, (n_rows, p): for few rows only."""
-        return self.vjp(torch.eye(len(self.outputs), dtype=self.outputs.dtype, device=self.outputs.device))
+        """J itself, (n_pairs, p): for few rows only."""
+        return self.vjp(torch.eye(self.n_pairs, dtype=self.inputs[0].dtype, device=self.inputs[0].device))
 
 
 def tangent(network: Network, theta: Tensor, X: Tensor) -> Tangent:
@@ -155,19 +157,19 @@ def tangent(network: Network, theta: Tensor, X: Tensor) -> Tangent:
 def _layerwise(architecture: Architecture, theta: Tensor, X: Tensor) -> LayerwiseTangent:
     """Run the rows forward and back once."""
     layers, activations = list(architecture.layers(theta)), architecture.layer_activations()
-    inputs: list[Tensor] = []
-    before: list[Tensor] = []
-    a = X
+    inputs, before = [X], []
     for level, ((weight, bias), activation) in enumerate(zip(layers, activations, strict=True)):
-        inputs.append(a)
-        z = buffer(f"before {level}", (len(X), len(bias)), a)
-        before.append(torch.addmm(bias, a, weight.T, out=z))
-        a = _outside(z, activation.value(z))
-    deltas = [activations[-1].pull_back(torch.ones_like(before[-1]), before[-1])]
+        z = buffer(f"before {level}", (len(X), len(bias)), X)
+        before.append(torch.addmm(bias, inputs[-1], weight.T, out=z))
+        if level < len(layers) - 1:
+            inputs.append(_outside(z, activation.value(z)))
+    n_rows, o = len(X), architecture.n_outputs
+    deltas = [torch.diag_embed(activations[-1].pull_back(torch.ones_like(before[-1]), before[-1])).view(-1, o)]
     for level in range(len(layers) - 2, -1, -1):
-        back = torch.mm(deltas[-1], layers[level + 1][0], out=buffer("back", before[level].shape, a))
-        deltas.append(_outside(back, activations[level].pull_back(back, before[level])))
-    return LayerwiseTangent(architecture, inputs, deltas[::-1], a.squeeze(-1))
+        weight, z = layers[level + 1][0], before[level]
+        back = torch.mm(deltas[-1], weight, out=buffer("back", (n_rows * o, z.shape[1]), X)).view(n_rows, o, -1)
+        deltas.append(_outside(back, activations[level].pull_back(back, z[:, None])).view(n_rows * o, -1))
+    return LayerwiseTangent(architecture, inputs, deltas[::-1])
 
 
 def _outside(reused: Tensor, result: Tensor) -> Tensor:
@@ -198,6 +200,7 @@ def row_blocks(
     iterator of slice
         Consecutive blocks.
     """
-    held = itemsize * (network.row_numbers + n_columns * network.column_numbers + 3 * n_others)
+    kernels = 3 * n_others * network.n_outputs**2
+    held = itemsize * (network.row_numbers + n_columns * network.column_numbers + kernels)
     size = items_per_block(held, max(n_rows, 1), most_bytes=_FASTEST_BLOCK)
     return (slice(first, min(first + size, n_rows)) for first in range(0, n_rows, size))

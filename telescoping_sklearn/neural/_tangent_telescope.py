@@ -10,6 +10,7 @@ with the block of parameters or, for plain stochastic gradient descent, with ker
 plan is the cheapest.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
@@ -34,10 +35,11 @@ from telescoping_sklearn.neural._carriers import (
 )
 from telescoping_sklearn.neural._float_range import refuse_infinite_outputs
 from telescoping_sklearn.neural._isolation import isolates, isolates_public_methods
+from telescoping_sklearn.neural._network import pairs_of
 from telescoping_sklearn.neural._path import Path, as_double
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, measured_accuracy
 from telescoping_sklearn.neural._sections import Sections
-from telescoping_sklearn.neural._tangent import Tangent, row_blocks
+from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._update_rules import ReversibleRule, UpdateRule
 
 #: Bytes of a block of columns carried with the parameters beyond which it gets slower: its pages come fresh.
@@ -96,6 +98,8 @@ class TangentTelescope(AnsweringTelescope):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        if self.n_outputs != path.network.n_outputs:
+            raise ValueError(f"y has {self.n_outputs} outputs, and the network {path.network.n_outputs}: give as many.")
         self.path = path
         self.sections = replace(sections, ends=read_only(sections.ends))
         self._make_update_rule = make_update_rule
@@ -119,59 +123,59 @@ class TangentTelescope(AnsweringTelescope):
 
     def start(self, X: NDArray | None) -> Start:
         """Start from the initial weights, whatever the labels: A = 0, b = f_0(x)."""
-        return Start(np.zeros(self.n_samples), self.path.outputs(self._rows(X), 0).cpu().numpy())
+        return Start(np.zeros(self.n_samples), self._by_row(self.path.outputs(self._rows(X), 0)))
 
     def staged_kernel(self, X: NDArray | None, stages: Any = None) -> Iterator[sparse.csr_array]:
         """k_t(x)_i = w_i / |B_t| J(x)^T diag(1/phi_t) J(x_i) for i in the batch, both at theta_{t-1}."""
-        rows = self._rows(X)
+        rows, outputs = self._rows(X), np.arange(self.n_outputs)
         for stage in resolve_stages(stages, self.n_stages, with_start=False):
-            batch = self.path.batch(stage).cpu().numpy()
-            kernel = np.empty((len(rows), len(batch)))
+            batch = np.add.outer(self.n_outputs * self.path.batch(stage).cpu().numpy(), outputs).ravel()
+            kernel = np.empty((len(rows) * self.n_outputs, len(batch)))
             for queries, columns, block in self._kernel_blocks(rows, stage):
                 kernel[queries, columns] = block.cpu().numpy()
             order = np.argsort(batch)
-            indices = np.tile(batch[order], len(rows))
-            ends = np.arange(len(rows) + 1) * len(batch)
-            shape = (len(rows), self.n_samples)
+            indices = np.tile(batch[order], len(kernel))
+            ends = np.arange(len(kernel) + 1) * len(batch)
+            shape = (len(kernel), self.y.size)
             yield sparse.csr_array((kernel[:, order].ravel(), indices, ends), shape=shape)
 
     def staged_kernel_norms(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
         """Yield the norms block by block, with no kernel kept."""
         rows = self._rows(X)
         for stage in resolve_stages(stages, self.n_stages, with_start=False):
-            squared = torch.zeros(len(rows), dtype=torch.float64, device=self.path.device)
+            squared = torch.zeros(len(rows) * self.n_outputs, dtype=torch.float64, device=self.path.device)
             for queries, _, block in self._kernel_blocks(rows, stage):
                 squared[queries] += (block**2).sum(dim=1)
-            yield squared.sqrt().cpu().numpy()
+            yield self._by_row(squared.sqrt())
 
     def apply_response(
         self, plan: Plan, X: NDArray | None, V: NDArray, offset: bool, stages: NDArray
     ) -> Iterator[NDArray]:
         """Carry label columns through the recorded run; see the module's docstring."""
-        labels = np.column_stack([V, np.zeros(self.n_samples)]) if offset else np.asarray(V)
-        for response in self._forward(cast(TangentPlan, plan), X, labels, offset, stages):
-            yield response.double().cpu().numpy()
+        for response in self._forward(cast(TangentPlan, plan), X, _with_offset(V, offset), offset, stages):
+            yield self._by_row(response.double())
 
     def carry_columns(self, X: NDArray, labels: NDArray, stages: NDArray) -> Iterator[Tensor]:
-        """Yield the response of queries to label columns, (n_query, k), of which the last starts from the net itself.
+        """Yield the response of queries to label columns, (n_pairs, k), of which the last starts from the net itself.
 
         With the training labels in the last column, its response is the reconstruction S y + c.
         """
-        yield from self._forward(self.forward_plan(len(X), labels.shape[1]), X, labels, True, stages)
+        yield from self._forward(self.forward_plan(len(X), labels.shape[-1]), X, labels, True, stages)
 
     def apply_adjoint(self, plan: Plan, X: NDArray | None, stage: int | None = None) -> NDArray:
         """S_t(x), (n_query, n_train), from the queries back to the labels."""
         rows, last = self._rows(X), self.n_stages if stage is None else stage
-        weights = np.zeros((len(rows), self.n_samples))
+        weights = np.zeros((len(rows), *self.output_shape, *self.column_shape))
         for block in plan.blocks(len(rows)):
-            weights[block] = self._backward(cast(TangentPlan, plan), rows[block], last)
+            found = self._backward(cast(TangentPlan, plan), rows[block], last)
+            weights[block] = found.reshape(-1, *weights.shape[1:])
         return weights
 
     def staged_model(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
         """Yield the net's own prediction after each update, in float64."""
         rows = self._rows(X)
         for stage in resolve_stages(stages, self.n_stages):
-            yield self.path.outputs(rows, stage).cpu().numpy()
+            yield self._by_row(self.path.outputs(rows, stage))
 
     def staged_telescoping(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
         """Yield f_0 + sum over sections of J(theta*) (theta_e - theta_s), along the steps that training took."""
@@ -179,7 +183,7 @@ class TangentTelescope(AnsweringTelescope):
         rows = self._rows(X)
         prediction = self.path.outputs(rows, 0)
         if wanted[0] == 0:
-            yield prediction.cpu().numpy().copy()
+            yield self._by_row(prediction).copy()
         asked = set(wanted.tolist())
         for stage in sorted(asked | set(self.sections.ends[self.sections.ends <= wanted[-1]].tolist()) - {0}):
             if stage == 0:
@@ -189,7 +193,7 @@ class TangentTelescope(AnsweringTelescope):
             if self.sections.is_end(stage):
                 prediction = reached
             if stage in asked:
-                yield reached.cpu().numpy().copy()  # the next section starts from it
+                yield self._by_row(reached).copy()  # the next section starts from it
 
     def staged_linearized(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
         """Yield f_0 + J(theta_0) (theta_t - theta_0): the model linearised once, at its start."""
@@ -197,14 +201,14 @@ class TangentTelescope(AnsweringTelescope):
         path, rows = self.path, self._rows(X)
         outputs = path.outputs(rows, 0)
         at_start = path.theta(0)
-        size = items_per_block(8.0 * (2 * path.network.n_params + len(rows)), len(wanted), _FASTEST_COLUMNS)
+        size = items_per_block(8.0 * (2 * path.network.n_params + len(outputs)), len(wanted), _FASTEST_COLUMNS)
         for first in range(0, len(wanted), size):
             moved = torch.cat([path.step(0, stage) for stage in wanted[first : first + size]])
-            changes = torch.empty((len(rows), len(moved)), dtype=path.dtype, device=path.device)
+            changes = torch.empty((len(outputs), len(moved)), dtype=path.dtype, device=path.device)
             for block in row_blocks(path.network, len(rows), n_columns=len(moved), itemsize=path.dtype.itemsize):
-                changes[block] = path.tangent(at_start, rows[block]).jvp(moved)
+                changes[pairs_of(block, self.n_outputs)] = path.tangent(at_start, rows[block]).jvp(moved)
             for change in changes.T:
-                yield (outputs + change).cpu().numpy()
+                yield self._by_row(outputs + change)
 
     def influence_telescope(self, denominators: Denominators = "moving") -> "TangentTelescope":
         """Return the telescope of the same run whose columns are weights of rows; see `_influence`.
@@ -267,25 +271,27 @@ class TangentTelescope(AnsweringTelescope):
 
     def backward_plan(self, n_query: int) -> TangentPlan:
         """Choose the cheapest way to carry queries back to the labels."""
-        return min(self.plans("backward", n_query, n_query), key=lambda plan: plan.operations)
+        columns = n_query * self.n_outputs
+        plan = min(self.plans("backward", n_query, columns), key=lambda plan: plan.operations)
+        return replace(plan, column_bytes=self.n_outputs * plan.column_bytes)  # a query is a column an output
 
     def plans(self, direction: Literal["forward", "backward"], n_query: int, n_columns: int) -> list[TangentPlan]:
         """List the ways of one direction for so many columns, with what they cost."""
-        p, pair = self.path.network.n_params, self.path.network.pair_operations
+        p, pair, o = self.path.network.n_params, self.path.network.pair_operations, self.n_outputs
         itemsize, nodes = self.path.dtype.itemsize, len(self.path.nodes)
         lengths = self.sections.lengths
         batch = min(len(self.path.trajectory.batches[0]), self.n_samples)
         rows = self.n_samples + n_query
         at_ends = nodes * len(lengths) * rows
         inside = nodes * batch * float((lengths - 1).sum())
-        tangents = 3.0 * p * (at_ends + inside + batch * self.n_stages)
+        tangents = (2.0 + o) * p * (at_ends + inside + batch * self.n_stages)
         plans = [
             TangentPlan(
                 direction=direction,
                 form="parameters",
                 sections=self.sections,
                 operations=tangents + float(p) * n_columns * (at_ends + inside + (batch + 10) * self.n_stages),
-                column_bytes=itemsize * (self.parameter_blocks * p + 3 * rows),
+                column_bytes=itemsize * (self.parameter_blocks * p + 3 * rows * o),
                 fastest_block_bytes=_FASTEST_COLUMNS,
             )
         ]
@@ -298,8 +304,8 @@ class TangentTelescope(AnsweringTelescope):
                     direction=direction,
                     form="kernel",
                     sections=sections,
-                    operations=tangents + pairs * (pair + n_columns),
-                    column_bytes=itemsize * (rows * 3 + batch * float(lengths.max())),
+                    operations=tangents + o**2 * pairs * (pair + n_columns),
+                    column_bytes=itemsize * o * (rows * 3 + batch * float(lengths.max())),
                 )
             )
         return plans
@@ -318,7 +324,7 @@ class TangentTelescope(AnsweringTelescope):
 
         Parameters
         ----------
-        V : ndarray of shape (n_train, k)
+        V : ndarray of shape (n_train, k) or (n_train, n_outputs, k)
             Label columns.
         offset : bool, default=False
             Whether to append the offset's column, which starts from the initial parameters.
@@ -334,8 +340,8 @@ class TangentTelescope(AnsweringTelescope):
             If the label response is not sound at the last stage.
         """
         self._refuse_unsound("parameter_response")
-        labels = np.column_stack([V, np.zeros(self.n_samples)]) if offset else np.asarray(V)
-        carrier = ParameterCarrier(self.path, self._make_update_rule(), labels.shape[1], offset)
+        labels = _with_offset(V, offset)
+        carrier = ParameterCarrier(self.path, self._make_update_rule(), labels.shape[-1], offset)
         no_rows = np.empty((0, self.path.rows.shape[1]))
         for _ in self._carry(carrier, self.sections, no_rows, labels, offset, np.array([self.n_stages])):
             pass
@@ -351,7 +357,7 @@ class TangentTelescope(AnsweringTelescope):
         if plan.form == "kernel":
             carrier = KernelCarrier(self.path)
         else:
-            carrier = ParameterCarrier(self.path, self._make_update_rule(), labels.shape[1], offset)
+            carrier = ParameterCarrier(self.path, self._make_update_rule(), labels.shape[-1], offset)
         return self._carry(carrier, plan.sections, X, labels, offset, stages)
 
     def _carry(
@@ -363,23 +369,22 @@ class TangentTelescope(AnsweringTelescope):
         offset: bool,
         stages: NDArray,
     ) -> Iterator[Tensor]:
-        """Yield the response of queries, (n_query, k), at the stages asked for."""
-        path, rows = self.path, self._rows(X)
-        V = as_double(labels, path.device).to(path.dtype)
-        training = self._start_response(path.rows, V.shape[1], offset)
-        query = training if X is None else self._start_response(rows, V.shape[1], offset)
+        """Yield the response of queries, (n_pairs, k), at the stages asked for."""
+        path, rows, k = self.path, self._rows(X), labels.shape[-1]
+        V = as_double(labels, path.device).to(path.dtype).view(self.n_samples, -1)
+        training = self._start_response(path.rows, k, offset)
+        query = training if X is None else self._start_response(rows, k, offset)
+        by_row = training.view(self.n_samples, -1)  # outputs and columns of a row in one line
         asked = set(stages.tolist())
         if 0 in asked:
             yield query.clone()
         for stage in self.progress(range(1, int(stages[-1]) + 1), "labels through the updates"):
             first, batch = sections.first_of(stage), path.batch(stage)
-            response = training[batch]
+            response = by_row[batch]
             if stage - 1 > first:
-                carrier.apply(response, path.rows[batch], first, stage - 1)
-            there = path.batch_tangent(stage)
-            residual = response.mul_(path.batch_weights(batch)[:, None])
-            residual.addcmul_(V[batch], self._column_rates(batch, there)[:, None], value=-1)
-            carrier.accumulate(stage, there, residual)
+                carrier.apply(response.view(-1, k), path.rows[batch], first, stage - 1)
+            residual = response.mul_(path.batch_weights(batch)[:, None]).sub_(self._injected(V[batch], stage))
+            carrier.accumulate(stage, path.batch_tangent(stage), residual.view(-1, k))
             if sections.is_end(stage):
                 if stage < stages[-1] or X is None:
                     carrier.apply(training, path.rows, first, stage, lasting=True)
@@ -394,16 +399,17 @@ class TangentTelescope(AnsweringTelescope):
                 yield inside
 
     def _backward(self, plan: TangentPlan, rows: Tensor, last: int) -> NDArray:
-        """Kernel weights of a block of queries, (n_query, n_train): the adjoint of the recursion in `_carry`."""
-        path, n_query = self.path, len(rows)
+        """Kernel weights of the outputs of a block of queries, by label: the adjoint of the recursion in `_carry`."""
+        path, n_query = self.path, len(rows) * self.n_outputs
         carrier: AdjointCarrier
         if plan.form == "kernel":
             carrier = AdjointKernelCarrier(path)
         else:
             carrier = AdjointParameterCarrier(path, cast(ReversibleRule, self._make_update_rule()), n_query)
         own = torch.eye(n_query, dtype=path.dtype, device=path.device)
-        on_training = torch.zeros((self.n_samples, n_query), dtype=path.dtype, device=path.device)
-        weights = torch.zeros_like(on_training)
+        on_training = torch.zeros((self.y.size, n_query), dtype=path.dtype, device=path.device)
+        weights = on_training.new_zeros((math.prod(self.column_shape), n_query))
+        on_rows, weights_of_rows = (part.view(self.n_samples, -1) for part in (on_training, weights))
         for stage in self.progress(range(last, 0, -1), "queries back through the updates"):
             first, batch = plan.sections.first_of(stage), path.batch(stage)
             if stage == last or plan.sections.is_end(stage):
@@ -411,39 +417,47 @@ class TangentTelescope(AnsweringTelescope):
                 carrier.accumulate(rows, first, stage, own)
                 if stage < last:
                     carrier.accumulate(path.rows, first, stage, on_training)
-            there = path.batch_tangent(stage)
-            on_residual = carrier.apply(stage, there)
-            weights[batch] -= on_residual * self._column_rates(batch, there)[:, None]
-            on_residual *= path.batch_weights(batch)[:, None]
-            on_training[batch] += on_residual
+            on_residual = carrier.apply(stage, path.batch_tangent(stage)).reshape(len(batch), -1)
+            weights_of_rows[batch] += self._collected(on_residual, stage)
+            on_residual = on_residual * path.batch_weights(batch)[:, None]
+            on_rows[batch] += on_residual
             if stage - 1 > first:
-                carrier.accumulate(path.rows[batch], first, stage - 1, on_residual)
+                carrier.accumulate(path.rows[batch], first, stage - 1, on_residual.view(-1, n_query))
         return weights.T.double().cpu().numpy()
 
-    def _column_rates(self, batch: Tensor, there: Tangent) -> Tensor:
-        """Return what a unit of a column takes from the weighted residual of the batch's rows, (b,)."""
-        return self.path.batch_weights(batch)
+    def _injected(self, columns: Tensor, stage: int) -> Tensor:
+        """Return what columns at the rows of an update take from its weighted residuals; may work in place."""
+        return columns.mul_(self.path.batch_weights(self.path.batch(stage))[:, None])
+
+    def _collected(self, on_residual: Tensor, stage: int) -> Tensor:
+        """Return the derivative in the columns at the rows of an update, from that in its residuals: the adjoint."""
+        return on_residual * -self.path.batch_weights(self.path.batch(stage))[:, None]
 
     def _kernel_blocks(self, rows: Tensor, stage: int) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Yield blocks of a stage's kernel: slices of the queries and of the batch, and the kernel there."""
+        """Yield blocks of a stage's kernel: outputs of some queries and of some of the batch, and the kernel there."""
         path, batch = self.path, self.path.batch(stage)
         theta, phi = path.theta(stage - 1), path.phi(stage)
-        held = path.network.n_params if phi is not None else path.network.row_numbers
+        held = path.network.row_numbers if phi is None else path.network.n_params * self.n_outputs
         size = items_per_block(16.0 * held, len(batch))
         for start in range(0, len(batch), size):
             columns = slice(start, min(start + size, len(batch)))
             members = batch[columns]
-            weights = path.row_weights[members] / len(batch)
+            weights = (path.row_weights[members] / len(batch)).repeat_interleave(self.n_outputs)
             there = path.tangent(theta, path.rows[members])
             directions = None if phi is None else there.gradients() / phi
-            products = {"n_columns" if phi is not None else "n_others": len(members)}
+            products = {"n_others": len(members)} if phi is None else {"n_columns": there.n_pairs}
             for queries in row_blocks(path.network, len(rows), itemsize=path.dtype.itemsize, **products):
                 here = path.tangent(theta, rows[queries])
                 block = here.kernel(there) if directions is None else here.jvp(directions)
-                yield queries, columns, block * weights
+                yield pairs_of(queries, self.n_outputs), pairs_of(columns, self.n_outputs), block * weights
+
+    def _by_row(self, values: Tensor) -> NDArray:
+        """Turn numbers of all pairs, (n_pairs, ...), into an array of rows, then of outputs if there are several."""
+        return values.cpu().numpy().reshape(-1, *self.output_shape, *values.shape[1:])
 
     def _start_response(self, rows: Tensor, n_columns: int, offset: bool) -> Tensor:
-        response = torch.zeros((len(rows), n_columns), dtype=self.path.dtype, device=self.path.device)
+        shape = (len(rows) * self.n_outputs, n_columns)
+        response = torch.zeros(shape, dtype=self.path.dtype, device=self.path.device)
         if offset:
             response[:, -1] = self.path.outputs(rows, 0)
         return response
@@ -453,5 +467,11 @@ class TangentTelescope(AnsweringTelescope):
             return self.path.rows
         refuse_other_columns(X, self.path.rows.shape[1])
         rows = as_double(X, self.path.device)
-        refuse_infinite_outputs(self.path.outputs(rows, self.n_stages, self.path.dtype), self.path.dtype)
+        outputs = self.path.outputs(rows, self.n_stages, self.path.dtype).view(-1, self.n_outputs)
+        refuse_infinite_outputs(outputs.abs().amax(dim=1), self.path.dtype)
         return rows
+
+
+def _with_offset(V: NDArray, offset: bool) -> NDArray:
+    """Append a column of zeros where the offset is carried."""
+    return np.concatenate([V, np.zeros((*V.shape[:-1], 1))], axis=-1) if offset else np.asarray(V)

@@ -23,20 +23,9 @@ from telescoping_sklearn.neural._trajectory import ROUNDING, Batches, Trajectory
 
 
 class TensorBatches:
-    """Batches of one epoch at a time.
+    """Batches of one epoch at a time; the last, smaller one is kept.
 
-    Parameters
-    ----------
-    dataset : TensorDataset
-        X, y and weights.
-    batch_size : int
-        Rows of a batch; the last, smaller one is kept.
-    shuffle : bool
-        Whether every epoch draws a new order.
-    generator : torch.Generator
-        Draws the orders.
-    drawn : list or None
-        Collects the orders, in the smallest integers that number the rows; None drops them.
+    `drawn` collects the order of every epoch, in the smallest integers that number the rows; None drops them.
     """
 
     def __init__(
@@ -65,15 +54,7 @@ class TensorBatches:
 
 
 class LeanNet(NeuralNet):
-    """skorch's net with an epoch that does nothing between two updates but what training needs.
-
-    Parameters
-    ----------
-    *args, **kwargs
-        Those of skorch's net.
-    rates : iterator of float
-        Learning rate of each update.
-    """
+    """skorch's net, whose epochs do only what training needs; `rates` gives the learning rate of each update."""
 
     def __init__(self, *args: Any, rates: Iterator[float], **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -107,58 +88,22 @@ class LeanNet(NeuralNet):
 
 @dataclass
 class TrainedNet:
-    """Result of training.
+    """Result of training."""
 
-    Attributes
-    ----------
-    theta : Tensor of shape (p,)
-        The parameters that are kept.
-    n_stages : int
-        Updates up to them.
-    trajectory : Trajectory or None
-        The recorded run.
-    loss_curve, scores : list of float
-        Training loss by epoch; scores on held-out rows by epoch.
-    """
-
-    theta: Tensor
-    n_stages: int
+    theta: Tensor  # (p,), the parameters that are kept
+    n_stages: int  # updates up to them
     trajectory: Trajectory | None
-    loss_curve: list[float]
-    scores: list[float] = field(default_factory=list)
+    loss_curve: list[float]  # training loss by epoch
+    scores: list[float] = field(default_factory=list)  # on held-out rows by epoch
 
 
 def train(
-    plan: TrainingPlan,
-    theta: Tensor,
-    rows: TrainingRows,
-    kept: NDArray,
-    score: Callable[[Tensor], float] | None = None,
+    plan: TrainingPlan, theta: Tensor, rows: TrainingRows, kept: NDArray, score: Callable[[Tensor], float] | None = None
 ) -> TrainedNet:
-    """Train from theta.
+    """Train from theta, (p,), on the rows `kept`, whose weights have mean 1.
 
-    Parameters
-    ----------
-    plan : TrainingPlan
-        How to train.
-    theta : Tensor of shape (p,)
-        Initial parameters, in the dtype to train in.
-    rows : TrainingRows
-        Rows given to `fit`.
-    kept : ndarray of int
-        Rows to train on; their weights have mean 1.
-    score : callable or None
-        Score of parameters on held-out rows, for early stopping.
-
-    Returns
-    -------
-    TrainedNet
-        The net that is kept, and its run.
-
-    Raises
-    ------
-    ValueError
-        If training diverges, with the stage at which the loss stopped being finite.
+    `score` gives the score of parameters on held-out rows, for early stopping. ValueError is raised if training
+    diverges, with the stage at which the loss stopped being finite.
     """
     orders: list[NDArray] = []
     stop = StopWithoutProgress(plan.tol, plan.n_iter_no_change, score)
@@ -173,7 +118,7 @@ def train(
             tensors = rows.subset(kept).tensors(plan.dtype, plan.device)
             net.fit_loop(TensorDataset(*tensors), epochs=plan.max_iter)
     except Converged:
-        pass  # the loop has no other way to be told
+        pass  # skorch's loop has no other way to be stopped
     finally:
         if progress:
             progress.bar.close()

@@ -1,9 +1,9 @@
-"""A recorded run: batches and learning rates of its updates, and its parameters, kept or trained again.
+"""A recorded run: batches, learning rates and parameters of its updates; parameters are stored or trained again.
 
 A run is cut into segments of L updates. Copying the parameters after every update would cost small nets a third of
 their training time, and most runs are never asked about. So training may record checkpoints only: what it needs to
 start again at the beginning of each segment. A segment is trained again when an update inside it is asked for, and must
-arrive at the next checkpoint. It is then kept where the budget allows; elsewhere one segment at a time is held.
+arrive at the next checkpoint. It is then kept if the budget allows; otherwise one segment at a time is held.
 """
 
 from collections import OrderedDict
@@ -26,18 +26,10 @@ RECENT = 4  #: Parameters kept beside a replayed segment: a section that spans t
 
 
 class Batches:
-    """Training rows of each update, kept as one order of the rows for each epoch.
+    """Training rows of each of T updates, kept as one order of the rows for each epoch.
 
-    Parameters
-    ----------
-    orders : list of ndarray of int
-        Order of the rows of each epoch; epochs beyond the last update are dropped.
-    batch_size : int
-        Rows of a batch; the last of an epoch may be smaller.
-    n_updates : int
-        Number of updates T.
-    names : ndarray of int or None
-        Name of each row, if rows are to be named otherwise than in `orders`.
+    Orders of epochs beyond the last update are dropped. The last batch of an epoch may be smaller than `batch_size`.
+    `names`, if given, are the numbers of the rows that `orders` counts from 0.
     """
 
     def __init__(self, orders: list[NDArray], batch_size: int, n_updates: int, names: NDArray | None = None):
@@ -73,21 +65,11 @@ class Batches:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What training needs to go on from a stage, on the CPU.
+    """What training needs to go on from a stage, on the CPU."""
 
-    Attributes
-    ----------
-    theta : Tensor of shape (p,)
-        Parameters.
-    states : list of dict
-        The optimiser's state of each tensor: momentum, moments, number of updates.
-    groups : list of dict
-        Settings of each parameter group; some optimisers count in them.
-    """
-
-    theta: Tensor
-    states: list[dict[str, Any]]
-    groups: list[dict[str, Any]]
+    theta: Tensor  # (p,)
+    states: list[dict[str, Any]]  # the optimiser's state of each tensor: momentum, moments, number of updates
+    groups: list[dict[str, Any]]  # settings of each parameter group; some optimisers count in them
 
     @property
     def nbytes(self) -> int:
@@ -98,18 +80,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Segment:
-    """Consecutive updates.
+    """m consecutive updates."""
 
-    Attributes
-    ----------
-    parameters : Tensor of shape (m, p)
-        Parameters after each, in the dtype of training.
-    denominators : Tensor of shape (m, p) or None
-        phi_t of each, where the optimiser has them.
-    """
-
-    parameters: Tensor
-    denominators: Tensor | None
+    parameters: Tensor  # (m, p), after each update, in the dtype of training
+    denominators: Tensor | None  # (m, p), phi_t of each update, where the optimiser has them
 
     @classmethod
     def empty(cls, n_updates: int, theta: Tensor, adaptive: bool) -> "Segment":
@@ -130,7 +104,7 @@ class Segment:
 
 
 class Replay(Protocol):
-    """Trains a segment again; the rows, the net and the optimiser are its own."""
+    """Trains a segment again, with rows, net and optimiser of its own."""
 
     def __call__(self, checkpoint: Checkpoint, stages: range, batches: Batches, rates: NDArray) -> Segment:
         """Return the updates of some stages, the first of which follows the checkpoint."""
@@ -139,46 +113,20 @@ class Replay(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """A recorded run of T updates of p parameters by an optimiser with G parameter groups.
+    """A recorded run of T updates of p parameters by an optimiser with G parameter groups."""
 
-    Attributes
-    ----------
-    start, end : Tensor of shape (p,)
-        theta_0 and theta_T.
-    batches : Batches
-        Training rows of each update, among the rows given to `fit`.
-    group_rates : ndarray of shape (T, G)
-        Learning rate of each update in each parameter group.
-    optimizer : type
-        Class of the optimiser.
-    slices : list of GroupSlice
-        Consecutive parameters that one group moves, with the group's settings; parameters in none stay as they are.
-    segment_length : int
-        Updates L of a segment; the last may be shorter.
-    checkpoints : list of Checkpoint
-        State at the start of every segment; empty where all updates are given.
-    segments : dict of int to Segment
-        Segments held by their number.
-    keeps_segments : bool
-        Whether segments are kept once they were trained again, or held one at a time.
-    replay : Replay or None
-        Trains segments again that are not held.
-    tolerance : float
-        Relative gap allowed between a segment trained again and the next checkpoint.
-    """
-
-    start: Tensor
-    end: Tensor
-    batches: Batches
-    group_rates: NDArray
+    start: Tensor  # theta_0, (p,)
+    end: Tensor  # theta_T, (p,)
+    batches: Batches  # among the rows given to `fit`
+    group_rates: NDArray  # (T, G), learning rate of each update in each parameter group
     optimizer: type[torch.optim.Optimizer]
-    slices: list[GroupSlice]
-    segment_length: int
-    checkpoints: list[Checkpoint]
-    segments: dict[int, Segment] = field(default_factory=dict)
-    keeps_segments: bool = True
-    replay: Replay | None = None
-    tolerance: float = 0.0
+    slices: list[GroupSlice]  # consecutive parameters that one group moves; those in none stay as they are
+    segment_length: int  # updates L of a segment; the last may be shorter
+    checkpoints: list[Checkpoint]  # at the start of every segment; empty where all updates are given
+    segments: dict[int, Segment] = field(default_factory=dict)  # those held, by number
+    keeps_segments: bool = True  # whether segments trained again are kept, or held one at a time
+    replay: Replay | None = None  # trains segments again that are not held
+    tolerance: float = 0.0  # relative gap allowed between a segment trained again and the next checkpoint
     _recent: OrderedDict[int, Tensor] = field(default_factory=OrderedDict)
 
     @property
@@ -289,5 +237,5 @@ class Trajectory:
         return vars(self) | {"_recent": OrderedDict()} | ({} if self.keeps_segments else {"segments": {}})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Allow for a machine that rounds otherwise."""
+        """Restore a pickle, with tolerance for a machine that rounds otherwise."""
         vars(self).update(state, tolerance=ROUNDING)

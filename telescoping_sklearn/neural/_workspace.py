@@ -10,21 +10,9 @@ _KEPT = threading.local()
 
 
 def buffer(name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Return the buffer that this thread has under a name, uninitialised; valid until the name is asked for again.
+    """Return this thread's buffer of a name and shape, uninitialised, in the dtype and on the device of `like`.
 
-    Parameters
-    ----------
-    name : str
-        Purpose of the buffer.
-    shape : tuple of int
-        Its shape.
-    like : Tensor
-        Tensor whose dtype and device it takes.
-
-    Returns
-    -------
-    Tensor
-        The buffer.
+    It is valid until the name is asked for again.
     """
     held: dict[str, Tensor] = vars(_KEPT)
     key, size = f"{name} {like.dtype} {like.device}", torch.Size(shape).numel()

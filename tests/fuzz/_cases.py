@@ -3,13 +3,17 @@
 import argparse
 import re
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from tqdm import tqdm
+
+from telescoping_sklearn._telescope import UnstableResponseError
 
 
 class Outcome(NamedTuple):
@@ -58,6 +62,26 @@ def retyped(seed: int, settings: dict[str, Any]) -> dict[str, Any]:
         kinds = number_types(value)
         drawn[name] = kinds[rng.integers(len(kinds))] if kinds else value
     return drawn
+
+
+def outcome_of(fit: Callable[[], Any], check: Callable[[], str]) -> Outcome:
+    """Fit, and check the answers: exact, refused by a ValueError of the fit or an unstable response, or failed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ConvergenceWarning)  # most runs of nets are too short to learn
+        warnings.filterwarnings("ignore", ".torch.jit.script. is", DeprecationWarning)  # torch.func.jvp still uses it
+        try:
+            fit()
+        except ValueError as error:
+            return Outcome("refused", reason_of(error))
+        except Exception as error:
+            return Outcome("failed", f"fit: {type(error).__name__}: {str(error)[:160]}")
+        try:
+            return Outcome("exact", check())
+        except UnstableResponseError:
+            return Outcome("refused", "when asked: the response of the run is unstable")
+        except Exception as error:
+            return Outcome("failed", f"{type(error).__name__}: {str(error)[:200]}")
 
 
 def reason_of(error: Exception) -> str:

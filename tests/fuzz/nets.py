@@ -11,21 +11,18 @@ works the seeds 0 to 1999, shows how far it is, and prints a table; ``--n 1 --se
 import copy
 import math
 import sys
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 from torch.optim import lr_scheduler
 
 from telescoping_sklearn import TelescopingMLPRegressor
-from telescoping_sklearn._telescope import UnstableResponseError
 from telescoping_sklearn.neural import register_update_rule
-from tests.fuzz._cases import Outcome, close, need, reason_of, retyped, run
+from tests.fuzz._cases import Outcome, close, need, outcome_of, retyped, run
 from tests.oracles import (
     STEPS,
     NetLoops,
@@ -251,23 +248,12 @@ def check_seed(seed: int) -> Outcome:
     """Draw the case of a seed and say how it ends."""
     case = draw_case(seed)
     model = TelescopingMLPRegressor(**retyped(seed, case.settings))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.simplefilter("ignore", ConvergenceWarning)  # most runs are too short to learn
-        warnings.filterwarnings("ignore", ".torch.jit.script. is", DeprecationWarning)  # torch.func.jvp still uses it
-        try:
-            model.fit(case.X, case.y, sample_weight=case.weights)
-            model.set_params(**case.settings)  # for what the answers are held against
-        except ValueError as error:
-            return Outcome("refused", reason_of(error))
-        except Exception as error:
-            return Outcome("failed", f"fit: {type(error).__name__}: {str(error)[:160]}")
-        try:
-            return Outcome("exact", check_answers(model, case))
-        except UnstableResponseError:
-            return Outcome("refused", "when asked: the response of the run is unstable")
-        except Exception as error:
-            return Outcome("failed", f"{type(error).__name__}: {str(error)[:200]}")
+
+    def fit():
+        model.fit(case.X, case.y, sample_weight=case.weights)
+        model.set_params(**case.settings)  # for what the answers are held against
+
+    return outcome_of(fit, partial(check_answers, model, case))
 
 
 def initial_module(model) -> nn.Module:
