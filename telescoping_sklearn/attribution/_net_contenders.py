@@ -42,16 +42,15 @@ def tracin(telescope: Any, X: NDArray | None) -> NDArray:
     G. Pruthi, F. Liu, S. Kale, M. Sundararajan. "Estimating Training Data Influence by Tracing Gradient Descent".
     NeurIPS 2020.
     """
-    path, scores = telescope.path, np.zeros((telescope.n_query(X), telescope.n_samples))
+    path, scores = _path(telescope), np.zeros((telescope.n_query(X), telescope.n_samples))
     rows = path.rows if X is None else path.rows.new_tensor(X)
     for stage in range(1, telescope.n_stages + 1):
         batch = path.batch(stage)
-        there = path.batch_tangent(stage)
-        rows_of_batch = batch.numpy()
-        residuals = telescope.y[rows_of_batch] - _array(there.outputs)
+        members = batch.cpu().numpy()
+        residuals = telescope.y[members] - _array(path.outputs(path.rows[batch], stage - 1))
         steps = path.trajectory.learning_rates[stage - 1] * _array(path.batch_weights(batch)) * residuals
-        kernel = _array(path.tangent(path.theta(stage - 1), rows).kernel(there))
-        scores[:, rows_of_batch] += kernel * steps
+        kernel = path.tangent(path.theta(stage - 1), rows).kernel(path.batch_tangent(stage))
+        scores[:, members] += _array(kernel) * steps
     return scores
 
 
@@ -177,9 +176,18 @@ def _array(tensor: Any) -> NDArray:
     return tensor.double().cpu().numpy()
 
 
+def _path(telescope: Any) -> Any:
+    """Return the recorded run; refuse nets of several outputs."""
+    if telescope.n_outputs > 1:
+        raise ValueError(
+            f"telescope: this score is written for one output, and the net has {telescope.n_outputs}. Use `influence`."
+        )
+    return telescope.path
+
+
 def _tangent(telescope: Any, X: NDArray | None) -> Any:
     """Jacobian of rows at the end of training."""
-    path = telescope.path
+    path = _path(telescope)
     return path.tangent(path.theta(telescope.n_stages), path.rows if X is None else path.rows.new_tensor(X))
 
 
