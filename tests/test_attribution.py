@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import random_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
@@ -33,7 +34,6 @@ from telescoping_sklearn.attribution import (
 )
 from telescoping_sklearn.attribution._data import draw_sample, read_table
 from telescoping_sklearn.attribution._models import MODELS, fit_without
-from tests.conftest import random_rows
 
 SEEDS = st.integers(0, 2**32 - 1)
 

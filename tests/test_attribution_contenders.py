@@ -1,8 +1,11 @@
 """Scores of training rows agree with loops that follow their papers' formulas."""
 
+import attribution_oracles as oracles
 import numpy as np
 import pytest
+from conftest import make_net, make_trees, random_rows
 from sklearn.datasets import make_regression
+from test_outputs import Run, perceptron
 from torch import nn
 
 from telescoping_sklearn import TelescopingMLPRegressor
@@ -20,8 +23,6 @@ from telescoping_sklearn.attribution import (
 )
 from telescoping_sklearn.attribution._contenders import contenders
 from telescoping_sklearn.attribution._models import FittedModel, ModelSpec
-from tests import attribution_oracles as oracles
-from tests.conftest import make_net, make_trees, random_rows
 
 TREES = {
     "plain": {},
@@ -192,6 +193,12 @@ def test_ekfac_names_what_it_takes():
     model = TelescopingMLPRegressor(module=Doubled(), max_iter=1, random_state=0).fit(X, y / y.std())
     with pytest.raises(ValueError, match="multilayer perceptrons"):
         ekfac(model.telescope_, X)
+
+
+@pytest.mark.parametrize("score", [tracin, gauss_newton, ekfac], ids=lambda score: score.__name__)
+def test_nets_of_several_outputs_are_refused(score):
+    with pytest.raises(ValueError, match="one output, and the net has 2"):
+        score(Run(perceptron((4, 3, 2)), 2).telescope, None)
 
 
 # -- both --------------------------------------------------------------------------------------------------------------
