@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 
 class _Tree(NamedTuple):
@@ -83,8 +84,8 @@ def leaf_influence(telescope: Any, X: NDArray | None) -> NDArray:
     at_query, at_train = np.zeros((telescope.n_query(X), n_train)), np.zeros((n_train, n_train))
     rows = np.arange(n_train)
     for tree in _trees(telescope, X):
-        sums = np.zeros((len(tree.rates), n_train))
-        np.add.at(sums, tree.train, -tree.weights[:, None] * at_train)
+        members = sparse.csr_array((tree.weights, (tree.train, rows)), shape=(len(tree.rates), n_train))
+        sums = -(members @ at_train)
         sums[tree.train, rows] += tree.pulls
         values = tree.rates[:, None] * sums
         at_query += values[tree.query]
