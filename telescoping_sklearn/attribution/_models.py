@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -88,7 +87,7 @@ def missing_library(spec: ModelSpec) -> str | None:
 
 def library_versions(spec: ModelSpec) -> dict[str, str]:
     """Return the versions that a fit depends on."""
-    return {name: version(name) for name in ("telescoping_sklearn", "numpy", spec.library)}
+    return {name: import_module(name).__version__ for name in ("telescoping_sklearn", "numpy", spec.library)}
 
 
 def fit_explained(spec: ModelSpec, X: NDArray, y: NDArray, X_query: NDArray, seed: int) -> FittedModel:
@@ -111,7 +110,7 @@ def fit_explained(spec: ModelSpec, X: NDArray, y: NDArray, X_query: NDArray, see
         The model.
     """
     model = _estimator(spec, seed, record=True).fit(X, y)
-    telescope = _adopted(model, X, y) if spec.library == "xgboost" else model.telescope_
+    telescope = _explained(model, X, y).telescope_ if spec.library == "xgboost" else model.telescope_
     return FittedModel(telescope, _predict(model, X), _predict(model, X_query), seed)
 
 
@@ -158,8 +157,8 @@ def fit_without(
     return _predict(model, X_query)
 
 
-def _adopted(model: Any, X: NDArray, y: NDArray) -> Any:
-    """Make the telescope of a model that another library fitted."""
+def _explained(model: Any, X: NDArray, y: NDArray) -> Any:
+    """Return the estimator that explains a model which another library fitted."""
     return import_module("telescoping_sklearn").telescope(model, X, y)
 
 
