@@ -2,6 +2,7 @@
 
 import os
 import re
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
+import telescoping_sklearn
 from telescoping_sklearn import TelescopingGBTRegressor, TelescopingMLPRegressor
 from telescoping_sklearn.__main__ import main
 from telescoping_sklearn.attribution import (
@@ -223,6 +225,7 @@ def test_unknown_data_are_refused():
 SIZES = {"n_train": 40, "n_query": 6, "n_subsets": 4, "n_left_out": 3, "n_removal": 2, "removal_shares": (0.05, 0.2)}
 SETTINGS = {
     "lightgbm": {"n_estimators": 4, "min_child_samples": 4},
+    "xgboost": {"n_estimators": 4, "max_depth": 3, "learning_rate": 0.3},
     "net_sgd_0.02": {"hidden_layer_sizes": [4], "max_iter": 2, "batch_size": 16, "dtype": "float64"},
 }
 
@@ -233,7 +236,11 @@ def tiny(model, **settings):
     return AttributionStudy(**options | SIZES | settings)
 
 
-@pytest.fixture(scope="module", params=SETTINGS)
+without_xgboost = pytest.mark.skipif(find_spec("xgboost") is None, reason="xgboost is not installed")
+STUDIED = [pytest.param(name, marks=without_xgboost if name == "xgboost" else ()) for name in SETTINGS]
+
+
+@pytest.fixture(scope="module", params=STUDIED)
 def finished(request, tmp_path_factory):
     study, folder = tiny(request.param, n_seeds=2), tmp_path_factory.mktemp("attribution")
     return study, folder, run_attribution(study, folder)
@@ -242,6 +249,11 @@ def finished(request, tmp_path_factory):
 def fitted_again(study, sample, rows, seed, weights=None):
     """Predictions of the query rows by a model of some rows, or of all rows with other weights, made by hand."""
     (name,) = study.models
+    if name == "xgboost":
+        from xgboost import XGBRegressor
+
+        model = XGBRegressor(**SETTINGS[name], n_jobs=1, random_state=seed).fit(sample.X[rows], sample.y[rows])
+        return telescoping_sklearn.telescope(model, sample.X[rows], sample.y[rows])
     if name == "lightgbm":
         model = TelescopingGBTRegressor(**SETTINGS[name], n_jobs=1, random_state=seed)
     else:
@@ -260,7 +272,7 @@ def test_results_are_those_of_models_fitted_by_hand(finished):
     (name,) = study.models
     sample = draw_sample(read_table(study.data[0]), 40, 6, seed=1)
     scores = weights_times_labels(fitted_again(study, sample, slice(None), 1).telescope_, sample.X_query)
-    for measure, share in {"half": 0.5, "most": 0.95 if name == "lightgbm" else 0.9}.items():
+    for measure, share in {"half": 0.5, "most": 0.9 if name.startswith("net") else 0.95}.items():
         subsets = draw_subsets(40, share, 4, seed=1)
         predictions = np.stack([fitted_again(study, sample, kept, 1).predict(sample.X_query) for kept in subsets])
         expected = linear_datamodeling_score(predictions, scores, subsets, average=False)
@@ -275,7 +287,7 @@ def test_removal_is_the_drop_without_the_rows_of_the_largest_scores(finished):
     for row in range(2):
         for share in (0.05, 0.2):
             kept = ~removed_rows(scores[row], [share])[0]
-            if study.models == ("lightgbm",):
+            if not study.models[0].startswith("net"):
                 without = fitted_again(study, sample, kept, 0)
             else:  # by weights of zero, so that the batches stay
                 without = fitted_again(study, sample, slice(None), 0, weights=kept.astype(float))
@@ -427,7 +439,7 @@ def test_the_table_shows_the_best_variant_and_the_settings(finished):
         assert f"{key}={SETTINGS[name][key]}" in text
     assert "40 training rows, 6 query rows, 4 subsets; seeds 0 to 1" in text
     assert len(re.findall(r"^influence +\S", text, flags=re.M)) == 1
-    assert ("Gauss-Newton, best damping" in text) == (name != "lightgbm")
+    assert ("Gauss-Newton, best damping" in text) == name.startswith("net")
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
