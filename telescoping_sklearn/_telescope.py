@@ -39,6 +39,10 @@ class NotASmootherError(ValueError):
     """Raised where a question presumes that weights times labels rebuild the prediction, and they do not."""
 
 
+class UnknownInfluenceError(ValueError, AttributeError):
+    """Raised where influence is asked of a model for whose settings it is not known."""
+
+
 class UnstableResponseError(ValueError, AttributeError):
     """Raised where a question needs the label response at a stage beyond which it is not sound."""
 

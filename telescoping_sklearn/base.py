@@ -298,9 +298,10 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         Jacobians along its run. To first order, a prediction without row i is ``predict(X) - w * influence(X)[:, i]``,
         with w the weight of the row. Units are those of the label, or of the raw score for a loss with a link.
 
-        For trees this is LeafInfluence with fixed structure [1]_. It costs what `kernel_weights` costs. A row that is
-        not in the bag of a tree does not count there. Where leaves or the start are quantiles, as for medians, they do
-        not depend on weights while the same rows define them: their influence is zero.
+        For trees this is LeafInfluence with fixed structure [1]_. It costs one to three times what `kernel_weights`
+        cost. A row that is not in the bag of a tree does not count there. Where leaves or the start are quantiles, as
+        for medians, they do not depend on weights while the same rows define them: their influence is zero. It is not
+        known with `path_smooth`.
 
         For nets the weights are those of mean 1 over the rows trained on. Where the optimiser divides by moments of its
         gradients, as Adam does, these moments respond too; kernel weights hold them fixed.

@@ -53,6 +53,7 @@ def plain(answer):
 
 ATTRIBUTES = (
     "kernel_weights_",
+    "self_influence_",
     "effective_params_",
     "degrees_of_freedom_",
     "section_ends_",
@@ -75,11 +76,11 @@ def answers(model, query=QUERY):
 
 
 def reply(ask):
-    """An answer; in words where it does not exist for the loss."""
+    """An answer; in words where it does not exist for the loss, or influence not with smoothing."""
     try:
         return ask()
     except ValueError as error:
-        if "squared error" not in str(error):
+        if "squared error" not in str(error) and "path_smooth above 0" not in str(error):
             raise
         return str(error)
 

@@ -109,6 +109,10 @@ class InfluenceTerms:
     hessian: StageRates | None = None
     hessian_slope: StageRates | None = None
 
+    def __post_init__(self) -> None:
+        """Make the array read-only: answers that are kept depend on it."""
+        object.__setattr__(self, "start", read_only(self.start))
+
 
 def mean_start_terms(start_weights: NDArray, row_weights: NDArray, y: NDArray, given: NDArray | None = None) -> NDArray:
     """Differentiate a start that is a function of the weighted mean label in the weight of every row, (n_train,).

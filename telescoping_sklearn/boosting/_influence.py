@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from telescoping_sklearn._telescope import read_only
+from telescoping_sklearn._telescope import UnknownInfluenceError, read_only
 from telescoping_sklearn.boosting._derivatives import RawPath
 from telescoping_sklearn.boosting._ensemble import InfluenceTerms, LeafEnsemble, StageRates
 
@@ -107,17 +107,17 @@ def influence_ensemble(ensemble: LeafEnsemble, y: NDArray) -> InfluenceEnsemble:
 
     Raises
     ------
-    ValueError
+    UnknownInfluenceError
         If derivatives in the weights are not known for these trees, or leaf values mix sums over several leaves.
     """
     terms = ensemble.influence_terms
     if terms is None:
-        raise ValueError(
+        raise UnknownInfluenceError(
             "influence is not known for these trees: the response of their leaf values to weights of rows was not "
             "read. Use kernel_weights."
         )
     if any(rates.ndim == 2 for rates in ensemble.rates):
-        raise ValueError(
+        raise UnknownInfluenceError(
             "influence does not exist with path_smooth above 0: it mixes leaf values by numbers of rows, which do not "
             "follow weights of rows. Use kernel_weights, or fit with path_smooth=0."
         )

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from telescoping_sklearn._telescope import Denominators
+from telescoping_sklearn._telescope import Denominators, UnknownInfluenceError
 from telescoping_sklearn.neural._isolation import isolates, isolates_public_methods
 from telescoping_sklearn.neural._path import Path
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, influence_accuracy
@@ -93,7 +93,9 @@ class InfluenceTelescope(TangentTelescope):
     Raises
     ------
     ValueError
-        If `denominators` is neither, or they should move and the optimiser's response does not say how.
+        If `denominators` is neither.
+    UnknownInfluenceError
+        If they should move and the optimiser's response does not say how.
     """
 
     response_name = "influence"
@@ -107,7 +109,7 @@ class InfluenceTelescope(TangentTelescope):
         if denominators == "moving" and path.trajectory.adaptive:
             if not hasattr(make_update_rule(), "moving_step"):
                 name = path.trajectory.optimizer.__name__
-                raise ValueError(
+                raise UnknownInfluenceError(
                     f"optimizer={name}: the response registered for it does not say how its denominators respond to "
                     "gradients. Ask with them held, telescope_.influence(X, denominators='held'), or register a "
                     "response with a method moving_step; see register_update_rule."
