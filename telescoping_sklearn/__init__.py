@@ -61,7 +61,16 @@ _MODULE_OF = {
     "telescope": "fitted",
 }
 _SUBMODULES = (
-    *("base", "benchmark", "boosting", "datasets", "displays", "fitted", "irregularity", "losses", "metrics"),
+    "attribution",
+    "base",
+    "benchmark",
+    "boosting",
+    "datasets",
+    "displays",
+    "fitted",
+    "irregularity",
+    "losses",
+    "metrics",
     "neural",
 )
 

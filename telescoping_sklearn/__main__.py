@@ -1,4 +1,4 @@
-"""The command line: ``python -m telescoping_sklearn benchmark``, ``results``, ``compare`` and ``report``."""
+"""The command line, ``python -m telescoping_sklearn``: benchmark, results, compare, report and attribution."""
 
 import argparse
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from telescoping_sklearn import __version__, benchmark
+from telescoping_sklearn.attribution import _command as attribution
 from telescoping_sklearn.benchmark import (
     BenchmarkStudy,
     FailedTasksWarning,
@@ -86,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("file", type=Path, help="results file of a benchmark")
     report.add_argument("--output", type=Path, help="HTML file (default: the results file's name with .html)")
     report.set_defaults(run=_report)
+    scores = commands.add_parser("attribution", help="compare scores of training rows by retraining without rows")
+    attribution.add_options(scores)
+    scores.set_defaults(run=attribution.run)
     return parser
 
 

@@ -37,7 +37,8 @@ ALLOWED = {
     "boosting": {"_answers", "_estimates", "_refit", "base", "_telescope", "losses", "_memory", "_numbers", "boosting"},
     "neural": {"_answers", "_refit", "base", "_telescope", "losses", "_memory", "_numbers", "neural"},
     "benchmark": {"", "benchmark", "metrics", "datasets", "displays"},  # public names only
-    "__main__": {"", "benchmark"},
+    "attribution": {"", "attribution", "benchmark", "boosting", "datasets", "neural"},
+    "__main__": {"", "attribution", "benchmark"},
 }
 ONLY_IN = {
     "lightgbm": {"boosting"},
@@ -201,7 +202,9 @@ def test_unknown_names_are_missing_as_in_any_module():
 # -- docstrings --------------------------------------------------------------------------------------------------------
 
 PUBLIC_MODULES = [PACKAGE] + [
-    f"{PACKAGE}.{name}" for name in ("datasets", "metrics", "displays", "benchmark", "fitted") if is_module(name)
+    f"{PACKAGE}.{name}"
+    for name in ("datasets", "metrics", "displays", "benchmark", "attribution", "fitted")
+    if is_module(name)
 ]
 
 
