@@ -8,7 +8,7 @@ benchmark: setup
 	$(BIN)/python -m telescoping_sklearn benchmark
 
 test: lint
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,10 +1,13 @@
 """Small fitted estimators of both families, made once, and the data that they were fitted on."""
 
 import os
+from importlib import import_module
 
-# OpenMP reads this when LightGBM and torch are loaded. By default its idle threads spin, which makes small fits a
-# hundred times slower where processes share the cores.
+# OpenMP reads these when LightGBM and torch are loaded. By default its idle threads spin, which makes small fits a
+# hundred times slower where processes share the cores; and every worker of a parallel run would take all cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pandas as pd
@@ -14,8 +17,8 @@ from telescoping_sklearn import TelescopingGBTRegressor, TelescopingMLPRegressor
 from telescoping_sklearn.benchmark import BenchmarkStudy, FailedTasksWarning, run_benchmark
 
 #: What a test may need beyond Python packages that the test extra always brings.
-OPTIONAL = {"browser", "dask"}
-#: What of it must be there: TELESCOPING_REQUIRE=browser,dask makes a skip for want of either fail.
+OPTIONAL = {"browser", "dask", "xgboost", "catboost"}
+#: What of it must be there: TELESCOPING_REQUIRE=browser,dask makes a skip for want of one fail.
 REQUIRED = set(filter(None, os.environ.get("TELESCOPING_REQUIRE", "").split(",")))
 
 N_TRAIN, N_QUERY, N_FEATURES = 40, 15, 4
@@ -33,6 +36,14 @@ def skip_without(what, reason):
     if what in REQUIRED:
         pytest.fail(f"{reason}, and TELESCOPING_REQUIRE asks for {what}")
     pytest.skip(reason, allow_module_level=True)
+
+
+def import_or_skip(library):
+    """Import a library that has an extra of its own; skip, or fail where it is required, without it."""
+    try:
+        return import_module(library)
+    except ImportError:
+        skip_without(library, f"pip install telescoping_sklearn[{library}]")
 
 
 def random_rows(n_rows=N_TRAIN, seed=0, n_features=N_FEATURES):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import import_or_skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from leaf_oracle import NumericLoss, dense_telescope, newton_leaf, quantile_leaf
@@ -15,7 +16,7 @@ from telescoping_sklearn import telescope
 from telescoping_sklearn.boosting.libraries.catboost import read, recognises
 from telescoping_sklearn.boosting.libraries.catboost._saved import SavedModel
 
-catboost = pytest.importorskip("catboost", reason="pip install telescoping_sklearn[catboost]")
+catboost = import_or_skip("catboost")
 
 N, M = 90, 30
 PLAIN = {

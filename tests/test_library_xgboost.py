@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import import_or_skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from leaf_oracle import NumericLoss, by_hand_quantile, dense_telescope, newton_leaf, quantile_leaf
@@ -16,7 +17,7 @@ from telescoping_sklearn import telescope
 from telescoping_sklearn.boosting.libraries.xgboost import read, recognises
 from telescoping_sklearn.boosting.libraries.xgboost._saved import SavedModel
 
-xgboost = pytest.importorskip("xgboost", reason="pip install telescoping_sklearn[xgboost]")
+xgboost = import_or_skip("xgboost")
 
 N, M = 90, 30
 PLAIN = {"n_estimators": 12, "max_depth": 3, "learning_rate": 0.2, "n_jobs": 1, "random_state": 0}
