@@ -12,7 +12,7 @@ from sklearn.ensemble import (
 
 from telescoping_sklearn import telescope
 from tests.performance._data import random_rows
-from tests.performance._measure import readable_seconds, timed
+from tests.performance._measure import ratio, readable_seconds, side_by_side, timed
 from tests.performance._results import Result, Row, at_most
 
 #: Columns of the rows. The time of weights does not depend on them, that of fitting does.
@@ -67,4 +67,33 @@ def fitted_weights(quick):
     return Result("Models that were fitted elsewhere", rows)
 
 
-BENCHMARKS = {"fitted_weights": fitted_weights}
+def axil(quick):
+    """Weights beside scikit-gbm's AXIL, which multiplies dense n x n kernels, on models that it takes."""
+    n, m, n_trees = (100, 10, 5) if quick else (1_000, 100, 100)
+    data = random_rows(n, m, N_FEATURES)
+    rows = []
+    for name in ("LightGBM", "GradientBoosting"):
+        model = models(n_trees)[name].fit(data.X, data.y)
+        what = f"weights of {m} queries of a fitted model, n = {n:,}, {n_trees} trees, telescope made anew: {name}"
+        if find_spec("skgbm") is None:
+            rows.append(Row(what, "scikit-gbm is not installed", ""))
+            continue
+        found = {}
+
+        def ours(model=model, found=found):
+            found["ours"] = telescope(model, data.X, data.y).kernel_weights(data.query)
+
+        ours()  # not counted: the first of everything is slow
+        times = side_by_side({"ours": ours, "AXIL": lambda m=model, f=found: f.update(AXIL=_axil(m, data))}, 2)
+        np.testing.assert_allclose(found["ours"], found["AXIL"], atol=1e-5)
+        rows.append(Row(what, f"AXIL {times['AXIL']}", str(times["ours"]), str(ratio(times["AXIL"], times["ours"]))))
+    return Result("Beside scikit-gbm", rows)
+
+
+def _axil(model, data):
+    from skgbm.xai import AXIL
+
+    return AXIL(model).fit(data.X).transform(data.query).T
+
+
+BENCHMARKS = {"fitted_weights": fitted_weights, "axil": axil}
