@@ -97,7 +97,7 @@ class ParameterCarrier:
 
     def accumulate(self, stage: int, there: Tangent, residual: Tensor) -> None:
         """Turn residuals into a gradient, and the gradient into the optimiser's step."""
-        rate = float(self.path.trajectory.learning_rates[stage - 1])
+        rate = self.path.trajectory.learning_rate(stage)
         step = self.update_rule.step(there.vjp(residual), self.parameters, stage, rate, self.path.phi(stage))
         self.parameters += step
         self.moved += step
@@ -127,7 +127,7 @@ class KernelCarrier:
 
     def accumulate(self, stage: int, there: Tangent, residual: Tensor) -> None:
         """Keep -lr times the weighted residuals, with the Jacobian that they belong to."""
-        self._held.append((stage, there, -float(self.path.trajectory.learning_rates[stage - 1]) * residual))
+        self._held.append((stage, there, -self.path.trajectory.learning_rate(stage) * residual))
 
     def apply(self, response: Tensor, rows: Tensor, first: int, last: int, *, lasting: bool = False) -> None:
         """Add the sum over the section's batches of K(x, B) times their residuals."""
@@ -188,7 +188,7 @@ class AdjointParameterCarrier:
 
     def apply(self, stage: int, there: Tangent) -> Tensor:
         """Adjoint of the weighted residuals of an update, (n_pairs, m')."""
-        rate = float(self.path.trajectory.learning_rates[stage - 1])
+        rate = self.path.trajectory.learning_rate(stage)
         on_gradient, on_parameters = self.update_rule.transposed_step(
             self.on_moved + self.on_parameters, stage, rate, self.path.phi(stage)
         )
@@ -221,7 +221,7 @@ class AdjointKernelCarrier:
 
     def apply(self, stage: int, there: Tangent) -> Tensor:
         """Adjoint of the weighted residuals of an update, (n_pairs, m'): -lr K^T times the adjoints kept."""
-        rate = float(self.path.trajectory.learning_rates[stage - 1])
+        rate = self.path.trajectory.learning_rate(stage)
         shape = (there.n_pairs, self._held[0][1].shape[1])
         product = torch.zeros(shape, dtype=self.path.dtype, device=self.path.device)
         for here, adjoint in self._held:

@@ -1,5 +1,6 @@
 """The response of an optimiser with several parameter groups, whose settings hold for slices of theta."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -98,6 +99,15 @@ class GroupedUpdateRule:
             (where, rule, float(rates[group]), None if phi is None else phi[where])
             for where, group, rule in self._rules
         ]
+
+
+def shared_rate(slices: list[GroupSlice], rates: NDArray | Sequence[float]) -> float:
+    """Return the learning rate that one update's rule is given, that of the only group that moves parameters.
+
+    It is NaN where several groups do, or none: `GroupedUpdateRule` takes the rates of its groups itself.
+    """
+    moving = {part.group for part in slices}
+    return float(rates[moving.pop()]) if len(moving) == 1 else math.nan
 
 
 def run_update_rule(
