@@ -11,7 +11,7 @@ Each form has an adjoint, which runs from a query to the labels. Its columns are
 their predictions in what the section holds.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,30 +19,10 @@ from torch import Tensor
 from telescoping_sklearn._memory import working_memory_bytes
 from telescoping_sklearn.neural._path import Path
 from telescoping_sklearn.neural._tangent import Tangent
-from telescoping_sklearn.neural._update_rules import ReversibleRule, UpdateRule
+from telescoping_sklearn.neural._update_rules import UpdateRule
 
 #: Columns of X from which looking up inner products of rows is cheaper than taking them again.
 _WIDE_INPUTS = 128
-
-
-class RuleTraits(NamedTuple):
-    """What an update rule can do beside its step; rules that users register need not declare it.
-
-    Attributes
-    ----------
-    is_plain : bool
-        Whether a step is -lr times its own gradient and nothing else, so that kernels can stand for parameters.
-    has_adjoint : bool
-        Whether it is a `ReversibleRule`.
-    """
-
-    is_plain: bool
-    has_adjoint: bool
-
-    @classmethod
-    def of(cls, update_rule: UpdateRule) -> "RuleTraits":
-        """Read them off a rule."""
-        return cls(getattr(update_rule, "is_plain", False), hasattr(update_rule, "transposed_step"))
 
 
 class Carrier(Protocol):
@@ -164,13 +144,13 @@ class AdjointParameterCarrier:
     ----------
     path : Path
         The recorded run.
-    update_rule : ReversibleRule
-        The optimiser's linear response, with fresh state.
+    update_rule : UpdateRule
+        The optimiser's linear response, with fresh state; it has an adjoint.
     n_columns : int
         Number of queries m'.
     """
 
-    def __init__(self, path: Path, update_rule: ReversibleRule, n_columns: int):
+    def __init__(self, path: Path, update_rule: UpdateRule, n_columns: int):
         self.path = path
         self.update_rule = update_rule
         shape = (n_columns, path.network.n_params)
