@@ -155,7 +155,7 @@ def _skorch_net(plan: TrainingPlan, theta: Tensor, callbacks: list[Callback], dr
         rates=plan.rates(),
         module__network=plan.network,
         module__theta=theta.clone(),
-        criterion=nn.MSELoss,  # never called: `propagation` works the loss and its gradient
+        criterion=nn.MSELoss,  # never called: `propagation` computes the loss and its gradient
         optimizer=plan.optimizer,
         **{f"optimizer__{name}": value for name, value in plan.optimizer_settings.items()},
         max_epochs=plan.max_iter,
