@@ -242,7 +242,7 @@ class Telescope(ABC):
     default_kernel_stages: int | None = None
     #: Whether weights times labels, with the offset, rebuild the prediction: only then are there effective parameters.
     is_smoother: bool = True
-    #: Whether there is a model linearised at its start, `staged_linearized(X, stages)`.
+    #: Whether there is a model linearised at its start: `staged_linearized`.
     has_linearized: ClassVar[bool] = False
     #: Whether the response can be computed from queries back to labels: `backward_plan` and `apply_adjoint`.
     has_adjoint: bool = False
@@ -293,6 +293,10 @@ class Telescope(ABC):
 
     def apply_adjoint(self, plan: Plan, X: NDArray | None, stage: int | None = None) -> NDArray:
         """S_t(x), (n_query, n_train), at a stage or the last, by a backward plan; needs `has_adjoint`."""
+        raise NotImplementedError
+
+    def staged_linearized(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
+        """Yield the prediction of the model linearised at its start, (n_query,), by stage; needs `has_linearized`."""
         raise NotImplementedError
 
     def influence_telescope(self, denominators: Denominators = "moving") -> "Telescope":

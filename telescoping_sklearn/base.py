@@ -256,8 +256,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         ValueError
             If the approximation or a stage does not exist.
         """
-        routes = {None: "staged_model", "telescoping": "staged_telescoping", "linearized": "staged_linearized"}
-        if approximation not in routes:
+        if approximation not in (None, "telescoping", "linearized"):
             raise ValueError(f"approximation must be None, 'telescoping' or 'linearized', got {approximation!r}.")
         telescope = self.telescope_
         if approximation == "linearized" and not telescope.has_linearized:
@@ -266,7 +265,12 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
                 "in parameters. Use approximation='telescoping', which is the model itself."
             )
         rows = self._query(X).copy()  # the caller may change X between two stages
-        return getattr(telescope, routes[approximation])(rows, resolve_stages(stages, telescope.n_stages))
+        asked = resolve_stages(stages, telescope.n_stages)
+        if approximation == "linearized":
+            return telescope.staged_linearized(rows, asked)
+        if approximation == "telescoping":
+            return telescope.staged_telescoping(rows, asked)
+        return telescope.staged_model(rows, asked)
 
     def kernel_weights(self, X: Any) -> NDArray:
         """Weight of every training label in every prediction.

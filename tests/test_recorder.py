@@ -1,5 +1,8 @@
 """The recorder in plain torch loops: several tensors, parameter groups, and parameters that stay as they are."""
 
+import copy
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -67,7 +70,7 @@ def recorded(module, optimizer, X, y, hooked=False):
             optimizer.step()
             recorder.after_step()
     end = torch.cat([tensor.detach().flatten() for tensor in trainable(module)])
-    optimizer.step()  # nobody watches
+    optimizer.step()  # not recorded
     return recorder.finish(BATCHES, end=end)
 
 
@@ -119,6 +122,70 @@ def test_a_plain_loop_with_groups_is_recorded_and_explained(module, optimizer, s
     np.testing.assert_allclose(telescope.kernel_weights(query[:1]), reached[:1], rtol=1e-9, atol=1e-13)
     offset = loops.response(np.zeros((N, 1)), query, [T], offset=True)[0][1][:, 0]
     np.testing.assert_allclose(telescope.offset(query), offset, rtol=1e-9, atol=1e-13)
+
+
+FROZEN_GROUPS = {
+    "first": lambda trained, frozen: [frozen, trained],
+    "last": lambda trained, frozen: [trained, frozen],
+    "on both sides": lambda trained, frozen: [frozen[:1], trained, frozen[1:]],
+    "beside trained ones": lambda trained, frozen: [frozen[:1], [*trained, frozen[1]]],
+    "with two trained groups": lambda trained, frozen: [frozen, trained[:2], trained[2:]],
+}
+FROZEN_RATES = {
+    "a schedule": lambda update: 0.4 * 0.5**update,
+    "equal at first": lambda update: RATES[update] if update < 3 else 5.0,
+    "zero": lambda update: 0.0,
+}
+
+
+def run_of_groups(module, trained, groups, make, frozen_rate=None):
+    """The run of a plain loop: the groups that hold trained tensors have RATES, the others another rate."""
+    X, y = (torch.as_tensor(part) for part in random_rows(N))
+    optimizer = make([{"params": group, "lr": RATES[0]} for group in groups])
+    recorder = Recorder(module.parameters(), optimizer)
+    for update, batch in enumerate(BATCHES):
+        for group in optimizer.param_groups:
+            moves = any(part is other for part in group["params"] for other in trained)
+            group["lr"] = RATES[update] if moves else frozen_rate(update)
+        gradients = torch.autograd.grad(((y[batch] - module(X[batch])[:, 0]) ** 2).mean() / 2, trained)
+        for part, gradient in zip(trained, gradients, strict=True):
+            part.grad = gradient
+        with recorder:
+            optimizer.step()
+    return recorder.finish(BATCHES)
+
+
+def weights_by_route(module, run, query):
+    """Kernel weights by every route of the telescope."""
+    X, y = random_rows(N)
+    network = FunctionalNetwork(module, torch.as_tensor(X[:3]))
+    path = Path(network, run, X, np.ones(N), "midpoint", torch.float64, torch.device("cpu"))
+    telescope = TangentTelescope(
+        path, equal_sections(T, L), run.make_update_rule, y=y, trained=np.ones(N, bool), seed=0
+    )
+    plans = [*telescope.plans("forward", len(query), N), *telescope.plans("backward", len(query), N)]
+    return {plan.route: telescope._weights(plan, query)[0] for plan in plans}
+
+
+@pytest.mark.parametrize("how", ["requires no gradient", "gets no gradient"])
+@pytest.mark.parametrize("arranged", FROZEN_GROUPS.values(), ids=FROZEN_GROUPS)
+@pytest.mark.parametrize("layer", [0, 2, 4])
+@pytest.mark.parametrize("name", ["plain", "momentum", "adamw"])
+def test_learning_rates_of_frozen_groups_play_no_part(module, name, layer, arranged, how):
+    """Weights are those of an optimiser that holds the trained tensors only, in one group."""
+    optimizer, settings, _ = OPTIMIZERS[name]
+    query, make = random_rows(3, seed=1)[0], partial(optimizer, **settings)
+    module.requires_grad_(True)
+    module[layer].requires_grad_(False)
+    alone = copy.deepcopy(module)
+    expected = weights_by_route(alone, run_of_groups(alone, trainable(alone), [trainable(alone)], make), query)
+    for frozen_rate in FROZEN_RATES.values():
+        net = copy.deepcopy(module)
+        trained, frozen = trainable(net), list(net[layer].parameters())
+        net[layer].requires_grad_(how == "gets no gradient")
+        run = run_of_groups(net, trained, arranged(trained, frozen), make, frozen_rate)
+        for weights in weights_by_route(net, run, query).values():
+            np.testing.assert_allclose(weights, expected["parameters"], rtol=1e-9, atol=1e-13)
 
 
 def test_parameters_that_no_gradient_reaches_stay_as_they_are(module):

@@ -14,7 +14,7 @@ from sklearn import config_context
 from telescoping_sklearn import _memory
 from telescoping_sklearn._answers import AnsweringTelescope
 from telescoping_sklearn._estimates import AUTO_PROBES, _mean_and_error, choose_sum, probe_blocks
-from telescoping_sklearn._telescope import Plan, Start, resolve_stages
+from telescoping_sklearn._telescope import Plan, Start, Telescope, resolve_stages
 
 N = 6
 
@@ -293,3 +293,26 @@ def test_plans_say_what_they_are(family):
     plan = telescope.plan(np.zeros((1, 4)))
     assert re.fullmatch(rf"{type(plan).__name__}\(backward.*: \S+ operations, \S+ MiB a column\)", repr(plan))
     assert plan.route in repr(plan)
+
+
+CAPABILITIES = {
+    "has_adjoint": ("backward_plan", "apply_adjoint"),
+    "has_linearized": ("staged_linearized",),
+}
+
+
+@pytest.mark.parametrize("make", [HandMade, lambda: small(make_net), lambda: small(make_trees)])
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_what_a_telescope_declares_it_computes_and_the_interface_names(make, capability):
+    telescope = make()
+    for method in CAPABILITIES[capability]:
+        of_interface = getattr(Telescope, method)
+        has = getattr(type(telescope), method) is not of_interface
+        assert has == getattr(telescope, capability)
+        if not has:
+            with pytest.raises(NotImplementedError):
+                of_interface(telescope, *[None] * (of_interface.__code__.co_argcount - 1))
+
+
+def small(make):
+    return make().fit(*random_rows(20)).telescope_

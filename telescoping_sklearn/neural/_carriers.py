@@ -11,7 +11,7 @@ Each form has an adjoint, which runs from a query to the labels. Its columns are
 their predictions in what the section holds.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,30 +19,10 @@ from torch import Tensor
 from telescoping_sklearn._memory import working_memory_bytes
 from telescoping_sklearn.neural._path import Path
 from telescoping_sklearn.neural._tangent import Tangent
-from telescoping_sklearn.neural._update_rules import ReversibleRule, UpdateRule
+from telescoping_sklearn.neural._update_rules import UpdateRule
 
 #: Columns of X from which looking up inner products of rows is cheaper than taking them again.
 _WIDE_INPUTS = 128
-
-
-class RuleTraits(NamedTuple):
-    """What an update rule can do beside its step; rules that users register need not declare it.
-
-    Attributes
-    ----------
-    is_plain : bool
-        Whether a step is -lr times its own gradient and nothing else, so that kernels can stand for parameters.
-    has_adjoint : bool
-        Whether it is a `ReversibleRule`.
-    """
-
-    is_plain: bool
-    has_adjoint: bool
-
-    @classmethod
-    def of(cls, update_rule: UpdateRule) -> "RuleTraits":
-        """Read them off a rule."""
-        return cls(getattr(update_rule, "is_plain", False), hasattr(update_rule, "transposed_step"))
 
 
 class Carrier(Protocol):
@@ -97,7 +77,7 @@ class ParameterCarrier:
 
     def accumulate(self, stage: int, there: Tangent, residual: Tensor) -> None:
         """Turn residuals into a gradient, and the gradient into the optimiser's step."""
-        rate = float(self.path.trajectory.learning_rates[stage - 1])
+        rate = self.path.trajectory.learning_rate(stage)
         step = self.update_rule.step(there.vjp(residual), self.parameters, stage, rate, self.path.phi(stage))
         self.parameters += step
         self.moved += step
@@ -127,7 +107,7 @@ class KernelCarrier:
 
     def accumulate(self, stage: int, there: Tangent, residual: Tensor) -> None:
         """Keep -lr times the weighted residuals, with the Jacobian that they belong to."""
-        self._held.append((stage, there, -float(self.path.trajectory.learning_rates[stage - 1]) * residual))
+        self._held.append((stage, there, -self.path.trajectory.learning_rate(stage) * residual))
 
     def apply(self, response: Tensor, rows: Tensor, first: int, last: int, *, lasting: bool = False) -> None:
         """Add the sum over the section's batches of K(x, B) times their residuals."""
@@ -164,13 +144,13 @@ class AdjointParameterCarrier:
     ----------
     path : Path
         The recorded run.
-    update_rule : ReversibleRule
-        The optimiser's linear response, with fresh state.
+    update_rule : UpdateRule
+        The optimiser's linear response, with fresh state; it has an adjoint.
     n_columns : int
         Number of queries m'.
     """
 
-    def __init__(self, path: Path, update_rule: ReversibleRule, n_columns: int):
+    def __init__(self, path: Path, update_rule: UpdateRule, n_columns: int):
         self.path = path
         self.update_rule = update_rule
         shape = (n_columns, path.network.n_params)
@@ -188,7 +168,7 @@ class AdjointParameterCarrier:
 
     def apply(self, stage: int, there: Tangent) -> Tensor:
         """Adjoint of the weighted residuals of an update, (n_pairs, m')."""
-        rate = float(self.path.trajectory.learning_rates[stage - 1])
+        rate = self.path.trajectory.learning_rate(stage)
         on_gradient, on_parameters = self.update_rule.transposed_step(
             self.on_moved + self.on_parameters, stage, rate, self.path.phi(stage)
         )
@@ -221,7 +201,7 @@ class AdjointKernelCarrier:
 
     def apply(self, stage: int, there: Tangent) -> Tensor:
         """Adjoint of the weighted residuals of an update, (n_pairs, m'): -lr K^T times the adjoints kept."""
-        rate = float(self.path.trajectory.learning_rates[stage - 1])
+        rate = self.path.trajectory.learning_rate(stage)
         shape = (there.n_pairs, self._held[0][1].shape[1])
         product = torch.zeros(shape, dtype=self.path.dtype, device=self.path.device)
         for here, adjoint in self._held:

@@ -24,6 +24,7 @@ from telescoping_sklearn.neural._float_range import refuse_overflow
 from telescoping_sklearn.neural._isolation import isolated, isolates
 from telescoping_sklearn.neural._modules import read_module
 from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule, Network
+from telescoping_sklearn.neural._optimizers import OPTIMIZERS
 from telescoping_sklearn.neural._path import RULES, Path, as_double
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, refined_sections
 from telescoping_sklearn.neural._plan import TrainingPlan, TrainingRows, threads_for, trial_state
@@ -40,7 +41,6 @@ from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._tangent_telescope import TangentTelescope
 from telescoping_sklearn.neural._training import train
 
-_OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 #: Parameters that may be set after fitting.
 _AFTER_FITTING = ("rule", "section", "section_tol")
@@ -208,7 +208,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         "activation": [StrOptions(set(ACTIVATIONS))],
         "output_activation": [StrOptions({"identity", "sigmoid"})],
         "module": [callable, None],
-        "optimizer": [StrOptions(set(_OPTIMIZERS)), callable],
+        "optimizer": [StrOptions(set(OPTIMIZERS)), callable],
         "optimizer_settings": [dict, None],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "lr_schedule": [callable, None],
@@ -490,7 +490,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
 
     def _optimizer_class(self) -> type[torch.optim.Optimizer]:
         if isinstance(self.optimizer, str):
-            return _OPTIMIZERS[self.optimizer]
+            return OPTIMIZERS[self.optimizer].optimizer
         if not (isinstance(self.optimizer, type) and issubclass(self.optimizer, torch.optim.Optimizer)):
             raise ValueError(f"optimizer={self.optimizer!r} must be a name or a subclass of torch.optim.Optimizer.")
         return self.optimizer
@@ -505,23 +505,12 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         return {name: plain_number(value) for name, value in (own | further).items()}  # torch does not take all others
 
     def _own_optimizer_settings(self) -> dict[str, Any]:
-        if not isinstance(self.optimizer, str):
-            if self.momentum or self.weight_decay:
-                raise ValueError(
-                    "momentum and weight_decay of an optimizer given as a class belong in optimizer_settings."
-                )
-            return {"lr": self.learning_rate_init}
-        settings = {"lr": self.learning_rate_init, "weight_decay": self.weight_decay}
-        if self.optimizer == "sgd":
-            if self.nesterov and (self.momentum <= 0 or self.dampening != 0):
-                raise ValueError("nesterov=True takes momentum above 0 and dampening=0.")
-            more = {"momentum": self.momentum, "dampening": self.dampening, "nesterov": self.nesterov}
-            return settings | more | {"foreach": False}
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas={self.betas!r} must be two numbers in [0, 1).")
-        # On the CPU torch's fused kernel takes half the time of its dozen separate operations.
-        kernel = {"fused": True} if torch.device(self.device).type == "cpu" else {"foreach": False}
-        return settings | {"betas": tuple(map(float, self.betas)), "eps": self.eps, "amsgrad": self.amsgrad} | kernel
+        rate = {"lr": self.learning_rate_init}
+        if isinstance(self.optimizer, str):
+            return rate | OPTIMIZERS[self.optimizer].settings(self)
+        if self.momentum or self.weight_decay:
+            raise ValueError("momentum and weight_decay of an optimizer given as a class belong in optimizer_settings.")
+        return rate
 
     def _refuse_large_record(self, plan: TrainingPlan, n_rows: int) -> None:
         if not self.record:

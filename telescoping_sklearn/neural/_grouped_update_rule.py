@@ -1,13 +1,14 @@
 """The response of an optimiser with several parameter groups, whose settings hold for slices of theta."""
 
+import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from telescoping_sklearn.neural._update_rules import RecordedUpdate, ReversibleRule, Settings, UpdateRule, update_rule
+from telescoping_sklearn.neural._update_rules import RecordedUpdate, Settings, UpdateRule, update_rule
 
 Rates = NDArray | Sequence[Sequence[float]]  # by update and group
 
@@ -30,7 +31,7 @@ class GroupSlice(NamedTuple):
     settings: Settings
 
 
-class GroupedUpdateRule:
+class GroupedUpdateRule(UpdateRule):
     """Applies the rule of each group to its slices of theta; parameters in no slice stay as they are.
 
     Parameters
@@ -43,14 +44,13 @@ class GroupedUpdateRule:
         Learning rate of each update in each group, which takes the place of the one rate that rules are given.
     """
 
-    is_plain = False  # kernels would need a learning rate for each parameter
-
     def __init__(self, optimizer: type[torch.optim.Optimizer], slices: list[GroupSlice], group_rates: Rates):
         self._rules = [(part.where, part.group, update_rule(optimizer, part.settings)) for part in slices]
         self._group_rates = group_rates
-        for method in ("transposed_step", "moving_step", "transposed_moving_step"):
-            if all(hasattr(rule, method) for _, _, rule in self._rules):
-                setattr(self, method, getattr(self, f"_{method}"))
+        rules = [rule for _, _, rule in self._rules]  # none is plain here: kernels would need a rate a parameter
+        self.has_adjoint = all(rule.has_adjoint for rule in rules)
+        self.has_moving_step = all(rule.has_moving_step for rule in rules)
+        self.has_moving_adjoint = all(rule.has_moving_adjoint for rule in rules)
 
     def step(self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None) -> Tensor:
         """Return the step's response, (k, p), for the gradient's, (k, p)."""
@@ -59,18 +59,18 @@ class GroupedUpdateRule:
             step[:, where] = rule.step(gradient[:, where], parameters[:, where], stage, *rest)
         return step
 
-    def _transposed_step(
+    def transposed_step(
         self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Return the derivatives in the gradient and in the parameters before the step, each (m', p)."""
         on_gradient, on_parameters = torch.zeros_like(on_step), torch.zeros_like(on_step)
         for where, rule, *rest in self._parts(stage, phi):
-            on_gradient[:, where], on_part = cast(ReversibleRule, rule).transposed_step(on_step[:, where], stage, *rest)
+            on_gradient[:, where], on_part = rule.transposed_step(on_step[:, where], stage, *rest)
             if on_part is not None:
                 on_parameters[:, where] = on_part
         return on_gradient, on_parameters
 
-    def _moving_step(
+    def moving_step(
         self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None, run: RecordedUpdate
     ) -> Tensor:
         """Return the step's response, (k, p), where denominators respond too."""
@@ -79,7 +79,7 @@ class GroupedUpdateRule:
             step[:, where] = rule.moving_step(gradient[:, where], parameters[:, where], stage, *rest, run.part(where))
         return step
 
-    def _transposed_moving_step(
+    def transposed_moving_step(
         self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None, run: RecordedUpdate
     ) -> tuple[Tensor, Tensor | None]:
         """Return the derivatives in the gradient and in the parameters before the step, each (m', p)."""
@@ -98,6 +98,15 @@ class GroupedUpdateRule:
             (where, rule, float(rates[group]), None if phi is None else phi[where])
             for where, group, rule in self._rules
         ]
+
+
+def shared_rate(slices: list[GroupSlice], rates: NDArray | Sequence[float]) -> float:
+    """Return the learning rate that one update's rule is given, that of the only group that moves parameters.
+
+    It is NaN where several groups do, or none: `GroupedUpdateRule` takes the rates of its groups itself.
+    """
+    moving = {part.group for part in slices}
+    return float(rates[moving.pop()]) if len(moving) == 1 else math.nan
 
 
 def run_update_rule(

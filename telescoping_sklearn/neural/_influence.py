@@ -12,7 +12,7 @@ Adam's step does not change when all gradients are scaled, which held denominato
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from telescoping_sklearn.neural._isolation import isolates, isolates_public_meth
 from telescoping_sklearn.neural._path import Path
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, influence_accuracy
 from telescoping_sklearn.neural._tangent_telescope import TangentTelescope
-from telescoping_sklearn.neural._update_rules import MovingRule, RecordedUpdate, UpdateRule
+from telescoping_sklearn.neural._update_rules import RecordedUpdate, UpdateRule
 
 
 def residuals(path: Path, labels: Tensor, stage: int) -> Tensor:
@@ -33,12 +33,12 @@ def residuals(path: Path, labels: Tensor, stage: int) -> Tensor:
     return labels[batch] - outputs.view(len(batch), -1)
 
 
-class MovingDenominators:
+class MovingDenominators(UpdateRule):
     """A response whose denominators respond too, at the updates that training made.
 
     Parameters
     ----------
-    rule : MovingRule
+    rule : UpdateRule
         The optimiser's response with fresh state.
     path : Path
         The recorded run.
@@ -46,18 +46,15 @@ class MovingDenominators:
         Training labels.
     """
 
-    is_plain = False
-
-    def __init__(self, rule: MovingRule, path: Path, labels: Tensor):
+    def __init__(self, rule: UpdateRule, path: Path, labels: Tensor):
         self._rule, self._path, self._labels = rule, path, labels
-        if hasattr(rule, "transposed_moving_step"):
-            self.transposed_step = self._transposed_step
+        self.has_adjoint = rule.has_moving_adjoint
 
     def step(self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None) -> Tensor:
         """Return the step's response, (k, p), for the gradient's, whose memory it takes."""
         return self._rule.moving_step(gradient, parameters, stage, rate, phi, self._recorded(stage))
 
-    def _transposed_step(
+    def transposed_step(
         self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Return the derivatives in the gradient and in the parameters before the step, each (m', p)."""
@@ -76,7 +73,7 @@ class MovingDenominators:
 
 
 def _moving(make_update_rule: Callable[[], UpdateRule], path: Path, labels: Tensor) -> MovingDenominators:
-    return MovingDenominators(cast(MovingRule, make_update_rule()), path, labels)
+    return MovingDenominators(make_update_rule(), path, labels)
 
 
 @isolates_public_methods
@@ -107,7 +104,7 @@ class InfluenceTelescope(TangentTelescope):
         if denominators not in ("moving", "held"):
             raise ValueError(f"denominators must be 'moving' or 'held', got {denominators!r}.")
         if denominators == "moving" and path.trajectory.adaptive:
-            if not hasattr(make_update_rule(), "moving_step"):
+            if not make_update_rule().has_moving_step:
                 name = path.trajectory.optimizer.__name__
                 raise UnknownInfluenceError(
                     f"optimizer={name}: the response registered for it does not say how its denominators respond to "

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from telescoping_sklearn.neural._grouped_update_rule import GroupSlice, run_update_rule
+from telescoping_sklearn.neural._grouped_update_rule import GroupSlice, run_update_rule, shared_rate
 from telescoping_sklearn.neural._trajectory import Batches, Checkpoint, Replay, Segment, Trajectory
 from telescoping_sklearn.neural._update_rules import denominator_of, group_settings
 
@@ -284,7 +284,8 @@ class Recorder:
         """Raise ValueError if the rule's response to the gradient is another step than the one taken."""
         stage, phi = len(self._rates), self._flat.denominators()
         taken = self._flat.theta() - before
-        given = self._rule.step(gradient[None], before[None], stage, self._rates[-1][0], phi)[0]
+        rate = shared_rate(self._slices, self._rates[-1])
+        given = self._rule.step(gradient[None], before[None], stage, rate, phi)[0]
         if not torch.isfinite(taken).all():
             return
         for where in self._flat.places:

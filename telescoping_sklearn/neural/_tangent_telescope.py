@@ -31,7 +31,6 @@ from telescoping_sklearn.neural._carriers import (
     Carrier,
     KernelCarrier,
     ParameterCarrier,
-    RuleTraits,
 )
 from telescoping_sklearn.neural._float_range import refuse_infinite_outputs
 from telescoping_sklearn.neural._isolation import isolates, isolates_public_methods
@@ -40,7 +39,7 @@ from telescoping_sklearn.neural._path import Path, as_double
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, measured_accuracy
 from telescoping_sklearn.neural._sections import Sections
 from telescoping_sklearn.neural._tangent import row_blocks
-from telescoping_sklearn.neural._update_rules import ReversibleRule, UpdateRule
+from telescoping_sklearn.neural._update_rules import UpdateRule
 
 #: Bytes of a block of columns carried with the parameters beyond which it gets slower: its pages come fresh.
 _FASTEST_COLUMNS = 128 * 2**20
@@ -103,7 +102,8 @@ class TangentTelescope(AnsweringTelescope):
         self.path = path
         self.sections = replace(sections, ends=read_only(sections.ends))
         self._make_update_rule = make_update_rule
-        self._is_plain, self.has_adjoint = RuleTraits.of(make_update_rule())
+        rule = make_update_rule()
+        self._is_plain, self.has_adjoint = rule.is_plain, rule.has_adjoint
         self._accuracy = None if accuracy is None else replace(accuracy)  # pickles do not keep arrays read-only
         self._of_row_weights: dict[str, TangentTelescope] = {}
         if path.trajectory.adaptive:
@@ -405,7 +405,7 @@ class TangentTelescope(AnsweringTelescope):
         if plan.form == "kernel":
             carrier = AdjointKernelCarrier(path)
         else:
-            carrier = AdjointParameterCarrier(path, cast(ReversibleRule, self._make_update_rule()), n_query)
+            carrier = AdjointParameterCarrier(path, self._make_update_rule(), n_query)
         own = torch.eye(n_query, dtype=path.dtype, device=path.device)
         on_training = torch.zeros((self.y.size, n_query), dtype=path.dtype, device=path.device)
         weights = on_training.new_zeros((math.prod(self.column_shape), n_query))

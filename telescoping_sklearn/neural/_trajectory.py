@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from telescoping_sklearn.neural._grouped_update_rule import GroupSlice, run_update_rule
+from telescoping_sklearn.neural._grouped_update_rule import GroupSlice, run_update_rule, shared_rate
 from telescoping_sklearn.neural._update_rules import UpdateRule, denominator_of
 
 #: Relative gap allowed between a replay and the next checkpoint for a record that was pickled or copied, and on
@@ -136,8 +136,8 @@ class Trajectory:
 
     @property
     def learning_rates(self) -> NDArray:
-        """Learning rate of each update, (T,), in the first parameter group."""
-        return self.group_rates[:, 0]
+        """Learning rate of each update, (T,); NaN where several parameter groups move parameters, or none does."""
+        return np.array([self.learning_rate(stage) for stage in range(1, self.n_stages + 1)])
 
     @property
     def adaptive(self) -> bool:
@@ -166,6 +166,10 @@ class Trajectory:
     def make_update_rule(self) -> UpdateRule:
         """Make the linear response of the run's updates, with fresh state."""
         return run_update_rule(self.optimizer, self.slices, self.group_rates, len(self.start))
+
+    def learning_rate(self, stage: int) -> float:
+        """Learning rate of the only group that moves parameters; NaN where several do, or none."""
+        return shared_rate(self.slices, self.group_rates[stage - 1])
 
     def theta(self, stage: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """theta_t, (p,): not to be written to, since it may be the record's own memory."""

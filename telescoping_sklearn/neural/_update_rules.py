@@ -9,7 +9,7 @@ step and returns those in its gradient. Its state is the derivative in the momen
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,8 +53,84 @@ class RecordedUpdate(NamedTuple):
         return RecordedUpdate(*(None if value is None else value[where] for value in self))  # type: ignore[arg-type]
 
 
+class UpdateRule:
+    """The linear response of an optimiser, with the state of one run.
+
+    Attributes
+    ----------
+    is_plain : bool
+        Whether a step is -lr times its own gradient and nothing else, so that kernels can stand for parameters.
+    has_adjoint : bool
+        Whether it can also be run backward, from the last stage to the first: `transposed_step`.
+    has_moving_step : bool
+        Whether its denominators can respond too: `moving_step`.
+    has_moving_adjoint : bool
+        Whether it can be run backward while they do: `transposed_moving_step`.
+    """
+
+    is_plain: bool = False
+    has_adjoint: bool = False
+    has_moving_step: bool = False
+    has_moving_adjoint: bool = False
+
+    def step(self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None) -> Tensor:
+        """Return the step's response, (k, p), for the gradient's, which may be overwritten; stages count from 1."""
+        raise NotImplementedError
+
+    def transposed_step(
+        self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the derivatives in the gradient and in the parameters before the step, given those in the step."""
+        raise NotImplementedError
+
+    def moving_step(
+        self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None, run: RecordedUpdate
+    ) -> Tensor:
+        """Return the step's response, (k, p), where denominators respond too, given the update that training made."""
+        raise NotImplementedError
+
+    def transposed_moving_step(
+        self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None, run: RecordedUpdate
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the derivatives in the gradient and in the parameters before the step, given those in the step."""
+        raise NotImplementedError
+
+
+class UserRule(UpdateRule):
+    """A rule that a user registered: an object of any class, whose capabilities are the methods that it has.
+
+    Parameters
+    ----------
+    rule : object
+        What the user's function returned; see `register_update_rule`.
+    """
+
+    def __init__(self, rule: Any):
+        self._rule = rule
+        self.is_plain = getattr(rule, "is_plain", False)
+        self.has_adjoint = hasattr(rule, "transposed_step")
+        self.has_moving_step = hasattr(rule, "moving_step")
+        self.has_moving_adjoint = hasattr(rule, "transposed_moving_step")
+
+    def step(self, *arguments: Any) -> Tensor:
+        """Return the step's response, (k, p)."""
+        return self._rule.step(*arguments)
+
+    def transposed_step(self, *arguments: Any) -> tuple[Tensor, Tensor | None]:
+        """Return the derivatives in the gradient and in the parameters before the step."""
+        return self._rule.transposed_step(*arguments)
+
+    def moving_step(self, *arguments: Any) -> Tensor:
+        """Return the step's response, (k, p), where denominators respond too."""
+        return self._rule.moving_step(*arguments)
+
+    def transposed_moving_step(self, *arguments: Any) -> tuple[Tensor, Tensor | None]:
+        """Return the derivatives in the gradient and in the parameters before the step."""
+        return self._rule.transposed_moving_step(*arguments)
+
+
 @dataclass
-class SGDResponse:
+class SGDResponse(UpdateRule):
     """Stochastic gradient descent: g = G + l Theta; M = m M + (1 - q) g; D = -lr (g + m M) or -lr M.
 
     Attributes
@@ -71,6 +147,12 @@ class SGDResponse:
     nesterov: bool = False
     _velocity: Tensor | None = field(default=None, repr=False)
 
+    has_adjoint = True
+
+    def __post_init__(self) -> None:
+        """Tell plain gradient descent."""
+        self.is_plain = not (self.momentum or self.weight_decay)
+
     def step(self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None) -> Tensor:
         """Return the step's response, (k, p), for the gradient's, whose memory it takes; phi plays no part."""
         if self.weight_decay:
@@ -85,11 +167,6 @@ class SGDResponse:
         if self.nesterov:
             return gradient.add_(self._velocity, alpha=self.momentum).mul_(-rate)
         return torch.mul(self._velocity, -rate, out=gradient)
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether a step is -lr times its own gradient and nothing else."""
-        return not (self.momentum or self.weight_decay)
 
     def transposed_step(
         self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None
@@ -109,7 +186,7 @@ class SGDResponse:
 
 
 @dataclass
-class AdamResponse:
+class AdamResponse(UpdateRule):
     """Adam and AdamW: M = b1 M + (1 - b1) g; D = -lr M / (1 - b1^t) / phi_t, and -lr l Theta if decay is decoupled.
 
     Attributes
@@ -141,6 +218,8 @@ class AdamResponse:
     _second: Tensor | None = field(default=None, repr=False)
     _largest: Tensor | None = field(default=None, repr=False)
 
+    has_adjoint = has_moving_step = has_moving_adjoint = True
+
     def step(self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None) -> Tensor:
         """Return the step's response, (k, p), for the gradient's, whose memory it takes, with the denominators phi."""
         if phi is None:
@@ -155,11 +234,6 @@ class AdamResponse:
         if self.weight_decay and self.decoupled:
             step.add_(parameters, alpha=-rate * self.weight_decay)
         return step
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether a step is -lr times its own gradient and nothing else."""
-        return False
 
     def transposed_step(
         self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None
@@ -244,46 +318,12 @@ class AdamResponse:
         return largest > largest_before * (1 + 16 * torch.finfo(phi.dtype).eps)
 
 
-class UpdateRule(Protocol):
-    """The linear response of an optimiser, with the state of one run."""
-
-    def step(self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None) -> Tensor:
-        """Return the step's response, (k, p), for the gradient's, which may be overwritten; stages count from 1."""
-        ...
-
-
-class ReversibleRule(UpdateRule, Protocol):
-    """A response that can also be run backward, from the last stage to the first."""
-
-    def transposed_step(
-        self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the derivatives in the gradient and in the parameters before the step, given those in the step."""
-        ...
-
-
-class MovingRule(UpdateRule, Protocol):
-    """A response whose denominators can respond too; `transposed_moving_step` may be missing."""
-
-    def moving_step(
-        self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None, run: RecordedUpdate
-    ) -> Tensor:
-        """Return the step's response, (k, p), given the update that training made."""
-        ...
-
-    def transposed_moving_step(
-        self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None, run: RecordedUpdate
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the derivatives in the gradient and in the parameters before the step, given those in the step."""
-        ...
-
-
 Settings = dict[str, Any]
 Denominator = Callable[[dict[str, Any], Settings], Tensor]
 
 
 class _Registered(NamedTuple):
-    make_response: Callable[[Settings], UpdateRule]
+    make_response: Callable[[Settings], Any]
     denominator: Denominator | None
 
 
@@ -292,7 +332,7 @@ _REGISTRY: dict[type[torch.optim.Optimizer], _Registered] = {}
 
 def register_update_rule(
     optimizer_class: type[torch.optim.Optimizer],
-    make_response: Callable[[Settings], UpdateRule],
+    make_response: Callable[[Settings], Any],
     denominator: Denominator | None = None,
 ) -> None:
     """Register the linear response of an optimiser: the step that it makes for a gradient.
@@ -378,7 +418,8 @@ def update_rule(optimizer_class: type[torch.optim.Optimizer], settings: Settings
     ValueError
         If the optimiser is not registered, or its rule refuses the settings.
     """
-    return _registered(optimizer_class).make_response(settings)
+    made = _registered(optimizer_class).make_response(settings)
+    return made if isinstance(made, UpdateRule) else UserRule(made)
 
 
 def denominator_of(optimizer_class: type[torch.optim.Optimizer]) -> Denominator | None:
