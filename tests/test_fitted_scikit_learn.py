@@ -433,7 +433,7 @@ def test_histogram_boosting_is_the_dense_loops(seed, loss, weighted, ridge, stop
     else:
         np.testing.assert_allclose(np.exp(dense.raw), model.predict(Q), rtol=1e-5)
         np.testing.assert_allclose(explained.kernel_weights(Q), dense.weights, atol=1e-6)
-        np.testing.assert_allclose(explained.telescope_.kernel_form(), dense.training, atol=1e-5)
+        np.testing.assert_allclose(explained.telescope_.rebuilt(), dense.training, atol=1e-5)
 
 
 def frame_with_categories(seed, n=N):

@@ -12,7 +12,7 @@ from sklearn import config_context
 from telescoping_sklearn._estimates import choose_sum
 from telescoping_sklearn.boosting._leaf_carriers import LeafCarrier, cheapest_group, moment_steps
 from telescoping_sklearn.boosting._leaf_space import TreeGroup, stacked
-from telescoping_sklearn.boosting._leaf_telescope import LeafSums
+from telescoping_sklearn.boosting._leaf_telescope import LeafSums, LeafTelescope
 
 N, M = 60, 20
 SETTINGS = {
@@ -291,3 +291,19 @@ def test_columns_carried_for_some_rows_serve_others(rows, monkeypatch):
     for changed in (other, probes[:, :4], 2 * probes):
         expected = next(fresh.staged_response(X[:7], changed.copy(), stages=last))
         np.testing.assert_array_equal(next(telescope.staged_response(X[:7], changed, stages=last)), expected)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_the_self_check_rebuilds_is_the_reconstruction(name):
+    X, y = random_rows(N)
+    telescope = make_trees(**SETTINGS[name]).fit(X, y).telescope_
+    np.testing.assert_allclose(telescope.rebuilt(), telescope.reconstruct(None), atol=1e-12)
+
+
+@pytest.mark.parametrize("n_outputs", [2, 3])
+def test_trees_have_one_output(n_outputs):
+    X, y = random_rows(N)
+    telescope = make_trees().fit(X, y).telescope_
+    several = {"y": np.column_stack([y] * n_outputs), "trained": telescope.trained, "seed": 0}
+    with pytest.raises(ValueError, match=f"y has {n_outputs} outputs.*a telescope for each"):
+        LeafTelescope(telescope.ensemble, telescope._find_leaves, telescope._tree_outputs, X, **several)

@@ -113,11 +113,11 @@ def oracle(params, found, y, w, queries, fitted_with=None):
         A = ones / ones.sum()
         start = A @ y if params.get("boost_from_average", True) else start
     else:
-        of_loss = loss_of(loss, method)
+        of_loss, A = loss_of(loss, method), np.zeros(len(y))
         if params.get("boost_from_average"):
             start = float(logit(ones @ y / ones.sum()))
-        at = np.full(len(y), start)
-        A = ones * of_loss.label_rate(y, at) / (ones @ of_loss.curvature(y, at))
+            at = np.full(len(y), start)
+            A = ones * of_loss.label_rate(y, at) / (ones @ of_loss.curvature(y, at))
     if not params.get("boost_from_average", of_loss is None):
         A = np.zeros(len(y))
     return dense_telescope(

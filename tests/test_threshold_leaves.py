@@ -151,7 +151,7 @@ def test_thresholds_on_a_raw_score(objective, others):
     model = make_trees(objective=objective, reg_alpha=0.5, max_delta_step=0.2, reg_lambda=0.5, fair_c=0.7).fit(X, y)
     loops = AffineLeafLoops(model, X, y, others)
     raw = model.booster_.predict(X, raw_score=True)
-    np.testing.assert_allclose(model.telescope_.kernel_form(), raw, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(model.telescope_.rebuilt(), raw, rtol=0, atol=1e-5)
     np.testing.assert_allclose(loops.training_values, raw, rtol=0, atol=1e-5)
     assert any((rates == 0).any() for rates in model.telescope_.ensemble.rates)
     np.testing.assert_allclose(model.kernel_weights_, loops.training, atol=1e-6)
@@ -332,7 +332,7 @@ def test_hessians_of_fairs_loss_that_are_too_small_are_refused(rows, others, sca
         with pytest.raises(ValueError, match=r"fair_c=.* is too small for labels that differ by up to"):
             make_trees(objective="fair", fair_c=c).fit(X, scale * y)
     model = make_trees(objective="fair", fair_c=1e-3 * scale).fit(X, scale * y)
-    assert np.abs(model.telescope_.kernel_form() - model.predict(X)).max() < 1e-5 * scale
+    assert np.abs(model.telescope_.rebuilt() - model.predict(X)).max() < 1e-5 * scale
 
 
 def test_the_way_out_of_weighted_mape_has_the_same_quantiles():

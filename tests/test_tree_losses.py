@@ -67,7 +67,7 @@ def test_the_kernel_form_and_the_derivative_equal_the_oracles(objective, setting
     raw = model.booster_.predict(X, raw_score=True)
     assert np.std(raw) > 0.1
     np.testing.assert_allclose(training, raw, rtol=0, atol=raw_tolerance(raw))
-    np.testing.assert_allclose(model.telescope_.kernel_form(), raw, rtol=0, atol=raw_tolerance(raw))
+    np.testing.assert_allclose(model.telescope_.rebuilt(), raw, rtol=0, atol=raw_tolerance(raw))
     np.testing.assert_allclose(reached, model.booster_.predict(query, raw_score=True), rtol=0, atol=raw_tolerance(raw))
     weights, of_training = model.kernel_weights(query), model.kernel_weights_
     for row in (0, 17, 55):
@@ -215,7 +215,7 @@ def test_the_kernel_form_rebuilds_the_raw_score_whatever_the_settings(objective,
     sample_weight = np.random.default_rng(seed).exponential(size=60) if weighted else None
     model = make_trees(objective=objective, random_state=seed, **settings).fit(X, y, sample_weight=sample_weight)
     raw = model.booster_.predict(X, raw_score=True)
-    np.testing.assert_allclose(model.telescope_.kernel_form(), raw, rtol=0, atol=raw_tolerance(raw))
+    np.testing.assert_allclose(model.telescope_.rebuilt(), raw, rtol=0, atol=raw_tolerance(raw))
 
 
 def test_the_start_is_lightgbms_own_where_the_raw_score_is_far_from_its_derivative_times_labels():
@@ -223,7 +223,7 @@ def test_the_start_is_lightgbms_own_where_the_raw_score_is_far_from_its_derivati
     telescope = make_trees(objective="cross_entropy").fit(X, y).telescope_
     start = np.log(np.float32(y[0]).astype(float) / (1 - np.float32(y[0]).astype(float)))
     np.testing.assert_allclose(next(telescope.staged_model(X, [0])), start, rtol=1e-12)
-    np.testing.assert_allclose(telescope.kernel_form(), start, rtol=1e-9)
+    np.testing.assert_allclose(telescope.rebuilt(), start, rtol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""From what a library gives to a telescope that has been compared with the library's own predictions."""
+"""Telescopes of fitted trees, compared with the predictions of the library that grew the trees."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -66,10 +66,10 @@ def gap_to_model(telescope: LeafTelescope, model: NDArray, rounding: float = 0.0
 
     ``rounding`` is the gap that the library's rounding explains, in addition to `spread_tolerance`.
     """
-    trained = telescope.trained
-    if telescope.is_smoother:
-        return Gap(telescope.reconstruct(None), model, spread_tolerance(telescope.y[trained]) + rounding)
-    return Gap(telescope.kernel_form(), model, spread_tolerance(model[trained]) + _RAW_ROUNDING + rounding)
+    of_labels = telescope.is_smoother
+    scale = (telescope.y if of_labels else model)[telescope.trained]
+    tolerance = spread_tolerance(scale) + rounding + (0.0 if of_labels else _RAW_ROUNDING)
+    return Gap(telescope.rebuilt(), model, tolerance)
 
 
 def checked_telescope(

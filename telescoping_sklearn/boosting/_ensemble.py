@@ -15,7 +15,7 @@ to the response F to labels V. The constants c_t enter the offset only. `LeafEns
 - In leaves that are quantiles of residuals, only the one or two rows that define the quantile have weight.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -257,6 +257,20 @@ class LeafEnsemble:
         rates = self.rates[stage - 1]
         values = rates @ sums if rates.ndim == 2 else rates * sums
         return values if self.constants is None else values + self.constants[stage - 1]
+
+    def staged_leaf_values(self, y: NDArray, raw: NDArray) -> Iterator[NDArray]:
+        """Yield the leaf values of every stage, (n_leaves,), from the labels.
+
+        ``raw`` is f_0 at the training rows, (n_train,); every stage adds what it gives them.
+        """
+        for stage in range(1, self.n_stages + 1):
+            if self.gradient is None:
+                pulls = self.label_weights(stage) * y - self.feedback_weights(stage) * raw
+            else:
+                pulls = -self.response_weights(stage) * self.gradient(stage)
+            values = self.leaf_values(stage, self.leaf_sums(stage, pulls))
+            raw += values[self.leaves[stage - 1]]
+            yield values
 
     def weighted_membership(self, stage: int) -> sparse.csc_array:
         """Membership matrix with the rows' weights in the stage as entries, (n_leaves, n_train)."""

@@ -121,7 +121,7 @@ def influence_ensemble(ensemble: LeafEnsemble, y: NDArray) -> InfluenceEnsemble:
             "influence does not exist with path_smooth above 0: it mixes leaf values by numbers of rows, which do not "
             "follow weights of rows. Use kernel_weights, or fit with path_smooth=0."
         )
-    values = list(_leaf_values(ensemble, y))
+    values = list(ensemble.staged_leaf_values(y, np.full(len(y), ensemble.start(y))))
     path = RawPath(ensemble.start(y), ensemble.leaves, values)
     own = {field.name: getattr(ensemble, field.name) for field in fields(LeafEnsemble)}
     return InfluenceEnsemble(
@@ -140,17 +140,6 @@ def _counted(terms: InfluenceTerms, ensemble: LeafEnsemble) -> NDArray:
     if not callable(counts):
         return np.ones(len(ensemble.row_weights), dtype=bool) if counts else ensemble.trained
     return np.any([counts(stage) > 0 for stage in range(1, ensemble.n_stages + 1)], axis=0) | (terms.start != 0)
-
-
-def _leaf_values(ensemble: LeafEnsemble, y: NDArray):
-    """Yield the leaf values of every stage, (n_leaves,), from the labels."""
-    raw = np.full(len(y), ensemble.start(y))
-    for stage in range(1, ensemble.n_stages + 1):
-        # c_t already has the rows that are clipped
-        pulls = ensemble.response_weights(stage) * _pulls(ensemble, stage, y, raw)
-        values = ensemble.leaf_values(stage, ensemble.leaf_sums(stage, pulls))
-        raw += values[ensemble.leaves[stage - 1]]
-        yield values
 
 
 def _pulls(ensemble: LeafEnsemble, stage: int, y: NDArray, raw: NDArray) -> NDArray:

@@ -118,6 +118,8 @@ class LeafTelescope(AnsweringTelescope):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        if self.n_outputs > 1:
+            raise ValueError(f"y has {self.n_outputs} outputs, and trees have one: make a telescope for each output.")
         self.ensemble = ensemble
         self.is_smoother = ensemble.smoother
         self._find_leaves = find_leaves
@@ -208,19 +210,16 @@ class LeafTelescope(AnsweringTelescope):
             if stage == wanted[-1]:
                 return
 
-    def kernel_form(self) -> NDArray:
-        """f_0 - sum_t sum_i K_t g_it at the training rows, (n_train,): the raw score of a non-quadratic loss, rebuilt.
+    def rebuilt(self) -> NDArray:
+        """Raw scores of the training rows from labels, leaves and denominators, (n_train,), for the self-check.
 
-        There the response to labels is the derivative of the raw score, with the trees and their denominators held
-        fixed, so that S y does not rebuild it.
+        For a smoother it is S y + c, as `reconstruct` gives it, tree by tree. For a non-quadratic loss it is the kernel
+        form f_0 - sum_t sum_i K_t g_it: there S is the derivative of the raw score, and S y does not rebuild it.
         """
-        ensemble = self.ensemble
-        assert ensemble.gradient is not None  # otherwise `reconstruct` rebuilds the prediction
-        raw = np.full(self.n_samples, ensemble.start(self.y))
-        for stage in range(1, self.n_stages + 1):
-            pulls = -ensemble.stage_weights(stage) * ensemble.gradient(stage)
-            values = ensemble.leaf_values(stage, ensemble.leaf_sums(stage, pulls))
-            raw += values[ensemble.leaves[stage - 1]]
+        start = self.start(None)
+        raw = start.offset + (start.label_weights @ self.y if self.is_smoother else 0.0)
+        for _ in self.ensemble.staged_leaf_values(self.y, raw):
+            pass
         return raw
 
     # -- exact answers without columns -------------------------------------------------------------------------------
