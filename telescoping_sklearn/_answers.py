@@ -38,6 +38,9 @@ from telescoping_sklearn._telescope import (
     resolve_subsets,
 )
 
+#: Influence up to this many standard deviations of the labels is rounding.
+_NO_INFLUENCE = 1e-10
+
 
 @dataclass(frozen=True)
 class ApproximationError:
@@ -219,7 +222,9 @@ class AnsweringTelescope(Telescope):
         if by not in ("weight", "influence"):
             raise ValueError(f"by must be 'weight' or 'influence', got {by!r}.")
         if by == "influence":
-            return self._of_weights("moving").top_examples(X, k)
+            rows, values = self._of_weights("moving").top_examples(X, k)
+            self._warn_of_none(values)
+            return rows, values
         self._check_k(k)
         n_query, columns = len(X), np.flatnonzero(self.trained)
         refuse_if_too_large(
@@ -237,6 +242,17 @@ class AnsweringTelescope(Telescope):
             largest = _largest(np.abs(found), k)
             rows[block], weights[block] = columns[largest], np.take_along_axis(found, largest, axis=1)
         return rows, weights
+
+    def _warn_of_none(self, influence: NDArray) -> None:
+        """Warn where the largest influence on a prediction, (n_query, k), is rounding."""
+        none = np.abs(influence).max(axis=1) <= _NO_INFLUENCE * np.std(self.y[self.trained])
+        if none.any():
+            warnings.warn(
+                f"No row has influence on {none.sum()} of {len(none)} predictions, whose rows come in no order. Leaves "
+                "that are medians or quantiles, or hold rows of one label, do not respond to weights. Use by='weight'.",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def breakdown(self, X: NDArray | None, stages: Any = None) -> tuple[NDArray[np.intp], NDArray]:
         """Split the telescoping model into its start and what every stage, or stretch of stages, added to it.

@@ -40,6 +40,8 @@ from telescoping_sklearn.boosting.libraries.lightgbm._tree_text import (
 )
 from telescoping_sklearn.losses import NonQuadraticLoss
 
+#: Share of the spread of the labels that their rounding to float32 may reach.
+_MOST_LOST = 1e-2
 #: Parameters that leaf values depend on: our names by LightGBM's.
 _NUMBERS = {
     "learning_rate": "learning_rate",
@@ -110,11 +112,23 @@ def read(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: 
         rows=rows,
         y=labels[score],
         prepare=prepare,
-        rounding=4 * lost_in_float32(labels[score]),
+        rounding=_rounding(labels[score]),
         link=loss.mean if loss is not None and n_scores == 1 else None,
         clues=clues,
         squared_error=params["objective"] in SQUARED_ERROR_NAMES,
     )
+
+
+def _rounding(labels: NDArray) -> float:
+    """Return the gap that rounding of the labels to float32 explains; refuse labels that it takes apart."""
+    uncertain = 4 * lost_in_float32(labels)
+    if uncertain > _MOST_LOST * labels.std() and labels.std() > 0:
+        raise ValueError(
+            f"y has absolute values up to {np.abs(labels).max():.3g} and a standard deviation of {labels.std():.3g}: "
+            f"LightGBM keeps labels in float32, which leaves an uncertainty of {uncertain:.3g}. Fit the model on "
+            "labels that are centred, for example y - y.mean()."
+        )
+    return uncertain
 
 
 def _booster(model: Any) -> lightgbm.Booster:
