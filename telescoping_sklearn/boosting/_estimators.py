@@ -17,6 +17,7 @@ from telescoping_sklearn.boosting._checked import checked_telescope
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
 from telescoping_sklearn.boosting._stopping import CRITERIA, StoppingCurve, stopping_curve
 from telescoping_sklearn.boosting.libraries.lightgbm import (
+    SQUARED_ERROR_NAMES,
     Booster,
     ColumnCategories,
     FitRecord,
@@ -373,7 +374,12 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
             If ``loo`` needs more memory or time than allowed for so many trees and rows.
         """
         objective = self._record().params["objective"]
-        return stopping_curve(cast(LeafTelescope, self.telescope_), criteria, n_probes, objective)
+        if objective not in SQUARED_ERROR_NAMES:
+            raise ValueError(
+                f"A stopping curve needs an objective of squared error, which its criteria are of, and objective is "
+                f"{objective!r}. Use early_stopping_rounds instead."
+            )
+        return stopping_curve(cast(LeafTelescope, self.telescope_), criteria, n_probes)
 
     def staged_predict(self, X: Any, stages: Any = None, *, approximation: str | None = None) -> Iterator[NDArray]:
         """Predict after each stage.
