@@ -35,7 +35,7 @@ from telescoping_sklearn.boosting.libraries.lightgbm import (
     refuse_trained,
     refuse_unknown_columns,
     refuse_unsupported,
-    refuse_watched,
+    refuse_validation,
 )
 
 
@@ -295,18 +295,18 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
             new = new._replace(given=given, held_out=held_out)
         shift = label_shift(params, new.trained())
         new = new._replace(label_shift=shift)
-        trained, watched = new.trained(), new.watched()
+        trained, validation_rows = new.trained(), new.validation_rows()
         refuse_trained(params, trained, shift)
-        if watched is not None:
-            refuse_watched(params, watched, "" if validation is None else "_val", shift)
+        if validation_rows is not None:
+            refuse_validation(params, validation_rows, "" if validation is None else "_val", shift)
         self.seed_, self._categories = seed, categories
-        self._learn(new, trained, watched, earlier)
+        self._learn(new, trained, validation_rows, earlier)
         return self
 
-    def _learn(self, new: FitRecord, trained: Rows, watched: Rows | None, earlier: FitRecord | None) -> None:
+    def _learn(self, new: FitRecord, trained: Rows, validation_rows: Rows | None, earlier: FitRecord | None) -> None:
         """Fit the booster, or add trees to it, and keep what explanations need."""
         before = None if earlier is None else first_trees(self.booster_, self.n_stages_)
-        self.booster_, plan = fit_booster(new, trained, watched, self.seed_, before)
+        self.booster_, plan = fit_booster(new, trained, validation_rows, self.seed_, before)
         self.n_stages_, self.label_shift_ = count_stages(self.booster_), new.label_shift
         plans = () if earlier is None else earlier.plans
         if plan is not None:

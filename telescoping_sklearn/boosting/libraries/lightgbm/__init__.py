@@ -29,7 +29,7 @@ from telescoping_sklearn.boosting.libraries.lightgbm._rows import (
     label_shift,
     lost_in_float32,
     refuse_trained,
-    refuse_watched,
+    refuse_validation,
 )
 from telescoping_sklearn.boosting.libraries.lightgbm._training import count_stages, first_trees, fit_booster
 
@@ -54,5 +54,5 @@ __all__ = [
     "refuse_trained",
     "refuse_unknown_columns",
     "refuse_unsupported",
-    "refuse_watched",
+    "refuse_validation",
 ]
