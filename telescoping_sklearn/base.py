@@ -371,8 +371,8 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
     def top_examples(self, X: Any, k: int = 5, *, by: str = "weight") -> pd.DataFrame:
         """Find the training rows that weigh most in every prediction, or that influence it most.
 
-        Worked in blocks of queries that fit scikit-learn's ``working_memory``: the matrix of all weights is never
-        made.
+        Queries are taken in blocks that fit scikit-learn's ``working_memory``, so that the matrix of all weights is
+        never held.
 
         Parameters
         ----------
@@ -584,7 +584,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             Query rows.
         stages : "auto", None, int or array-like of int, default="auto"
             As in `staged_predict`, without the start. "auto" is all stages, except for nets trained with an adaptive
-            optimiser, whose kernels are dear: there it is 20 evenly spaced ones.
+            optimiser, whose kernels cost far more: there it is 20 evenly spaced ones.
 
         Returns
         -------

@@ -281,6 +281,6 @@ def test_the_threads_of_training_are_the_nets_own(n_jobs):
     for number in (1, 3):
         with switched(torch.set_num_threads, number, torch.get_num_threads()):
             found.append(clone(large).fit(X, y))
-    assert found[0]._trajectory.replay.plan.n_threads == found[1]._trajectory.replay.plan.n_threads == (n_jobs or 1)
+    assert [model._trajectory.replay.settings.n_threads for model in found] == [n_jobs or 1] * 2
     assert torch.equal(found[0].module_.theta, found[1].module_.theta)
-    assert make_net(n_jobs=2, max_iter=1).fit(*random_rows())._trajectory.replay.plan.n_threads == 1
+    assert make_net(n_jobs=2, max_iter=1).fit(*random_rows())._trajectory.replay.settings.n_threads == 1

@@ -16,7 +16,7 @@ from torch.optim import lr_scheduler
 
 from telescoping_sklearn.base import RecordDroppedError
 from telescoping_sklearn.neural import _trajectory, _update_rules, register_update_rule
-from telescoping_sklearn.neural._record_plan import RecordPlan, parse_budget
+from telescoping_sklearn.neural._record_layout import RecordLayout, parse_budget
 from telescoping_sklearn.neural._trajectory import Batches
 
 SETTINGS = {
@@ -47,8 +47,8 @@ def tight(rows, **settings):
     """The same run where every update may be kept, and where one segment is held."""
     kept = make_net(**settings).fit(*rows)
     n_rows = len(kept._trajectory.batches.orders[0])
-    plan = kept._plan(n_rows, kept.module_.network).record_plan(n_rows)
-    return kept, make_net(**settings, record_budget=plan.least_bytes).fit(*rows)
+    layout = kept._training_settings(n_rows, kept.module_.network).record_layout(n_rows)
+    return kept, make_net(**settings, record_budget=layout.least_bytes).fit(*rows)
 
 
 def spied(model):
@@ -221,7 +221,7 @@ def test_runs_on_several_threads_are_trained_again_bit_for_bit():
     X, y = random_rows(600, n_features=30)
     net = make_net(hidden_layer_sizes=(300, 200), batch_size=300, max_iter=4, dtype="float32", n_jobs=2)
     model = net.fit(X, y)
-    assert model._trajectory.replay.plan.n_threads == 2
+    assert model._trajectory.replay.settings.n_threads == 2
     model.complete_record()
 
 
@@ -229,7 +229,8 @@ def test_early_stopping_may_let_all_updates_fit(rows):
     net = make_net(max_iter=10_000, tol=1e3, n_iter_no_change=3, record_budget="5MB").fit(*rows)
     assert net.n_iter_ == 5
     assert net._trajectory.keeps_segments
-    assert not net._plan(len(rows[1]), net.module_.network).record_plan(len(rows[1])).keeps_segments(30_000)
+    layout = net._training_settings(len(rows[1]), net.module_.network).record_layout(len(rows[1]))
+    assert not layout.keeps_segments(30_000)
 
 
 def test_the_size_is_stated_and_within_the_budget(rows):
@@ -267,11 +268,11 @@ def test_a_run_whose_checkpoints_do_not_fit_is_refused_before_training(rows):
 
 
 def test_a_hundred_thousand_updates_of_fifty_thousand_parameters_take_a_third_of_the_default_budget():
-    plan = RecordPlan(
+    layout = RecordLayout(
         n_updates=100_000, batch_size=200, n_rows=10_000, stage_bytes=400_000, checkpoint_bytes=600_000, budget=2**30
     )
-    assert plan.least_bytes < 2**30 / 2
-    assert plan.segment_length == round(math.sqrt(150_000))
+    assert layout.least_bytes < 2**30 / 2
+    assert layout.segment_length == round(math.sqrt(150_000))
 
 
 def test_batches_take_the_smallest_integers():

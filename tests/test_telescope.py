@@ -1,4 +1,4 @@
-"""What a telescope derives from its hooks, on one that is small enough to work by hand; stages; memory."""
+"""What a telescope derives from its interface, on one that is small enough to work by hand; stages; memory."""
 
 import re
 

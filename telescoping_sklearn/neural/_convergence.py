@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
-from telescoping_sklearn.neural._plan import TrainingRows
+from telescoping_sklearn.neural._training_settings import TrainingRows
 
 #: Share of the labels' variance below which a net has learned nothing. On ten data sets of 1,000 rows in unit scale
 #: the least, one of pure noise included, was -.009 after one epoch of five updates and .000 after two (Adam .001 and

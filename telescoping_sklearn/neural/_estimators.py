@@ -27,8 +27,7 @@ from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatM
 from telescoping_sklearn.neural._optimizers import OPTIMIZERS
 from telescoping_sklearn.neural._path import RULES, Path, as_double
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, refined_sections
-from telescoping_sklearn.neural._plan import TrainingPlan, TrainingRows, threads_for, trial_state
-from telescoping_sklearn.neural._record_plan import parse_budget
+from telescoping_sklearn.neural._record_layout import parse_budget
 from telescoping_sklearn.neural._sections import (
     LONGEST_EPOCHS,
     Sections,
@@ -40,6 +39,7 @@ from telescoping_sklearn.neural._sections import (
 from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._tangent_telescope import TangentTelescope
 from telescoping_sklearn.neural._training import train
+from telescoping_sklearn.neural._training_settings import TrainingRows, TrainingSettings, threads_for, trial_state
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 #: Parameters that may be set after fitting.
@@ -358,15 +358,15 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         row_weights[kept] = weights[kept] * (len(kept) / weights[kept].sum())
 
         network, theta = self._network(X[kept[:3]])
-        plan = self._plan(len(kept), network)
+        settings = self._training_settings(len(kept), network)
         rows = TrainingRows(X, y, row_weights)
-        self._refuse_large_record(plan, len(kept))
+        self._refuse_large_record(settings, len(kept))
         theta = (plain_number(self.init_scale) * theta).to(_DTYPES[self.dtype])
-        score = None if held_out is None else self._scorer(plan, X[held_out], y[held_out], weights[held_out])
-        trained = train(plan, theta.to(self.device), rows, kept, score)
+        score = None if held_out is None else self._scorer(settings, X[held_out], y[held_out], weights[held_out])
+        trained = train(settings, theta.to(self.device), rows, kept, score)
 
-        self.module_ = FlatModule(plan.network, trained.theta)
-        self.n_params_ = plan.network.n_params
+        self.module_ = FlatModule(settings.network, trained.theta)
+        self.n_params_ = settings.network.n_params
         self.n_stages_ = trained.n_stages
         self.n_iter_ = len(trained.loss_curve)
         self.loss_curve_ = tuple(trained.loss_curve)
@@ -379,7 +379,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             self._rows = rows
             self._chosen_sections: dict[tuple[str, float], tuple[Sections, ResponseAccuracy]] = {}
         warn_if_nothing_was_learned(
-            partial(_predict, plan.network, trained.theta),
+            partial(_predict, settings.network, trained.theta),
             rows.subset(kept),
             self.loss_ if held_out is None else None,
             sigmoid=self.module is None and self.output_activation == "sigmoid",
@@ -461,11 +461,11 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         network = Architecture((self.n_features_in_, *sizes, 1), self.activation, self.output_activation)
         return network, network.initial_parameters(self.seed_)
 
-    def _plan(self, n_rows: int, network: Network) -> TrainingPlan:
+    def _training_settings(self, n_rows: int, network: Network) -> TrainingSettings:
         """Translate the parameters; refuse combinations that torch does not define."""
         named: dict[Any, Any] = {"auto": 200, "full": n_rows}
         batch_size = min(plain_number(named.get(self.batch_size, self.batch_size)), n_rows)
-        plan = TrainingPlan(
+        settings = TrainingSettings(
             network=network,
             optimizer=self._optimizer_class(),
             optimizer_settings=self._optimizer_settings(),
@@ -484,9 +484,9 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             n_threads=threads_for(network, batch_size, self.n_jobs),
             seed=self.seed_,
         )
-        trial_state(plan.optimizer, plan.optimizer_settings)
-        next(plan.rates())  # refuses schedules before training
-        return plan
+        trial_state(settings.optimizer, settings.optimizer_settings)
+        next(settings.rates())  # refuses schedules before training
+        return settings
 
     def _optimizer_class(self) -> type[torch.optim.Optimizer]:
         if isinstance(self.optimizer, str):
@@ -512,13 +512,13 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             raise ValueError("momentum and weight_decay of an optimizer given as a class belong in optimizer_settings.")
         return rate
 
-    def _refuse_large_record(self, plan: TrainingPlan, n_rows: int) -> None:
+    def _refuse_large_record(self, settings: TrainingSettings, n_rows: int) -> None:
         if not self.record:
             return
-        record, memory = plan.record_plan(n_rows), _memory.available_memory()
+        record, memory = settings.record_layout(n_rows), _memory.available_memory()
         if record.least_bytes > record.budget:
             raise MemoryError(
-                f"The record of {record.n_updates} updates of {plan.network.n_params} parameters would take "
+                f"The record of {record.n_updates} updates of {settings.network.n_params} parameters would take "
                 f"{record.least_bytes / 2**30:.3g} GiB even as checkpoints, and record_budget={self.record_budget!r} "
                 f"with {memory.n_bytes / 2**30:.3g} GiB of memory ({memory.reason}) allows "
                 f"{record.budget / 2**30:.3g} GiB. Raise record_budget, lower max_iter, raise batch_size, or set "
@@ -542,9 +542,11 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
                 "since R^2 needs two. Change validation_fraction, give more rows, or set early_stopping=False."
             )
 
-    def _scorer(self, plan: TrainingPlan, X: NDArray, y: NDArray, weights: NDArray) -> Callable[[Tensor], float]:
+    def _scorer(
+        self, settings: TrainingSettings, X: NDArray, y: NDArray, weights: NDArray
+    ) -> Callable[[Tensor], float]:
         def score(theta: Tensor) -> float:
-            prediction = _predict(plan.network, theta, X)
+            prediction = _predict(settings.network, theta, X)
             return r2_score(y, prediction, sample_weight=weights) if np.isfinite(prediction).all() else -np.inf
 
         return score

@@ -1,8 +1,8 @@
 """Any ``torch.nn.Module`` as a function of one flat parameter vector, and its tangents through ``torch.func``.
 
-What holds for every module is dearer than the structured derivatives of a chain of linear layers: products with k
-directions are k forward passes under forward differentiation, products with k columns k backward passes, and kernels
-need the gradients of their rows. Everything is worked in blocks.
+Any module costs more than a chain of linear layers with its structured derivatives: products with k directions are k
+forward passes under forward differentiation, products with k columns k backward passes, and kernels need the gradients
+of their rows. Everything is computed in blocks.
 """
 
 import copy

@@ -80,7 +80,7 @@ def _full_precision() -> Iterator[None]:
 def isolated() -> Iterator[None]:
     """Enter the modes that torch starts with; the caller's are back afterwards."""
     with _THREADS:
-        torch.get_num_threads()  # a thread that has no number yet takes the process's, while nobody is changing it
+        torch.get_num_threads()  # a thread that has no number yet takes the process's, while no other thread changes it
     with ExitStack() as modes:
         # Default devices, like every mode that looks at calls, are __torch_function__; torch has no other way out.
         modes.enter_context(_full_precision())

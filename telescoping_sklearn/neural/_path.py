@@ -1,6 +1,6 @@
 """A recorded run with its rows, and the points on it where Jacobians are taken.
 
-Tangents are worked in the precision of training: single precision is several times faster on ordinary processors.
+Tangents are computed in the precision of training: single precision is several times faster on ordinary processors.
 Outputs of the net itself are in double precision. Outputs of rows come as pairs, see `_tangent`: n_pairs numbers.
 """
 

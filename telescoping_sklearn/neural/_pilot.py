@@ -291,7 +291,7 @@ def refined_sections(
         change = np.where(wanting[:, None], 0.0, change) + _change(pilot, refined)
         sections, pilot = finer, refined
         wanting = (change[:, 1] > tolerance) | ~refined.sound
-    # What was accepted may be as large as what was allowed: the rows watched are not those asked about.
+    # What was accepted may be as large as what was allowed: the rows measured are not those asked about.
     errors = np.maximum(_ERROR_OF_CHANGE * change, tolerance)
     errors[stages <= sections.single_until] = 0.0
     return sections, ResponseAccuracy(stages, errors, pilot.sound)

@@ -111,7 +111,7 @@ class TangentTelescope(AnsweringTelescope):
         self._accuracy = None if accuracy is None else replace(accuracy)  # pickles do not keep arrays read-only
         self._of_row_weights: dict[str, TangentTelescope] = {}
         if path.trajectory.adaptive:
-            self.default_kernel_stages = 20  # such kernels do not factor by layer and are thirty times dearer
+            self.default_kernel_stages = 20  # such kernels do not factor by layer: thirty times the cost
 
     @property
     def n_stages(self) -> int:
@@ -123,7 +123,7 @@ class TangentTelescope(AnsweringTelescope):
         """Sample weights of the training rows, of mean 1 over those trained on; 0 where a row is not."""
         return read_only(self.path.row_weights.cpu().numpy())
 
-    # -- the hooks ---------------------------------------------------------------------------------------------------
+    # -- the telescope's interface -----------------------------------------------------------------------------------
 
     def start(self, X: NDArray | None) -> Start:
         """Start from the initial weights, whatever the labels: A = 0, b = f_0(x)."""
@@ -318,7 +318,7 @@ class TangentTelescope(AnsweringTelescope):
         """Sections for kernels, which cost the square of a length: chosen ones are cut at an epoch."""
         return self.sections.at_most(self.path.trajectory.batches.per_epoch) if self.sections.chosen else self.sections
 
-    # -- beyond the hooks --------------------------------------------------------------------------------------------
+    # -- the response of parameters ----------------------------------------------------------------------------------
 
     def parameter_response(self, V: NDArray, offset: bool = False) -> NDArray:
         """Theta_T, (n_params, k): response of the trained parameters to label columns.

@@ -17,8 +17,8 @@ from telescoping_sklearn.neural._backpropagation import propagation
 from telescoping_sklearn.neural._callbacks import Converged, ShowProgress, StopWithoutProgress
 from telescoping_sklearn.neural._isolation import threads
 from telescoping_sklearn.neural._network import FlatModule
-from telescoping_sklearn.neural._plan import SegmentReplay, TrainingPlan, TrainingRows, epoch_batches
 from telescoping_sklearn.neural._recorder import Recorder
+from telescoping_sklearn.neural._training_settings import SegmentReplay, TrainingRows, TrainingSettings, epoch_batches
 from telescoping_sklearn.neural._trajectory import ROUNDING, Batches, Trajectory
 
 
@@ -98,7 +98,11 @@ class TrainedNet:
 
 
 def train(
-    plan: TrainingPlan, theta: Tensor, rows: TrainingRows, kept: NDArray, score: Callable[[Tensor], float] | None = None
+    settings: TrainingSettings,
+    theta: Tensor,
+    rows: TrainingRows,
+    kept: NDArray,
+    score: Callable[[Tensor], float] | None = None,
 ) -> TrainedNet:
     """Train from theta, (p,), on the rows `kept`, whose weights have mean 1.
 
@@ -106,17 +110,17 @@ def train(
     diverges, with the stage at which the loss stopped being finite.
     """
     orders: list[NDArray] = []
-    stop = StopWithoutProgress(plan.tol, plan.n_iter_no_change, score)
-    progress = ShowProgress(plan.max_iter) if plan.verbose else None
-    net = _skorch_net(plan, theta, [*([progress] if progress else []), stop], orders if plan.record else None)
+    stop = StopWithoutProgress(settings.tol, settings.n_iter_no_change, score)
+    progress = ShowProgress(settings.max_iter) if settings.verbose else None
+    net = _skorch_net(settings, theta, [*([progress] if progress else []), stop], orders if settings.record else None)
     record, recorder = None, None
-    if plan.record:
-        record = plan.record_plan(len(kept))
+    if settings.record:
+        record = settings.record_layout(len(kept))
         recorder = Recorder(net.module_.parameters(), net.optimizer_, segment_length=record.segment_length)
     try:
-        with recorder or nullcontext(), threads(plan.n_threads):
-            tensors = rows.subset(kept).tensors(plan.dtype, plan.device)
-            net.fit_loop(TensorDataset(*tensors), epochs=plan.max_iter)
+        with recorder or nullcontext(), threads(settings.n_threads):
+            tensors = rows.subset(kept).tensors(settings.dtype, settings.device)
+            net.fit_loop(TensorDataset(*tensors), epochs=settings.max_iter)
     except Converged:
         pass  # skorch's loop has no other way to be stopped
     finally:
@@ -129,11 +133,12 @@ def train(
     trajectory = None
     if recorder is not None and record is not None:
         trajectory = recorder.finish(
-            Batches(orders, plan.batch_size, n_stages, kept),
+            Batches(orders, settings.batch_size, n_stages, kept),
             end=best,
             keeps_segments=record.keeps_segments(n_stages),
-            replay=SegmentReplay(replace(plan, lr_schedule=None), rows),  # rates are recorded; a lambda has no pickle
-            tolerance=0.0 if torch.device(plan.device).type == "cpu" else ROUNDING,
+            # Rates are recorded, and a lambda among the settings could not be pickled.
+            replay=SegmentReplay(replace(settings, lr_schedule=None), rows),
+            tolerance=0.0 if torch.device(settings.device).type == "cpu" else ROUNDING,
         )
     return TrainedNet(
         best.clone(), n_stages, trajectory, net.history[:, "train_loss"], [] if score is None else stop.scores
@@ -147,21 +152,23 @@ def _diverged(stage: int) -> str:
     )
 
 
-def _skorch_net(plan: TrainingPlan, theta: Tensor, callbacks: list[Callback], drawn: list[NDArray] | None) -> LeanNet:
+def _skorch_net(
+    settings: TrainingSettings, theta: Tensor, callbacks: list[Callback], drawn: list[NDArray] | None
+) -> LeanNet:
     """Make an initialised skorch net with none of skorch's own callbacks, which only report."""
-    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(plan.seed).generate_state(1)[0]))
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(settings.seed).generate_state(1)[0]))
     net = LeanNet(
         FlatModule,
-        rates=plan.rates(),
-        module__network=plan.network,
+        rates=settings.rates(),
+        module__network=settings.network,
         module__theta=theta.clone(),
-        criterion=nn.MSELoss,  # never called: `propagation` works the loss and its gradient
-        optimizer=plan.optimizer,
-        **{f"optimizer__{name}": value for name, value in plan.optimizer_settings.items()},
-        max_epochs=plan.max_iter,
-        batch_size=plan.batch_size,
+        criterion=nn.MSELoss,  # never called: `propagation` computes the loss and its gradient
+        optimizer=settings.optimizer,
+        **{f"optimizer__{name}": value for name, value in settings.optimizer_settings.items()},
+        max_epochs=settings.max_iter,
+        batch_size=settings.batch_size,
         iterator_train=TensorBatches,
-        iterator_train__shuffle=plan.shuffle,
+        iterator_train__shuffle=settings.shuffle,
         iterator_train__generator=generator,
         iterator_train__drawn=drawn,
         train_split=None,
@@ -170,7 +177,7 @@ def _skorch_net(plan: TrainingPlan, theta: Tensor, callbacks: list[Callback], dr
         callbacks__train_loss=None,
         callbacks__valid_loss=None,
         callbacks__print_log=None,
-        device=plan.device,
+        device=settings.device,
         verbose=0,
     )
     return net.initialize()

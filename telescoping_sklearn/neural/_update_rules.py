@@ -20,8 +20,8 @@ _SWEEP = 16  # updates between two sweeps: what a sweep leaves stays normal unti
 def _swept(state: Tensor, stage: int) -> Tensor:
     """Set tiny numbers to zero every few updates.
 
-    The momentum of a unit that no row reaches any more shrinks for ever. Long before it is zero it is a subnormal
-    number, with which processors are many times slower.
+    The momentum of a unit that no row reaches any more decays geometrically. It becomes a subnormal number long before
+    it is zero, and processors are many times slower with those.
     """
     if stage % _SWEEP:
         return state

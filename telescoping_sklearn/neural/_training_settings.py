@@ -11,7 +11,7 @@ from torch import Tensor
 from telescoping_sklearn.neural._backpropagation import propagation
 from telescoping_sklearn.neural._isolation import threads
 from telescoping_sklearn.neural._network import FlatModule, Network
-from telescoping_sklearn.neural._record_plan import RecordPlan
+from telescoping_sklearn.neural._record_layout import RecordLayout
 from telescoping_sklearn.neural._recorder import FlatParameters
 from telescoping_sklearn.neural._schedule import learning_rates
 from telescoping_sklearn.neural._trajectory import Batches, Checkpoint, Segment
@@ -38,7 +38,7 @@ class TrainingRows:
 
 
 @dataclass(frozen=True)
-class TrainingPlan:
+class TrainingSettings:
     """Settings of training."""
 
     network: Network
@@ -63,11 +63,11 @@ class TrainingPlan:
         """Learning rates of successive updates."""
         return learning_rates(self.lr_schedule, self.warmup_steps, self.optimizer, self.optimizer_settings)
 
-    def record_plan(self, n_rows: int) -> RecordPlan:
-        """Plan the record of a run on so many rows."""
+    def record_layout(self, n_rows: int) -> RecordLayout:
+        """Lay out the record of a run on so many rows."""
         state, adaptive = trial_state(self.optimizer, self.optimizer_settings)
         vector = self.dtype.itemsize * self.network.n_params
-        return RecordPlan(
+        return RecordLayout(
             n_updates=self.max_iter * -(-n_rows // self.batch_size),
             batch_size=self.batch_size,
             n_rows=n_rows,
@@ -117,19 +117,19 @@ def epoch_batches(
 class SegmentReplay:
     """Repeats updates of a recorded run from a checkpoint: the same operations on the same numbers."""
 
-    plan: TrainingPlan  # learning rates are those recorded
+    settings: TrainingSettings  # learning rates are those recorded
     rows: TrainingRows  # those that the batches name
 
     def __call__(self, checkpoint: Checkpoint, stages: range, batches: Batches, rates: NDArray) -> Segment:
         """Return the updates of some stages, the first of which follows the checkpoint."""
-        plan = self.plan
-        module = FlatModule(plan.network, torch.empty_like(checkpoint.theta, device=plan.device))
-        optimizer = plan.optimizer(module.parameters(), **plan.optimizer_settings)
+        settings = self.settings
+        module = FlatModule(settings.network, torch.empty_like(checkpoint.theta, device=settings.device))
+        optimizer = settings.optimizer(module.parameters(), **settings.optimizer_settings)
         run = FlatParameters(module.parameters(), optimizer)
         run.restore(checkpoint)
-        segment = Segment.empty(len(stages), checkpoint.theta, denominator_of(plan.optimizer) is not None)
+        segment = Segment.empty(len(stages), checkpoint.theta, denominator_of(settings.optimizer) is not None)
         propagate = propagation(module)
-        with threads(plan.n_threads):
+        with threads(settings.n_threads):
             for row, batch in enumerate(self._batches(stages, batches)):
                 propagate(*batch)
                 optimizer.param_groups[0]["lr"] = float(rates[row, 0])
@@ -138,7 +138,7 @@ class SegmentReplay:
         return segment
 
     def _batches(self, stages: range, batches: Batches) -> Iterator[tuple[Tensor, ...]]:
-        tensors = self.rows.tensors(self.plan.dtype, self.plan.device)
+        tensors = self.rows.tensors(self.settings.dtype, self.settings.device)
         first, last = stages[0] - 1, stages[-1]
         for epoch in range(first // batches.per_epoch, -(-last // batches.per_epoch)):
             begin = epoch * batches.per_epoch

@@ -1,4 +1,4 @@
-"""Plan how a run is recorded within a memory budget."""
+"""How a run is recorded within a memory budget."""
 
 import math
 import re
@@ -25,7 +25,7 @@ def parse_budget(budget: str | int) -> int:
 
 
 @dataclass(frozen=True)
-class RecordPlan:
+class RecordLayout:
     """How a run of at most T updates is kept within a budget."""
 
     n_updates: int  # T
