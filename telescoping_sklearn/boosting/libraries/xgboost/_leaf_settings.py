@@ -54,7 +54,7 @@ class LeafSettings(NamedTuple):
     limit: float
 
     def steps(self, at: LeafSums) -> tuple[NDArray, NDArray]:
-        """Return the steps of the leaves as affine maps of negative gradients: rates and constants, learning rate apart."""
+        """Return steps of leaves as affine maps of negative gradients: rates and constants, no learning rate."""
         return newton_steps(at.negative_gradients, at.hessians + self.ridge, self.penalty, self.limit)
 
     def fit(self, at: LeafSums, learning_rate: float | None = None) -> bool:
