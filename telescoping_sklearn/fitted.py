@@ -302,7 +302,7 @@ class FittedTelescope(BaseTelescopingEstimator):
                 f"A stopping curve needs trees boosted under squared error, which its criteria are of; this "
                 f"{type(unwrap(self.model).model).__name__} has none."
             )
-        return stopping_curve(explained, criteria, n_probes, None)
+        return stopping_curve(explained, criteria, n_probes)
 
     def _query(self, X: Any) -> NDArray:
         check_is_fitted(self)

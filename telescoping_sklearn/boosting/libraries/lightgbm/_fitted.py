@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, RowSets
 from telescoping_sklearn.boosting.libraries import ReadModel, has_base, refuse_row_count
-from telescoping_sklearn.boosting.libraries.lightgbm._bagging import BaggingPlan, find_bags, stack_bags
+from telescoping_sklearn.boosting.libraries.lightgbm._bagging import BagDraws, find_bags, stack_bags
 from telescoping_sklearn.boosting.libraries.lightgbm._categories import ColumnCategories
 from telescoping_sklearn.boosting.libraries.lightgbm._newton_leaves import newton_ensemble
 from telescoping_sklearn.boosting.libraries.lightgbm._objectives import (
@@ -279,7 +279,7 @@ def _grown(
     bags: RowSets | None = None
     clues: tuple[str, ...] = ()
     if fraction < 1 and freq > 0:
-        plan = BaggingPlan(fraction, freq, int(text_parameter(text, "bagging_seed")), grown=None)
+        plan = BagDraws(fraction, freq, int(text_parameter(text, "bagging_seed")), grown=None)
         try:
             bags = stack_bags([find_bags(plan, leaves, counts)], np.arange(n), n)
         except ValueError as error:
