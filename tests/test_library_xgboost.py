@@ -360,6 +360,25 @@ def test_other_rows_labels_orders_and_weights_raise(tmp_path, objective, loaded)
             telescope(model, *case)
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize("objective", [SQUARED, "binary:logistic"])
+def test_weights_times_a_factor_and_rows_given_twice_raise(tmp_path, objective, loaded):
+    y, twice = labels_for(objective, Y), np.full(N, 2.0)
+    given, weighted = (fitted({"objective": objective}, y=y, w=w) for w in (None, twice))
+    if loaded:
+        given, weighted = reloaded(given, tmp_path), reloaded(weighted, tmp_path)
+    telescope(given, X, y)
+    telescope(given, X, y, np.ones(N))
+    telescope(weighted, X, y, twice)
+    for model, *rows in (
+        (given, X, y, np.full(N, 3.0)),
+        (given, np.vstack([X, X]), np.concatenate([y, y])),
+        (weighted, X, y),
+    ):
+        with pytest.raises(ValueError, match=r"have other weights|leave it out"):
+            telescope(model, *rows)
+
+
 def test_labels_that_float32_cannot_tell_apart_are_refused():
     y = Y + 1e7
     with pytest.raises(ValueError, match=r"float32.*centred"):

@@ -61,19 +61,29 @@ def adopt(
     Raises
     ------
     ValueError
-        If a setting is not supported, or the telescope does not rebuild the model's predictions.
+        If a setting is not supported, the telescope does not rebuild the model's predictions, or weights that the model
+        recorded are not those of the rows.
     """
     read = reader.read(model, X, y, sample_weight, output)
     telescope, gap = _compared(read, seed)
-    if gap.is_rounding:
+    if _agrees(read, gap):
         return read, telescope
     unneeded = _unneeded_weights(reader, (model, X, y, sample_weight, output), seed)
     causes = chain(unneeded, read.clues, _causes(telescope, gap))
+    found = (
+        "agrees with the model's own predictions, but the rows or weights given are not those of its training"
+        if gap.is_rounding
+        else f"misses the model's own predictions of the rows given by up to {_size(telescope, gap)}"
+    )
     raise ValueError(
-        f"The telescope of this {type(model).__name__} misses the model's own predictions of the rows given by up to "
-        f"{_size(telescope, gap)}. Likely cause: {next(causes)}. Give X, y and sample_weight exactly as fit was given "
+        f"The telescope of this {type(model).__name__} {found}. Likely cause: {next(causes)}. Give X, y and sample_weight exactly as fit was given "
         "them, in the same order."
     )
+
+
+def _agrees(read: ReadModel, gap: Gap) -> bool:
+    """Whether a telescope rebuilds the model, and no record of the model contradicts the rows."""
+    return gap.is_rounding and not (read.clues_refuse and read.clues)
 
 
 def _size(telescope: LeafTelescope, gap: Gap) -> str:
@@ -98,10 +108,11 @@ def _unneeded_weights(reader: Reader, given: tuple[Any, ...], seed: int) -> Iter
     if sample_weight is None:
         return
     try:
-        without = _compared(reader.read(model, X, y, None, output), seed)[1]
+        read = reader.read(model, X, y, None, output)
+        gap = _compared(read, seed)[1]
     except ValueError:
         return
-    if without.is_rounding:
+    if _agrees(read, gap):
         yield "the model was trained without sample_weight: leave it out"
 
 

@@ -69,7 +69,10 @@ class ReadModel:
         Maps raw scores to means; None where they are the same, or where a mean depends on several raw scores.
     clues : tuple of str, default=()
         Signs that the rows or their weights are not those of the model, such as other numbers of rows in its leaves.
-        They are shown where the model is refused, the first first. They do not refuse it themselves.
+        They are shown where the model is refused, the first first.
+    clues_refuse : bool, default=False
+        Whether clues are certain, and refuse the model also where predictions agree: rows given twice, or weights times
+        a factor, can leave predictions as they are and change influence.
     squared_error : bool, default=False
         Whether each tree is fitted to the residuals of the trees before it under squared error, for which the
         criteria of a stopping curve are defined.
@@ -85,6 +88,7 @@ class ReadModel:
     rounding: float = 0.0
     link: Callable[[NDArray], NDArray] | None = None
     clues: tuple[str, ...] = ()
+    clues_refuse: bool = False
     squared_error: bool = False
 
 

@@ -104,6 +104,7 @@ def read(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: 
         rounding=_rounding(y, objective, len(grown.values)),
         link=objective.link,
         clues=() if objective.quantile is not None else weight_clues(grown, trees.leaf_weights),
+        clues_refuse=True,
         squared_error=objective.name == "RMSE",
     )
 

@@ -100,6 +100,7 @@ def read(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: 
         rounding=_rounding(y, grown, objective, ensemble),
         link=objective.link,
         clues=clues,
+        clues_refuse=True,
         squared_error=objective.name == "reg:squarederror",
     )
 
