@@ -253,6 +253,20 @@ def test_thresholds_are_found_from_the_leaves_of_a_loaded_model(tmp_path, thresh
     assert_exact(loaded, params, X, y)
 
 
+@pytest.mark.parametrize("ridge", [1.0, 2.5])
+@pytest.mark.parametrize("objective", [SQUARED, "reg:gamma"])  # the hessians of gamma do not tell the weights
+def test_a_ridge_that_the_model_holds_is_not_sought(objective, ridge):
+    y = labels_for(objective, Y)
+    model = fitted({"objective": objective, "reg_lambda": ridge}, y=y)
+    telescope(model, X, y)
+    for rows in ((np.vstack([X, X]), np.concatenate([y, y])), (X, y, np.full(N, 3.0))):
+        with pytest.raises(ValueError, match=r"misses the model's own predictions"):
+            telescope(model, *rows)
+        if ridge != 1.0:  # a Booster tells its own, and a loaded one the default
+            with pytest.raises(ValueError, match=r"misses the model's own predictions"):
+                telescope(model.get_booster(), *rows)
+
+
 def test_leaves_that_are_too_few_are_refused_until_the_settings_are_told(tmp_path):
     params = {"n_estimators": 1, "max_depth": 1, "reg_lambda": 2.5, "reg_alpha": 3.0}
     model = fitted(params)

@@ -1,7 +1,8 @@
 """The settings that leaf values depend on: those the model tells, or those that its leaves show.
 
 A model in memory tells its settings. A loaded one does not: XGBoost then reports its defaults. Where the leaves of the
-first trees do not have the values that the settings told give, settings are sought that do. With the learning rate r, a
+first trees do not have the values that the settings told give, settings are sought that do; a ridge that the model is
+known to hold is kept. With the learning rate r, a
 leaf that is neither at zero nor cut has G = H v / r + v reg_lambda / r + sign(v) reg_alpha, which is linear in what is
 sought.
 """
@@ -96,7 +97,8 @@ def find_settings(stages: Sequence[LeafSums], largest: float, saved: SavedModel)
     for at_most, penalised in product((np.inf, largest), (False, True)):
         found, certain = _found(stages, at_most, penalised)
         if found is not None and certain:
-            return found
+            held = saved.ridges_held
+            return found if not held or np.isclose(found.ridge, held, rtol=1e-5, atol=1e-6).any() else told[-1]
         known &= certain
     if not known:
         listed = ", ".join(f"{name}={value:.6g}" for name, value in zip(_NAMES, told[0], strict=True))

@@ -12,6 +12,8 @@ from telescoping_sklearn.boosting.libraries.xgboost._objectives import Objective
 
 #: Largest difference, relative to the whole, of the weight of the rows and that which the root of a tree reports.
 _WEIGHT_TOLERANCE = 1e-5
+#: XGBoost's default of reg_lambda, which a loaded model reports whatever it was fitted with.
+_DEFAULT_RIDGE = 1.0
 
 
 class SavedTree(NamedTuple):
@@ -163,6 +165,14 @@ class SavedModel:
         told |= {name: float(poisson[name]) for name in names if name in poisson}  # one parameter, which a file holds
         given = {name: self._given[name] for name in names if self._given.get(name) is not None}
         return [told, told | {name: float(np.float32(value)) for name, value in given.items()}]
+
+
+    @property
+    def ridges_held(self) -> list[float]:
+        """Values of reg_lambda that the model is known to hold; none where the default may be that of a loaded file."""
+        told = float(self.told("reg_lambda"))
+        given = self._given.get("reg_lambda")
+        return ([told] if told != _DEFAULT_RIDGE else []) + ([] if given is None else [float(given)])
 
 
 def _read_tree(tree: Mapping[str, Any]) -> SavedTree:
