@@ -27,6 +27,8 @@ _TRANSFORMATIONS: dict[str, Callable[[NDArray], NDArray]] = {
 }
 #: Part of the spread of predictions within which two of them are taken for equal when causes are looked for.
 _ALIKE = 1e-4
+#: Part of the gap that remains at most where another order of the labels counts as a help.
+_HELPS = 0.7
 
 
 def adopt(
@@ -120,11 +122,8 @@ def _causes(telescope: LeafTelescope, gap: Gap) -> Iterator[str]:
     """Yield what may explain a gap, the likeliest first."""
     if telescope.is_smoother:
         yield from _changed_labels(telescope, gap)
-        yield from _same_mean(telescope, gap)
-    yield (
-        "other rows or labels than the model was trained on, sample_weight that was left out or is not that of the "
-        "fit, or a start given to fit, such as init_score"
-    )
+        yield from _other_order(telescope, gap)
+    yield _differing_rows(telescope, gap)
 
 
 def _changed_labels(telescope: LeafTelescope, gap: Gap) -> Iterator[str]:
@@ -155,10 +154,27 @@ def _gap_under(telescope: LeafTelescope, transformation: Callable[[NDArray], NDA
     return float(np.abs(rebuilt.sum(axis=1) - gap.model).max())
 
 
-def _same_mean(telescope: LeafTelescope, gap: Gap) -> Iterator[str]:
-    """Yield that rows or labels are in another order where labels have the mean of the model's predictions."""
-    weights = telescope.row_weights[telescope.trained]
-    if not telescope.ensemble.is_average:  # boosting starts from the mean, and keeps the mean of predictions there
-        model, labels = gap.model[telescope.trained], telescope.y[telescope.trained]
-        if abs(weights @ (model - labels)) <= 1e-3 * weights.sum() * labels.std():
-            yield "X, y or sample_weight are in another order than in fit"
+def _other_order(telescope: LeafTelescope, gap: Gap) -> Iterator[str]:
+    """Yield that rows or labels are in another order where labels sorted as the model's predictions rebuild it better.
+
+    Only boosting is asked: it starts from the mean, and keeps the mean of predictions there.
+    """
+    trained = telescope.trained
+    model, labels, weights = gap.model[trained], telescope.y[trained], telescope.row_weights[trained]
+    if telescope.ensemble.is_average or abs(weights @ (model - labels)) > 1e-3 * weights.sum() * labels.std():
+        return
+    ordered = telescope.y.copy()
+    ordered[np.flatnonzero(trained)[np.argsort(model, kind="stable")]] = np.sort(labels)
+    if _gap_under(telescope, lambda _: ordered, gap) < _HELPS * gap.size:
+        yield "X, y or sample_weight are in another order than in fit"
+
+
+def _differing_rows(telescope: LeafTelescope, gap: Gap) -> str:
+    """Say that rows differ, and at which one the gap is largest; a gap of NaN counts as that."""
+    gaps = np.where(telescope.trained, np.abs(gap.rebuilt - gap.model), 0.0)
+    row = int(np.argmax(gaps))
+    return (
+        f"some labels or rows differ from those that the model was trained on (the gap is largest at row {row}, "
+        f"y={telescope.y[row]:.6g}), or sample_weight was left out or is not that of the fit, or a start was given to "
+        "fit, such as init_score"
+    )

@@ -166,7 +166,6 @@ class SavedModel:
         given = {name: self._given[name] for name in names if self._given.get(name) is not None}
         return [told, told | {name: float(np.float32(value)) for name, value in given.items()}]
 
-
     @property
     def ridges_held(self) -> list[float]:
         """Values of reg_lambda that the model is known to hold; none where the default may be that of a loaded file."""
