@@ -380,12 +380,22 @@ def test_a_net_that_is_fitted_again_by_weight_keeps_its_batches():
         ({"n_query": True}, "n_query=True"),
         ({"removal_shares": (0.1, 1.0)}, "removal_shares="),
         ({"mislabelled": 0.0}, "mislabelled=0.0"),
+        ({"n_left_out": 601}, "n_left_out=601 must be at most n_train, 600 for lightgbm"),
+        ({"n_left_out": 500, "models": ("lightgbm", "net_sgd_0.02")}, "n_left_out=500 .* 400 for net_sgd_0.02"),
+        ({"n_train": 60}, "n_left_out=100 must be at most n_train, 60 for lightgbm"),
+        ({"n_removal": 21, "n_query": 20}, "n_removal=21 must be at most n_query=20"),
     ],
     ids=lambda value: str(value)[:30],
 )
 def test_wrong_studies_are_refused_when_they_are_made(settings, message):
     with pytest.raises(ValueError, match=message):
         AttributionStudy(**settings)
+
+
+def test_sizes_of_measures_that_are_not_taken_are_not_checked():
+    assert AttributionStudy(n_train=60, n_query=5, measures=("half",)).n_left_out == 100
+    everything = AttributionStudy(n_train=100, n_query=10)
+    assert (everything.n_left_out, everything.n_removal) == (100, 10)
 
 
 def test_a_model_without_its_library_is_refused(monkeypatch):
@@ -465,6 +475,7 @@ def test_the_command_writes_values_summary_and_table(tmp_path, capsys):
         (["--models", "forest"], "'forest'"),
         (["--data", "moon"], "no data set 'moon'"),
         (["--seeds", "0"], "n_seeds=0"),
+        (["--quick", "--left-out", "500"], "n_left_out=500 must be at most n_train, 120"),
         (["--n-jobs", "0"], "n_jobs=0"),
     ],
     ids=str,

@@ -172,8 +172,7 @@ class _Case:
             yield from _rows(measure, name, linear_datamodeling_score(predictions, scores, subsets, average=False))
 
     def _leave_one_out(self) -> Iterator[Value]:
-        n_left_out = min(self.study.n_left_out, self.spec.n_train)
-        left_out = np.random.default_rng(self.seed).permutation(self.spec.n_train)[:n_left_out]
+        left_out = np.random.default_rng(self.seed).permutation(self.spec.n_train)[: self.study.n_left_out]
         kept = left_out[:, None] != np.arange(self.spec.n_train)
         predictions = self._without(kept, "leave one out")
         for name, scores in self.scores.items():
@@ -191,7 +190,7 @@ class _Case:
 
     def _removal(self) -> Iterator[Value]:
         """Remove, for each of some query rows, the training rows that raise its prediction most by each score."""
-        n_rows, shares = min(self.study.n_removal, self.study.n_query), self.study.removal_shares
+        n_rows, shares = self.study.n_removal, self.study.removal_shares
         untuned = [name for name in self.scores if not name[1]]
         removed = [removed_rows(self.scores[name][row], shares) for name in untuned for row in range(n_rows)]
         predictions = self._without(~np.concatenate(removed), "removal")
