@@ -17,6 +17,7 @@ import telescoping_sklearn
 from telescoping_sklearn import TelescopingGBTRegressor, TelescopingMLPRegressor
 from telescoping_sklearn.__main__ import main
 from telescoping_sklearn.attribution import (
+    ATTRIBUTION_DATA,
     AttributionStudy,
     _data,
     _models,
@@ -215,9 +216,18 @@ def test_a_table_of_too_few_rows_is_refused():
         draw_sample(read_table(("mine", X, y)), 25, 10, seed=0)
 
 
-def test_unknown_data_are_refused():
-    with pytest.raises(ValueError, match="no data set 'moon'"):
-        read_table("moon")
+UNKNOWN_DATA = ["moon", "openml:", "suite:353", "Friedman", {"path": "mine.csv", "target": "y"}, ("mine", [[1.0]])]
+
+
+@pytest.mark.parametrize("item", UNKNOWN_DATA, ids=str)
+def test_unknown_data_are_refused_with_the_names_that_a_study_takes(item):
+    with pytest.raises(ValueError, match="no data set") as raised:
+        AttributionStudy(data=("friedman", item))
+    message = str(raised.value)
+    assert repr(item) in message
+    said = message.replace(repr(item), "")
+    assert all(name in said for name in (*ATTRIBUTION_DATA, "openml:NAME", "(name, X, y)"))
+    assert not re.search("suite|path|openml:ID", said)
 
 
 # -- studies -----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
+from telescoping_sklearn.attribution._data import check_data
 from telescoping_sklearn.attribution._models import MODELS, ModelSpec, missing_library
 
 #: Measures by name, and what each of them says.
@@ -78,6 +79,8 @@ class AttributionStudy:
         _refuse_unknown("measures", self.measures, MEASURES)
         if not self.data:
             raise ValueError("data must name at least one data set.")
+        for item in self.data:
+            check_data(item)
         least = {"n_seeds": 1, "n_train": 10, "n_query": 2, "n_subsets": 3, "n_left_out": 3, "n_removal": 1}
         for name, fewest in least.items():
             value = getattr(self, name)
