@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -412,6 +413,30 @@ def test_a_model_without_its_library_is_refused(monkeypatch):
     monkeypatch.setattr("telescoping_sklearn.attribution._models.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="'xgboost' needs xgboost: pip install xgboost"):
         AttributionStudy(models=("xgboost",))
+
+
+def test_progress_is_written_as_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):
+    study = tiny("lightgbm", measures=("half", "loo"))
+    run_attribution(study, progress=True)
+    said = "mine, lightgbm, seed 0: half, 4 of 4 models\nmine, lightgbm, seed 0: leave one out, 3 of 3 models\n"
+    assert capsys.readouterr().err == said
+    monkeypatch.setattr(_runner, "_SECONDS_BETWEEN_LINES", 0)
+    run_attribution(study, progress=True)
+    assert [line.split(", ")[-1] for line in capsys.readouterr().err.splitlines()] == [
+        *(f"{number} of 4 models" for number in range(1, 5)),
+        *(f"{number} of 3 models" for number in range(1, 4)),
+    ]
+    run_attribution(study)
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_is_a_bar_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    run_attribution(tiny("lightgbm", measures=("half",)), progress=True)
+    said = capsys.readouterr().err
+    assert "\r" in said
+    assert "half:" in said
+    assert "models\n" not in said
 
 
 def test_jobs_must_be_a_number_of_processes():
