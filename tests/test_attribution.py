@@ -487,6 +487,26 @@ def test_the_table_shows_the_best_variant_and_the_settings(finished):
     assert ("Gauss-Newton, best damping" in text) == name.startswith("net")
 
 
+MARK = re.compile(r"\) [+-](?: |$)", flags=re.M)
+TOO_SMALL = "sizes too small to compare"
+
+
+@pytest.mark.parametrize(("n_seeds", "marks"), [(2, True), (2, False), (1, True), (1, False)])
+def test_scores_are_marked_where_there_are_seeds_to_compare(n_seeds, marks):
+    base = np.array([0.1, 0.9, 0.4, 0.2, 0.8, 0.5])
+    results = results_of({("influence", ""): base, ("lower", ""): base - 0.1, ("higher", ""): base + 0.1})
+    study = AttributionStudy(n_seeds=n_seeds, measures=("half",))
+    text = tabulate_attribution(results[results["seed"] < n_seeds], study, marks=marks)
+    if n_seeds == 2 and marks:
+        assert len(MARK.findall(text)) == 2
+        assert "+ or -" in text
+        assert TOO_SMALL not in text
+    else:
+        assert not MARK.search(text)
+        assert "+ or -" not in text
+        assert text.count(TOO_SMALL) == 1
+
+
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
@@ -502,6 +522,22 @@ def test_the_command_writes_values_summary_and_table(tmp_path, capsys):
     assert set(pd.read_csv(folder / "summary.csv")["contender"]) == set(values["contender"])
     assert "60 training rows, 20 query rows, 10 subsets; seeds 0 to 0" in printed
     assert os.listdir(folder / "retrained")
+
+
+QUICK = ["attribution", "--quick", "--data", "friedman", "--train", "60", "--query", "5", "--measures", "mislabel"]
+
+
+def test_quick_studies_and_single_seeds_have_no_marks(tmp_path, capsys):
+    full = [name for name in QUICK if name != "--quick"]
+    for command in (QUICK, [*QUICK, "--seeds", "2"], [*full, "--seeds", "1"]):
+        assert main([*command, "--folder", str(tmp_path / "small")]) == 0
+        printed = capsys.readouterr().out
+        assert printed.count(TOO_SMALL) == 1
+        assert not MARK.search(printed)
+    assert main([*full, "--seeds", "2", "--folder", str(tmp_path / "full")]) == 0
+    printed = capsys.readouterr().out
+    assert MARK.search(printed)
+    assert TOO_SMALL not in printed
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     for option, (name, about) in _SIZES.items():
         add(f"--{option}", dest=name, type=int, default=argparse.SUPPRESS, metavar="N", help=about)
-    add("--quick", action="store_true", help="a small study that shows how it works; sizes given beside it count")
+    add(
+        "--quick",
+        action="store_true",
+        help="a small study that shows how it works, too small to compare scores; sizes given beside it count",
+    )
     add("--n-jobs", type=int, default=1, metavar="N", help="processes that retrain models (default: 1)")
     add(
         "--folder",
@@ -102,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("interrupted; retrained models are kept, and the same command runs the rest", file=sys.stderr)
         raise
-    table = tabulate_attribution(results, study)
+    table = tabulate_attribution(results, study, marks=not options.quick)
     results.to_csv(options.folder / "values.csv", index=False)
     summarise_attribution(results).to_csv(options.folder / "summary.csv", index=False)
     (options.folder / "table.txt").write_text(table + "\n", encoding="utf-8")
