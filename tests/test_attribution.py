@@ -540,6 +540,46 @@ def test_quick_studies_and_single_seeds_have_no_marks(tmp_path, capsys):
     assert TOO_SMALL not in printed
 
 
+def written(folder):
+    return {name: (folder / name).read_text() for name in ("values.csv", "summary.csv", "table.txt")}
+
+
+def test_quick_and_full_studies_have_folders_of_their_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([name for name in QUICK if name != "--quick"]) == 0
+    full = written(tmp_path / "attribution_results")
+    assert main(QUICK) == 0
+    assert set(os.listdir(tmp_path)) == {"attribution_results", "attribution_quick"}
+    assert written(tmp_path / "attribution_results") == full
+    assert written(tmp_path / "attribution_quick") != full
+    assert "Written: attribution_quick" in capsys.readouterr().out
+
+
+def test_other_results_are_kept(tmp_path, capsys):
+    quick = [*QUICK, "--folder", str(tmp_path)]
+    others = [[*quick, "--seeds", "2"], [*quick, "--train", "70"]]
+    found = []
+    for command in (quick, *others):
+        assert main(command) == 0
+        found.append(written(tmp_path))
+    printed = capsys.readouterr().out
+    for number, earlier in enumerate(found[:2], start=1):
+        place = tmp_path / f"earlier_{number}"
+        assert written(place) == earlier
+        assert f"Other results that were in {tmp_path} are kept in {place}." in printed
+    assert main(others[-1]) == 0
+    assert written(tmp_path) == found[-1]
+    assert not (tmp_path / "earlier_3").exists()
+    assert "are kept" not in capsys.readouterr().out
+
+
+def test_values_without_a_table_are_kept_too(tmp_path):
+    (tmp_path / "values.csv").write_bytes(b"mine\xff")
+    assert main([*QUICK, "--folder", str(tmp_path)]) == 0
+    assert (tmp_path / "earlier_1" / "values.csv").read_bytes() == b"mine\xff"
+    assert os.listdir(tmp_path / "earlier_1") == ["values.csv"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
