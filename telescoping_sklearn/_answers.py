@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import joblib
 import numpy as np
@@ -37,6 +37,9 @@ from telescoping_sklearn._telescope import (
     resolve_stages,
     resolve_subsets,
 )
+
+#: Influence up to this many standard deviations of the labels is rounding.
+_NO_INFLUENCE = 1e-10
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class AnsweringTelescope(Telescope):
     #: What columns give, and the question to ask about earlier stages, in messages.
     response_name: ClassVar[str] = "label response"
     staged_question: ClassVar[str] = "staged_effective_params"
+    #: Why a response fails its checks and how to fit instead, in messages; empty where responses are exact.
+    unsound_remedy: ClassVar[str] = ""
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
@@ -155,7 +160,11 @@ class AnsweringTelescope(Telescope):
 
         Where columns are those of rows, every output of a row responds to its row's.
         """
-        plan, last = self.forward_plan(0, self.n_columns), np.array([self.n_stages])
+        return self._own_weights(self.forward_plan(0, self.n_columns))
+
+    def _own_weights(self, plan: Plan) -> NDArray:
+        """Diagonal of S over the training rows, by a plan for a unit column for every label."""
+        last = np.array([self.n_stages])
         own = np.zeros((math.prod(self.column_shape), self.y.size // math.prod(self.column_shape)))
         for columns in trained_blocks(self, plan):
             response = next(self.apply_response(plan, None, unit_columns(self, columns), False, last))
@@ -186,9 +195,8 @@ class AnsweringTelescope(Telescope):
 
     def _of_weights(self, denominators: Denominators) -> "AnsweringTelescope":
         """Return the telescope whose columns are weights of rows."""
-        of_weights = self.influence_telescope(denominators)
+        of_weights = cast(AnsweringTelescope, self.influence_telescope(denominators))
         of_weights.verbose = self.verbose
-        assert isinstance(of_weights, AnsweringTelescope)
         return of_weights
 
     def offset(self, X: NDArray | None) -> NDArray:
@@ -219,17 +227,24 @@ class AnsweringTelescope(Telescope):
         if by not in ("weight", "influence"):
             raise ValueError(f"by must be 'weight' or 'influence', got {by!r}.")
         if by == "influence":
-            return self._of_weights("moving").top_examples(X, k)
-        self._check_k(k)
+            remedy = "influence(X)[:, output]"
+            rows, values = self._of_weights("moving")._top_examples(X, k, "top_examples(by='influence')", remedy)
+            self._warn_of_none(values)
+            return rows, values
+        return self._top_examples(X, k, "top_examples", "kernel_weights(X)[:, output, :, output]")
+
+    def _top_examples(self, X: NDArray, k: int, question: str, for_outputs: str) -> tuple[NDArray[np.intp], NDArray]:
+        """Find the columns of largest weight; the question and what to ask of several outputs are for messages."""
+        self._check_k(k, question, for_outputs)
         n_query, columns = len(X), np.flatnonzero(self.trained)
         refuse_if_too_large(
             48.0 * n_query * k,  # rows and weights, and the five columns of the table made of them
-            f"top_examples of {n_query} queries by {k} rows",
+            f"{question} of {n_query} queries by {k} rows",
             "Ask for fewer query rows at a time, or for a smaller k.",
         )
         rows, weights = np.empty((n_query, k), dtype=np.intp), np.empty((n_query, k))
         size = items_per_block(8.0 * 4 * self.n_samples, n_query)  # weights, a copy of them, magnitudes and their order
-        self._refuse_unsound("top_examples")
+        self._refuse_unsound(question)
         plan = self._weights_plan(size)
         for first in range(0, n_query, size):
             block = slice(first, first + size)
@@ -237,6 +252,17 @@ class AnsweringTelescope(Telescope):
             largest = _largest(np.abs(found), k)
             rows[block], weights[block] = columns[largest], np.take_along_axis(found, largest, axis=1)
         return rows, weights
+
+    def _warn_of_none(self, influence: NDArray) -> None:
+        """Warn where the largest influence on a prediction, (n_query, k), is rounding."""
+        none = np.abs(influence).max(axis=1) <= _NO_INFLUENCE * np.std(self.y[self.trained])
+        if none.any():
+            warnings.warn(
+                f"No row has influence on {none.sum()} of {len(none)} predictions, whose rows come in no order. Leaves "
+                "that are medians or quantiles, or hold rows of one label, do not respond to weights. Use by='weight'.",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def breakdown(self, X: NDArray | None, stages: Any = None) -> tuple[NDArray[np.intp], NDArray]:
         """Split the telescoping model into its start and what every stage, or stretch of stages, added to it.
@@ -370,14 +396,14 @@ class AnsweringTelescope(Telescope):
 
     # -- refusals ----------------------------------------------------------------------------------------------------
 
-    def _check_k(self, k: Any) -> None:
+    def _check_k(self, k: Any, question: str, for_outputs: str) -> None:
         """Raise unless ``k`` is a number of rows that were trained on."""
         if not isinstance(k, Integral) or isinstance(k, bool):
             raise TypeError(f"k must be an int, got {k!r}.")
         if self.output_shape:
             raise ValueError(
-                f"top_examples ranks the rows of one output, and this model has {self.n_outputs}. Rank those of an "
-                "output by kernel_weights(X)[:, output, :, output], or influence(X)[:, output]."
+                f"{question} ranks the rows of one output, and this model has {self.n_outputs}. Rank those of an "
+                f"output by {for_outputs}."
             )
         if not 1 <= int(k) <= self.n_trained:
             raise ValueError(f"k={k} must lie between 1 and {self.n_trained}, the number of rows trained on.")
@@ -403,10 +429,9 @@ class AnsweringTelescope(Telescope):
         last = self.last_sound_stage
         return (
             f"the {self.response_name} of this run fails its checks there, and passes them last at stage {last} of "
-            f"{self.n_stages}. Where it fails, the recursion is unstable, or sections are too long. Ask for earlier "
-            f"stages, as in {self.staged_question}(X, stages=[{last}]), fit with max_iter or learning_rate_init "
-            "lowered, or use section=1 or rule='gauss2' where they are not in use."
-        )
+            f"{self.n_stages}. Ask for earlier stages, as in {self.staged_question}(X, stages=[{last}]). "
+            f"{self.unsound_remedy}"
+        ).rstrip()
 
     def _while_sound(
         self, X: NDArray | None, stages: NDArray, answer: Callable[[NDArray], Estimate], question: str

@@ -59,6 +59,8 @@ def unwrap(estimator: Any) -> Unwrapped:
     ------
     sklearn.exceptions.NotFittedError
         If an estimator around the model is not fitted.
+    ValueError
+        If a search keeps no model.
     """
     if isinstance(estimator, Pipeline):
         check_is_fitted(estimator)
@@ -70,5 +72,10 @@ def unwrap(estimator: Any) -> Unwrapped:
         return inner._replace(of_labels=(estimator.transformer_, *inner.of_labels))
     if isinstance(estimator, BaseSearchCV):
         check_is_fitted(estimator)
+        if not hasattr(estimator, "best_estimator_"):
+            raise ValueError(
+                f"{type(estimator).__name__} was fitted with refit={estimator.refit!r} and keeps no model. Fit it with "
+                "refit=True."
+            )
         return unwrap(estimator.best_estimator_)
     return Unwrapped(estimator)

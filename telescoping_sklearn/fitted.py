@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils import get_tags
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted, column_or_1d
 
@@ -201,7 +201,7 @@ class FittedTelescope(BaseTelescopingEstimator):
         reader = find_reader(found.model)
         if reader is None:
             raise TypeError(f"telescope takes no {type(found.model).__name__}. It takes {_TAKEN}.")
-        labels = _labels(X, y)
+        labels = _labels(X, y, found.model)
         weights = None
         if sample_weight is not None:
             weights = _check_sample_weight(
@@ -302,7 +302,7 @@ class FittedTelescope(BaseTelescopingEstimator):
                 f"A stopping curve needs trees boosted under squared error, which its criteria are of; this "
                 f"{type(unwrap(self.model).model).__name__} has none."
             )
-        return stopping_curve(explained, criteria, n_probes, None)
+        return stopping_curve(explained, criteria, n_probes)
 
     def _query(self, X: Any) -> NDArray:
         check_is_fitted(self)
@@ -322,13 +322,19 @@ class FittedTelescope(BaseTelescopingEstimator):
         return tags
 
 
-def _labels(X: Any, y: Any) -> NDArray:
-    """Return labels as one column, checked against the rows."""
+def _labels(X: Any, y: Any, model: Any) -> NDArray:
+    """Return labels as one column, checked against the rows and the kind of the model."""
     labels = column_or_1d(np.asarray(y))
     if _num_samples(X) != len(labels):
         raise ValueError(f"X has {_num_samples(X)} rows, and y {len(labels)} labels. Give a label for every row.")
+    if labels.dtype == object and not any(isinstance(label, str) for label in labels):
+        labels = labels.astype(np.float64)
     if labels.dtype.kind in "fiub":  # classes may have names
         labels = labels.astype(np.float64)
         if not np.isfinite(labels).all():
             raise ValueError("y contains NaN or infinity. Give the labels that the model was trained on.")
+    elif isinstance(model, RegressorMixin):
+        raise ValueError(
+            f"y must hold numbers for {type(model).__name__}, got {labels.dtype}, for example {labels[0]!r}."
+        )
     return labels

@@ -130,8 +130,11 @@ SLOW_TO_IMPORT = {"torch", "lightgbm", "xgboost", "catboost", "skorch", "matplot
 
 
 def modules_that_import_quickly():
-    """Dotted names of all modules but those of the two families and the one that needs a Dask cluster."""
-    quick = [path for path, group in FILES if group not in {"boosting", "neural"} and path.name != "_cluster.py"]
+    """Dotted names of all modules but those of nets, tree libraries, LightGBM's trees and a Dask cluster."""
+    slow = {ROOT / "boosting" / "_estimators.py", ROOT / "benchmark" / "_cluster.py"}
+    readers = [ROOT / "boosting" / "libraries" / name for name in ("lightgbm", "xgboost", "catboost")]
+    found = [path for path, group in FILES if group != "neural" and path not in slow]
+    quick = [path for path in found if not any(path.is_relative_to(reader) for reader in readers)]
     names = [".".join([PACKAGE, *path.relative_to(ROOT).with_suffix("").parts]) for path in quick]
     return sorted(name.removesuffix(".__init__") for name in names)
 
@@ -147,9 +150,8 @@ def test_the_package_alone_loads_no_library():
 
 def test_slow_libraries_are_not_loaded_before_they_are_used():
     modules = modules_that_import_quickly()
-    assert {PACKAGE, *(f"{PACKAGE}.{name}" for name in ("irregularity", "metrics", "benchmark", "__main__"))} <= {
-        *modules
-    }
+    names = ("irregularity", "metrics", "benchmark", "__main__", "fitted", "boosting", "boosting._ensemble")
+    assert {PACKAGE, *(f"{PACKAGE}.{name}" for name in names)} <= {*modules}
     run_python(
         "import sys\n"
         "from importlib import import_module\n"
@@ -158,6 +160,33 @@ def test_slow_libraries_are_not_loaded_before_they_are_used():
         f"    loaded = {SLOW_TO_IMPORT} & set(sys.modules)\n"
         "    assert not loaded, (name, loaded)\n"
     )
+
+
+def test_telescopes_of_another_library_load_no_tree_library():
+    """Each module in a process of its own: one that was loaded before must not hide what another loads."""
+    for name in ("boosting._ensemble", "boosting._checked", "boosting._leaf_telescope", "boosting._stopping", "fitted"):
+        run_python(
+            f"import sys, {PACKAGE}.{name}; loaded = {SLOW_TO_IMPORT} & set(sys.modules); assert not loaded, loaded"
+        )
+    run_python(
+        "import sys\n"
+        "import numpy as np\n"
+        "from sklearn.ensemble import GradientBoostingRegressor\n"
+        f"from {PACKAGE} import telescope\n"
+        "X, y = np.arange(40.0).reshape(20, 2), np.arange(20.0)\n"
+        "explained = telescope(GradientBoostingRegressor(n_estimators=3).fit(X, y), X, y)\n"
+        "explained.stopping_curve(criteria=['gcv'])\n"
+        f"loaded = {SLOW_TO_IMPORT} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+
+
+def test_the_package_of_trees_knows_its_names_only():
+    boosting = telescoping_sklearn.boosting
+    assert "TelescopingGBTRegressor" in dir(boosting)
+    assert boosting.TelescopingGBTRegressor is telescoping_sklearn.TelescopingGBTRegressor
+    with pytest.raises(AttributeError, match="no attribute 'TelescopingForest'"):
+        getattr(boosting, "TelescopingForest")  # noqa: B009
 
 
 @pytest.mark.parametrize("name", telescoping_sklearn.__all__)

@@ -296,9 +296,9 @@ def test_leaves_that_lightgbm_cannot_tell_from_empty_ones_are_refused(rows, sett
     else:
         assert model.fit(X, y).n_stages_ == 12
     assert model.set_params(min_child_weight=1e-3).fit(X, y, sample_weight=sample_weight).n_stages_ == 12
-    curved = make_trees(objective="poisson", min_child_samples=min_child_samples, **settings)
+    non_quadratic = make_trees(objective="poisson", min_child_samples=min_child_samples, **settings)
     with pytest.raises(ValueError, match=r"min_child_weight=.* not supported with objective='poisson'"):
-        curved.fit(X, np.exp(y))
+        non_quadratic.fit(X, np.exp(y))
 
 
 # Kernels

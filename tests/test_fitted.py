@@ -486,3 +486,41 @@ def test_answers_can_be_written_down(rows, queries):
     """Numbers are plain where they are single."""
     explained = telescope(clone(MODELS["RandomForest"]).fit(*rows), *rows)
     json.dumps([explained.effective_params_, explained.effective_params(queries), explained.n_stages_])
+
+
+@pytest.mark.parametrize("mean", [1e6, -1e8])
+def test_labels_that_float32_takes_apart_are_refused(mean):
+    X, y = random_rows(N)
+    model = clone(MODELS["LightGBM"]).fit(X, y + mean)
+    with pytest.raises(ValueError, match=r"LightGBM keeps labels in float32.*centred"):
+        telescope(model, X, y + mean)
+
+
+def test_a_search_that_keeps_no_model_is_refused():
+    X, y = random_rows(N)
+    search = GridSearchCV(DecisionTreeRegressor(), {"max_depth": [2, 3]}, refit=False, cv=2).fit(X, y)
+    with pytest.raises(ValueError, match="refit=False and keeps no model"):
+        telescope(search, X, y)
+
+
+@pytest.mark.parametrize("kind", [str, object])
+def test_labels_of_a_regressor_that_are_text_are_refused(kind):
+    X, y = random_rows(N)
+    model = DecisionTreeRegressor(max_depth=2).fit(X, y)
+    with pytest.raises(ValueError, match="y must hold numbers for DecisionTreeRegressor"):
+        telescope(model, X, y.astype(str).astype(kind))
+    assert telescope(model, X, y.astype(object)).n_stages_ == 1
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        RandomForestRegressor(8, random_state=0),
+        lightgbm.LGBMRegressor(objective="regression_l1", n_estimators=8, min_child_samples=5, n_jobs=1, verbosity=-1),
+    ],
+)
+def test_no_influence_at_all_is_said(model):
+    X, y = random_rows(N)
+    explained = telescope(clone(model).fit(X, y), X, y)
+    with pytest.warns(UserWarning, match="No row has influence on 4 of 4 predictions"):
+        explained.top_examples(X[:4], k=2, by="influence")

@@ -1,5 +1,6 @@
 """Influence of trees: every route against finite differences in the weights, with the trees' structure held fixed."""
 
+import re
 from functools import partial
 
 import numpy as np
@@ -15,11 +16,13 @@ from test_ensembles_of_other_libraries import MAKE
 from test_tree_losses import OBJECTIVES, rows_for
 from test_tree_settings import SPLITTING, coded, random_frame
 
+from telescoping_sklearn._telescope import UnstableResponseError
 from telescoping_sklearn.boosting._checked import checked_telescope
 from telescoping_sklearn.boosting._ensemble import InfluenceTerms, LeafEnsemble
 from telescoping_sklearn.boosting._influence import influence_ensemble
 from telescoping_sklearn.boosting._leaf_carriers import LeafCarrier
 from telescoping_sklearn.boosting._leaf_space import stacked
+from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
 from telescoping_sklearn.losses import Fair, Gamma, Logistic, Poisson, Tweedie
 
 N, M = 40, 9
@@ -233,6 +236,35 @@ def test_frames_name_their_rows(query):
     top = model.top_examples(frame[:3], 2, by="influence")
     assert list(top.columns) == ["query", "row", "index", "influence", "label"]
     assert (top["index"] == [f"row {i}" for i in top.row]).all()
+
+
+def test_refusals_of_trees_give_no_advice_for_nets(query, monkeypatch):
+    telescope = make_trees().fit(*random_rows(N)).telescope_
+    monkeypatch.setattr(LeafTelescope, "is_sound", lambda self, stages: np.zeros(len(stages), dtype=bool))
+    asked = [
+        lambda: telescope.kernel_weights(query),
+        lambda: telescope.offset(query),
+        lambda: telescope.influence(query),
+        lambda: telescope.self_influence(),
+        lambda: telescope.top_examples(query, 2),
+        lambda: telescope.top_examples(query, 2, by="influence"),
+        lambda: list(telescope.staged_effective_params(query)),
+    ]
+    for ask in asked:
+        with pytest.raises(UnstableResponseError, match="Ask for earlier stages") as caught:
+            ask()
+        assert not re.search("max_iter|learning_rate_init|section|gauss2| $", str(caught.value))
+
+
+@pytest.mark.parametrize("in_leaves", [True, False])
+def test_own_weights_are_planned_once(in_leaves, monkeypatch):
+    telescope, plans = make_trees().fit(*random_rows(N)).telescope_, []
+    expected, plan = telescope.kernel_weights(None).diagonal(), LeafTelescope.forward_plan
+    monkeypatch.setattr(LeafTelescope, "forward_plan", lambda *given: plans.append(given) or plan(*given))
+    if not in_leaves:
+        monkeypatch.setattr(LeafTelescope, "exact_sums", lambda self, n_query: None)
+    np.testing.assert_allclose(telescope.own_weights(), expected, atol=1e-12)
+    assert len(plans) == 1
 
 
 @pytest.mark.parametrize("by", ["weights", None, "Influence"])

@@ -252,8 +252,12 @@ def test_kernels_and_first_order_models_of_several_outputs(module, optimizer):
     assert stages.tolist() == list(range(T + 1))
     close(contributions, np.stack(parts).reshape(-1, M, o))
     close(list(telescope.staged_telescoping(run.query, [T])), [sum(parts).reshape(M, o)])
-    with pytest.raises(ValueError, match=f"ranks the rows of one output, and this model has {o}"):
+    with pytest.raises(
+        ValueError, match=f"^top_examples ranks the rows of one output, and this model has {o}"
+    ) as caught:
         telescope.top_examples(run.query, 1)
+    assert "kernel_weights(X)[:, output, :, output]" in str(caught.value)
+    assert "influence" not in str(caught.value)
 
 
 def test_parameters_respond_to_labels_of_every_output(module):

@@ -1,4 +1,4 @@
-"""Telescopes of fitted trees, compared with the predictions of the library that grew the trees."""
+"""The self-check of telescopes: what they rebuild of fitted trees beside what the library itself predicts."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

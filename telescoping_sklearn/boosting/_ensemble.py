@@ -265,10 +265,10 @@ class LeafEnsemble:
         """
         for stage in range(1, self.n_stages + 1):
             if self.gradient is None:
-                pulls = self.label_weights(stage) * y - self.feedback_weights(stage) * raw
+                negative_gradients = self.label_weights(stage) * y - self.feedback_weights(stage) * raw
             else:
-                pulls = -self.response_weights(stage) * self.gradient(stage)
-            values = self.leaf_values(stage, self.leaf_sums(stage, pulls))
+                negative_gradients = -self.response_weights(stage) * self.gradient(stage)
+            values = self.leaf_values(stage, self.leaf_sums(stage, negative_gradients))
             raw += values[self.leaves[stage - 1]]
             yield values
 

@@ -17,6 +17,7 @@ from telescoping_sklearn.boosting._checked import checked_telescope
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
 from telescoping_sklearn.boosting._stopping import CRITERIA, StoppingCurve, stopping_curve
 from telescoping_sklearn.boosting.libraries.lightgbm import (
+    SQUARED_ERROR_NAMES,
     Booster,
     ColumnCategories,
     FitRecord,
@@ -34,7 +35,7 @@ from telescoping_sklearn.boosting.libraries.lightgbm import (
     refuse_trained,
     refuse_unknown_columns,
     refuse_unsupported,
-    refuse_watched,
+    refuse_validation,
 )
 
 
@@ -294,18 +295,18 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
             new = new._replace(given=given, held_out=held_out)
         shift = label_shift(params, new.trained())
         new = new._replace(label_shift=shift)
-        trained, watched = new.trained(), new.watched()
+        trained, validation_rows = new.trained(), new.validation_rows()
         refuse_trained(params, trained, shift)
-        if watched is not None:
-            refuse_watched(params, watched, "" if validation is None else "_val", shift)
+        if validation_rows is not None:
+            refuse_validation(params, validation_rows, "" if validation is None else "_val", shift)
         self.seed_, self._categories = seed, categories
-        self._learn(new, trained, watched, earlier)
+        self._learn(new, trained, validation_rows, earlier)
         return self
 
-    def _learn(self, new: FitRecord, trained: Rows, watched: Rows | None, earlier: FitRecord | None) -> None:
+    def _learn(self, new: FitRecord, trained: Rows, validation_rows: Rows | None, earlier: FitRecord | None) -> None:
         """Fit the booster, or add trees to it, and keep what explanations need."""
         before = None if earlier is None else first_trees(self.booster_, self.n_stages_)
-        self.booster_, plan = fit_booster(new, trained, watched, self.seed_, before)
+        self.booster_, plan = fit_booster(new, trained, validation_rows, self.seed_, before)
         self.n_stages_, self.label_shift_ = count_stages(self.booster_), new.label_shift
         plans = () if earlier is None else earlier.plans
         if plan is not None:
@@ -373,7 +374,12 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
             If ``loo`` needs more memory or time than allowed for so many trees and rows.
         """
         objective = self._record().params["objective"]
-        return stopping_curve(cast(LeafTelescope, self.telescope_), criteria, n_probes, objective)
+        if objective not in SQUARED_ERROR_NAMES:
+            raise ValueError(
+                f"A stopping curve needs an objective of squared error, which its criteria are of, and objective is "
+                f"{objective!r}. Use early_stopping_rounds instead."
+            )
+        return stopping_curve(cast(LeafTelescope, self.telescope_), criteria, n_probes)
 
     def staged_predict(self, X: Any, stages: Any = None, *, approximation: str | None = None) -> Iterator[NDArray]:
         """Predict after each stage.

@@ -26,7 +26,7 @@ from telescoping_sklearn.boosting._ensemble import InfluenceTerms, LeafEnsemble,
 
 
 @dataclass(frozen=True)
-class Pulls:
+class NegativeGradients:
     """Negative gradients p of the training rows before a stage, clipped for Huber's loss; called with the stage.
 
     Attributes
@@ -45,7 +45,7 @@ class Pulls:
 
     def __call__(self, stage: int) -> NDArray:
         """Return p of every row before a stage (1-based), (n_train,)."""
-        return _pulls(self.ensemble, stage, self.labels, self.path.before(stage))
+        return _negative_gradients(self.ensemble, stage, self.labels, self.path.before(stage))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class InfluenceEnsemble(LeafEnsemble):
 
     Attributes
     ----------
-    pulls : callable
+    negative_gradients : callable
         p of all rows in a stage.
     unshrunk : sequence of ndarray of shape (n_leaves,)
         v / lr by stage.
@@ -62,7 +62,7 @@ class InfluenceEnsemble(LeafEnsemble):
         What else derivatives in the weights need.
     """
 
-    pulls: StageRates
+    negative_gradients: StageRates
     unshrunk: Sequence[NDArray]
     terms: InfluenceTerms
 
@@ -75,8 +75,8 @@ class InfluenceEnsemble(LeafEnsemble):
         """Return what the weight of a row adds to the sum over its leaf: counts times p - H v / lr, (n_train,)."""
         counts, hessian = self.terms.counts, self.terms.hessian
         value = self._values(stage)
-        pulled = self.pulls(stage) - (value if hessian is None else value * hessian(stage))
-        return pulled * (counts(stage) if callable(counts) else counts)
+        own = self.negative_gradients(stage) - (value if hessian is None else value * hessian(stage))
+        return own * (counts(stage) if callable(counts) else counts)
 
     def feedback_weights(self, stage: int) -> NDArray:
         """Return what the response of a row takes from the sum over its leaf: w (h + H' v / lr), (n_train,)."""
@@ -128,7 +128,7 @@ def influence_ensemble(ensemble: LeafEnsemble, y: NDArray) -> InfluenceEnsemble:
         **own
         | {"start_weights": terms.start, "start_offset": 0.0, "constants": None, "gradient": None}
         | {"trained": _counted(terms, ensemble)},
-        pulls=Pulls(ensemble, path, read_only(y)),
+        negative_gradients=NegativeGradients(ensemble, path, read_only(y)),
         unshrunk=[value / terms.learning_rate for value in values],
         terms=terms,
     )
@@ -142,12 +142,12 @@ def _counted(terms: InfluenceTerms, ensemble: LeafEnsemble) -> NDArray:
     return np.any([counts(stage) > 0 for stage in range(1, ensemble.n_stages + 1)], axis=0) | (terms.start != 0)
 
 
-def _pulls(ensemble: LeafEnsemble, stage: int, y: NDArray, raw: NDArray) -> NDArray:
+def _negative_gradients(ensemble: LeafEnsemble, stage: int, y: NDArray, raw: NDArray) -> NDArray:
     if ensemble.gradient is not None:
         return -ensemble.gradient(stage)
     injection, feedback = (
         rates(stage) if callable(rates) else rates for rates in (ensemble.injection, ensemble.feedback)
     )
-    pulls = injection * y - feedback * raw
+    negative_gradients = injection * y - feedback * raw
     clip = np.inf if ensemble.influence_terms is None else ensemble.influence_terms.clip
-    return pulls if np.isinf(clip) else np.clip(pulls, -clip, clip)
+    return negative_gradients if np.isinf(clip) else np.clip(negative_gradients, -clip, clip)

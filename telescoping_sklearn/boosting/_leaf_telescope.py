@@ -291,11 +291,11 @@ class LeafTelescope(AnsweringTelescope):
         """Diagonal of S over the training rows, (n_train,): from sums over pairs of leaves where that is cheaper."""
         if self.ensemble.is_average:
             return average_own_weights(self.ensemble)
-        sums = self.exact_sums(0)
-        if sums is not None and sums.operations <= self.forward_plan(0, self.n_trained).operations:
+        plan, sums = self.forward_plan(0, self.n_columns), self.exact_sums(0)
+        if sums is not None and sums.operations <= plan.operations:
             *_, own = self.moments.staged_own_weights()
             return own
-        return super().own_weights()
+        return self._own_weights(plan)
 
     def forward_plan(self, n_query: int, n_columns: int) -> LeafPlan:
         """Plan label columns: labels and residuals are held at every training row, responses at every query."""

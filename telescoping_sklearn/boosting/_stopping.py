@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from telescoping_sklearn._estimates import Estimate
 from telescoping_sklearn.boosting._leaf_telescope import LeafTelescope
-from telescoping_sklearn.boosting.libraries.lightgbm._objectives import SQUARED_ERROR_NAMES
 
 CRITERIA = ("aicc", "gcv", "loo")
 #: Smallest denominator, of 1, by which an error is divided: below it, rounding errors dominate.
@@ -47,11 +46,10 @@ class StoppingCurve:
     chosen: dict[str, int]
 
 
-def stopping_curve(
-    telescope: LeafTelescope, criteria: Sequence[str], n_probes: Any, objective: str | None
-) -> StoppingCurve:
-    """Compute the criteria after every tree; see `TelescopingGBTRegressor.stopping_curve`."""
-    _check(objective, criteria)
+def stopping_curve(telescope: LeafTelescope, criteria: Sequence[str], n_probes: Any) -> StoppingCurve:
+    """Compute the criteria after every tree, boosted under squared error; see `TelescopingGBTRegressor`."""
+    if isinstance(criteria, str) or not criteria or not set(criteria) <= set(CRITERIA):
+        raise ValueError(f"criteria must be a sequence of one or more of {CRITERIA}, got {criteria!r}.")
     y, trained = telescope.y[telescope.trained], telescope.trained
     weights = telescope.ensemble.row_weights[trained] / telescope.ensemble.row_weights[trained].sum()
     residuals = (y - fitted[trained] for fitted in telescope.staged_reconstruction(None))
@@ -132,14 +130,3 @@ def _own_weights(telescope: LeafTelescope, asked: bool) -> Iterator[NDArray | No
         yield from telescope.staged_own_weights()
     else:
         yield from [None] * telescope.n_stages
-
-
-def _check(objective: str | None, criteria: Sequence[str]) -> None:
-    """Raise ValueError where a criterion does not exist or cannot be had."""
-    if isinstance(criteria, str) or not criteria or not set(criteria) <= set(CRITERIA):
-        raise ValueError(f"criteria must be a sequence of one or more of {CRITERIA}, got {criteria!r}.")
-    if objective not in SQUARED_ERROR_NAMES:
-        raise ValueError(
-            f"A stopping curve needs an objective of squared error, which its criteria are of, and objective is "
-            f"{objective!r}. Use early_stopping_rounds instead."
-        )

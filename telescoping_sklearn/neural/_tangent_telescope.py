@@ -85,6 +85,10 @@ class TangentTelescope(AnsweringTelescope):
     """
 
     has_linearized = True
+    unsound_remedy = (
+        "Where it fails, the recursion is unstable, or sections are too long: fit with max_iter or learning_rate_init "
+        "lowered, or use section=1 or rule='gauss2' where they are not in use."
+    )
     #: Blocks of p numbers that are held for one column.
     parameter_blocks: float = 7.0
 

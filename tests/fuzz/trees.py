@@ -168,8 +168,11 @@ def draw_case(seed: int) -> Case:
     y = draw_y(rng, settings["objective"], n, signal[:n])
     options["sample_weight"] = draw_weights(rng, n)
     if settings["early_stopping_rounds"] is not None and rng.random() < 0.5:
-        watched = rng.integers(0, n, max(2, n // 3))
-        options |= {"X_val": X.iloc[watched] if isinstance(X, pd.DataFrame) else X[watched], "y_val": y[watched]}
+        checked = rng.integers(0, n, max(2, n // 3))
+        options |= {
+            "X_val": X.iloc[checked] if isinstance(X, pd.DataFrame) else X[checked],
+            "y_val": y[checked],
+        }
     later = None
     if rng.random() < 0.15:
         settings["warm_start"], later = True, settings["n_estimators"] + int(rng.integers(1, 6))
@@ -205,19 +208,19 @@ def check_answers(model, case: Case) -> str:
     raw, raw_query = (
         model.booster_.predict(rows, num_iteration=model.n_stages_, raw_score=True) for rows in (X, query)
     )
-    curved = model.objective in RAW_LOSSES
-    scale = 1e-5 * np.std(raw) + 1e-6 * max(1.0, np.abs(raw).max()) if curved else tolerance(model, y)
+    non_quadratic = model.objective in RAW_LOSSES
+    scale = 1e-5 * np.std(raw) + 1e-6 * max(1.0, np.abs(raw).max()) if non_quadratic else tolerance(model, y)
     need(np.abs(loops.training_values - raw).max() <= scale, "the leaf loops miss the predictions")
     need(np.abs(loops.reached_values - raw_query).max() <= scale, "the leaf loops miss the predictions of queries")
     S, S_query = model.kernel_weights_, model.kernel_weights(case.query)
     if not loops.close:
-        rtol = 1e-5 if curved else 1e-9
+        rtol = 1e-5 if non_quadratic else 1e-9
         close(S, loops.training, "weights of the training rows", rtol)
         close(S_query, loops.reached, "weights of the queries", rtol)
     check_routes(model, case, S_query)
     norms = [np.sqrt((kernel.toarray() ** 2).sum(axis=1)) for kernel in model.staged_kernel(case.query)]
     close(model.kernel_norms(case.query), norms, "kernel norms", 1e-9)
-    if curved:
+    if non_quadratic:
         return "raw score"
     c, c_query = model.offset(case.X), model.offset(case.query)
     if not loops.close:

@@ -17,7 +17,7 @@ from telescoping_sklearn.boosting.libraries.lightgbm._fit_record import (
     refuse_lone_validation,
 )
 from telescoping_sklearn.boosting.libraries.lightgbm._fitted import read, recognises
-from telescoping_sklearn.boosting.libraries.lightgbm._objectives import non_quadratic_loss
+from telescoping_sklearn.boosting.libraries.lightgbm._objectives import SQUARED_ERROR_NAMES, non_quadratic_loss
 from telescoping_sklearn.boosting.libraries.lightgbm._parameters import (
     LightGBMParameters,
     refuse_unknown_columns,
@@ -29,11 +29,12 @@ from telescoping_sklearn.boosting.libraries.lightgbm._rows import (
     label_shift,
     lost_in_float32,
     refuse_trained,
-    refuse_watched,
+    refuse_validation,
 )
 from telescoping_sklearn.boosting.libraries.lightgbm._training import count_stages, first_trees, fit_booster
 
 __all__ = [
+    "SQUARED_ERROR_NAMES",
     "Booster",
     "ColumnCategories",
     "FitRecord",
@@ -53,5 +54,5 @@ __all__ = [
     "refuse_trained",
     "refuse_unknown_columns",
     "refuse_unsupported",
-    "refuse_watched",
+    "refuse_validation",
 ]

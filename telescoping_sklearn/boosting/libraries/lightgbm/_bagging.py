@@ -23,7 +23,7 @@ _MOST_IDLE = 200
 _MULTIPLIER, _INCREMENT = 214013, 2531011
 
 
-class BaggingPlan(NamedTuple):
+class BagDraws(NamedTuple):
     """How bags were drawn: share of the rows in a bag, trees between two bags, LightGBM's ``bagging_seed``.
 
     ``grown`` says of each iteration whether it grew a tree. None where that is not known: bags are then drawn until
@@ -47,7 +47,7 @@ def _jumps() -> tuple[NDArray, NDArray]:
     return factors, increments
 
 
-def draw_bags(plan: BaggingPlan, n_rows: int) -> Iterator[NDArray]:
+def draw_bags(plan: BagDraws, n_rows: int) -> Iterator[NDArray]:
     """Yield bags of ``n_rows`` rows in LightGBM's order, each (n_rows,) bool."""
     factors, increments = _jumps()
     n_blocks = -(-n_rows // _BLOCK)
@@ -61,7 +61,7 @@ def draw_bags(plan: BaggingPlan, n_rows: int) -> Iterator[NDArray]:
         yield (uniform < plan.fraction).ravel()[:n_rows]
 
 
-def find_bags(plan: BaggingPlan, leaves: NDArray, leaf_counts: Sequence[NDArray]) -> tuple[list[NDArray], list[int]]:
+def find_bags(plan: BagDraws, leaves: NDArray, leaf_counts: Sequence[NDArray]) -> tuple[list[NDArray], list[int]]:
     """Find the bags in use, each (n_rows,) bool, and the position among them of the bag of every tree.
 
     ``leaves``, (n_stages, n_rows), are those of the rows given to LightGBM. Bags are checked against ``leaf_counts``,

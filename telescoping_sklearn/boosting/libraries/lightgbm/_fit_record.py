@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from telescoping_sklearn.boosting.libraries.lightgbm._bagging import BaggingPlan
+from telescoping_sklearn.boosting.libraries.lightgbm._bagging import BagDraws
 from telescoping_sklearn.boosting.libraries.lightgbm._rows import Rows
 
 #: Parameters that a warm start may change: they do not affect the existing trees.
@@ -29,7 +29,7 @@ class FitRecord(NamedTuple):
         is held out.
     categorical : list of int
         Columns split by category.
-    plans : tuple of (int, BaggingPlan)
+    plans : tuple of (int, BagDraws)
         For every fit that added trees: the number of trees before it, and how it drew its bags.
     label_shift : float
         Constant subtracted from the labels that LightGBM is given; see `label_shift` in `_rows`.
@@ -41,14 +41,14 @@ class FitRecord(NamedTuple):
     categorical: list[int]
     given: NDArray | None = None
     held_out: NDArray | None = None
-    plans: tuple[tuple[int, BaggingPlan], ...] = ()
+    plans: tuple[tuple[int, BagDraws], ...] = ()
     label_shift: float = 0.0
 
     def trained(self) -> Rows:
         """Rows that LightGBM trains on, with shifted labels."""
         return (self.train if self.given is None else self.train.take(self.given)).shifted(self.label_shift)
 
-    def watched(self) -> Rows | None:
+    def validation_rows(self) -> Rows | None:
         """Rows for early stopping, with shifted labels."""
         rows = self.validation if self.held_out is None else self.train.take(self.held_out)
         return None if rows is None else rows.shifted(self.label_shift)
@@ -56,8 +56,8 @@ class FitRecord(NamedTuple):
 
 def _arrays(given: FitRecord) -> dict[str, NDArray | None]:
     """Arrays of the record by the names that `fit` uses."""
-    watched = {} if given.validation is None else given.validation._asdict()
-    return given.train._asdict() | {f"{name}_val": array for name, array in watched.items()}
+    validation_rows = {} if given.validation is None else given.validation._asdict()
+    return given.train._asdict() | {f"{name}_val": array for name, array in validation_rows.items()}
 
 
 def _same(before: NDArray | None, after: NDArray | None) -> bool:

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, RowSets
 from telescoping_sklearn.boosting.libraries import ReadModel, has_base, refuse_row_count
-from telescoping_sklearn.boosting.libraries.lightgbm._bagging import BaggingPlan, find_bags, stack_bags
+from telescoping_sklearn.boosting.libraries.lightgbm._bagging import BagDraws, find_bags, stack_bags
 from telescoping_sklearn.boosting.libraries.lightgbm._categories import ColumnCategories
 from telescoping_sklearn.boosting.libraries.lightgbm._newton_leaves import newton_ensemble
 from telescoping_sklearn.boosting.libraries.lightgbm._objectives import (
@@ -40,6 +40,8 @@ from telescoping_sklearn.boosting.libraries.lightgbm._tree_text import (
 )
 from telescoping_sklearn.losses import NonQuadraticLoss
 
+#: Share of the spread of the labels that their rounding to float32 may reach.
+_MOST_LOST = 1e-2
 #: Parameters that leaf values depend on: our names by LightGBM's.
 _NUMBERS = {
     "learning_rate": "learning_rate",
@@ -110,11 +112,23 @@ def read(model: Any, X: Any, y: NDArray, sample_weight: NDArray | None, output: 
         rows=rows,
         y=labels[score],
         prepare=prepare,
-        rounding=4 * lost_in_float32(labels[score]),
+        rounding=_rounding(labels[score]),
         link=loss.mean if loss is not None and n_scores == 1 else None,
         clues=clues,
         squared_error=params["objective"] in SQUARED_ERROR_NAMES,
     )
+
+
+def _rounding(labels: NDArray) -> float:
+    """Return the gap that rounding of the labels to float32 explains; refuse labels that it takes apart."""
+    uncertain = 4 * lost_in_float32(labels)
+    if uncertain > _MOST_LOST * labels.std() and labels.std() > 0:
+        raise ValueError(
+            f"y has absolute values up to {np.abs(labels).max():.3g} and a standard deviation of {labels.std():.3g}: "
+            f"LightGBM keeps labels in float32, which leaves an uncertainty of {uncertain:.3g}. Fit the model on "
+            "labels that are centred, for example y - y.mean()."
+        )
+    return uncertain
 
 
 def _booster(model: Any) -> lightgbm.Booster:
@@ -265,7 +279,7 @@ def _grown(
     bags: RowSets | None = None
     clues: tuple[str, ...] = ()
     if fraction < 1 and freq > 0:
-        plan = BaggingPlan(fraction, freq, int(text_parameter(text, "bagging_seed")), grown=None)
+        plan = BagDraws(fraction, freq, int(text_parameter(text, "bagging_seed")), grown=None)
         try:
             bags = stack_bags([find_bags(plan, leaves, counts)], np.arange(n), n)
         except ValueError as error:

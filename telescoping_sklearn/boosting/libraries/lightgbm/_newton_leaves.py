@@ -25,14 +25,14 @@ from telescoping_sklearn.boosting.libraries.lightgbm._tree_text import path_smoo
 from telescoping_sklearn.losses import NonQuadraticLoss, SquaredError
 
 
-class _Pulls(NamedTuple):
+class _Derivatives(NamedTuple):
     """What the rows contribute to the leaves of a stage, each (n_train,) or None.
 
-    ``pull`` is the negative gradient, or None where no leaf has a threshold. ``hessian`` is None for ones. ``free``
-    marks the rows whose gradient is not clipped, and is None for all.
+    ``negative_gradient`` is None where no leaf has a threshold. ``hessian`` is None for ones. ``free`` marks the rows
+    whose gradient is not clipped, and is None for all.
     """
 
-    pull: NDArray | None = None
+    negative_gradient: NDArray | None = None
     hessian: NDArray | None = None
     free: NDArray | None = None
 
@@ -63,7 +63,7 @@ def newton_ensemble(
     if loss is None:
         start = SquaredError().start(grown.row_weights) * learnt
         of_loss: dict[str, Any] = {"start_weights": start}
-        pulls = _pulls(grown, start, huber, params)
+        derivatives = _quadratic_derivatives(grown, start, huber, params)
     else:
         raw, start = loss.start(grown.row_weights, grown.labels) if learnt else (0.0, np.zeros(len(grown.labels)))
         values = [tree.leaf_value - (0.0 if stage else raw) for stage, tree in enumerate(grown.trees)]
@@ -72,9 +72,9 @@ def newton_ensemble(
         of_loss = {"start_weights": start, "start_offset": raw}
         of_loss |= {"injection": path.label_rate, "feedback": path.curvature, "gradient": path.gradient}
         of_hessian = {"hessian": path.hessian, "hessian_slope": path.hessian_slope}
-        pulls = _non_quadratic_pulls(path, len(grown.trees))
+        derivatives = _non_quadratic_derivatives(path, len(grown.trees))
     rates, constants, responding = [], [], list[NDArray]()
-    for stage, at in enumerate(pulls, start=1):
+    for stage, at in enumerate(derivatives, start=1):
         weights = grown.row_weights if weigh is None else weigh(stage)
         rate, constant = _affine_leaves(grown, stage, weights, at, ridges[stage - 1], params)
         rates.append(rate)
@@ -102,29 +102,31 @@ def newton_ensemble(
     )
 
 
-def _non_quadratic_pulls(path: LossPath, n_stages: int) -> Iterator[_Pulls]:
+def _non_quadratic_derivatives(path: LossPath, n_stages: int) -> Iterator[_Derivatives]:
     for stage in range(1, n_stages + 1):
         at = path.before(stage)
-        yield _Pulls(-at.gradient, at.hessian)
+        yield _Derivatives(-at.gradient, at.hessian)
 
 
-def _pulls(grown: GrownTrees, start: NDArray, huber: float | None, params: Mapping[str, Any]) -> Iterator[_Pulls]:
+def _quadratic_derivatives(
+    grown: GrownTrees, start: NDArray, huber: float | None, params: Mapping[str, Any]
+) -> Iterator[_Derivatives]:
     """Yield the rows' contributions by stage. Training is replayed only where a leaf can have a threshold."""
     if huber is None and params["reg_alpha"] == params["max_delta_step"] == 0:
-        yield from [_Pulls()] * len(grown.trees)
+        yield from [_Derivatives()] * len(grown.trees)
         return
     for residuals in grown.staged_residuals(start @ grown.labels):
         if huber is None:
-            yield _Pulls(residuals)
+            yield _Derivatives(residuals)
         else:
-            yield _Pulls(np.clip(residuals, -huber, huber), free=np.abs(residuals) <= huber)
+            yield _Derivatives(np.clip(residuals, -huber, huber), free=np.abs(residuals) <= huber)
 
 
 def _affine_leaves(
     grown: GrownTrees,
     stage: int,
     weights: NDArray,
-    at: _Pulls,
+    at: _Derivatives,
     ridges: tuple[NDArray, NDArray],
     params: Mapping[str, Any],
 ) -> tuple[NDArray, NDArray]:
@@ -136,14 +138,15 @@ def _affine_leaves(
     def sums(values: NDArray | None) -> NDArray:
         return np.bincount(leaves, weights if values is None else weights * values, tree.n_leaves)
 
-    in_leaves, pulls = sums(at.hessian), np.zeros(tree.n_leaves) if at.pull is None else sums(at.pull)
-    clipped = np.zeros(tree.n_leaves) if at.free is None or at.pull is None else sums(np.where(at.free, 0.0, at.pull))
+    nothing, gradient = np.zeros(tree.n_leaves), at.negative_gradient
+    in_leaves, gradients = sums(at.hessian), nothing if gradient is None else sums(gradient)
+    clipped = nothing if at.free is None or gradient is None else sums(np.where(at.free, 0.0, gradient))
     thresholds, learning_rate = (params["reg_alpha"], params["max_delta_step"]), params["learning_rate"]
     if params["path_smooth"] == 0:
-        rates, constants = newton_steps(pulls, in_leaves + ridges[1], *thresholds)
+        rates, constants = newton_steps(gradients, in_leaves + ridges[1], *thresholds)
         return learning_rate * rates, learning_rate * (rates * clipped + constants)
     below, mixing = path_smoothing(tree, params["path_smooth"])
     ridge = np.concatenate([ridges[0], ridges[1][::-1]])
-    rates, constants = newton_steps(below @ pulls, below @ in_leaves + ridge, *thresholds)
+    rates, constants = newton_steps(below @ gradients, below @ in_leaves + ridge, *thresholds)
     mixed = learning_rate * mixing @ (rates[:, None] * below)
     return mixed, mixed @ clipped + learning_rate * mixing @ constants

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from telescoping_sklearn._memory import items_per_block
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble, RowSets, compact_leaves
-from telescoping_sklearn.boosting.libraries.lightgbm._bagging import BaggingPlan, find_bags, stack_bags
+from telescoping_sklearn.boosting.libraries.lightgbm._bagging import BagDraws, find_bags, stack_bags
 from telescoping_sklearn.boosting.libraries.lightgbm._newton_leaves import newton_ensemble
 from telescoping_sklearn.boosting.libraries.lightgbm._objectives import huber_width, non_quadratic_loss, quantile_loss
 from telescoping_sklearn.boosting.libraries.lightgbm._quantile_leaves import quantile_ensemble
@@ -91,7 +91,7 @@ class LightGBMTrees:
         train: Rows,
         given: NDArray,
         params: Mapping[str, Any],
-        plans: Sequence[tuple[int, BaggingPlan]] = (),
+        plans: Sequence[tuple[int, BagDraws]] = (),
     ) -> LeafEnsemble:
         """Read the trees on the training rows.
 
@@ -103,7 +103,7 @@ class LightGBMTrees:
             Rows that LightGBM was given.
         params : mapping
             Parameters of the estimator.
-        plans : sequence of (int, BaggingPlan), default=()
+        plans : sequence of (int, BagDraws), default=()
             For every fit that added trees, the number of trees before it and how it drew its bags; empty without
             bagging.
 
@@ -132,7 +132,7 @@ class LightGBMTrees:
         return newton_ensemble(grown, ridges, non_quadratic_loss(params), huber_width(params), params)
 
 
-def _bags(trees: list[TreeText], leaves: NDArray, given: NDArray, plans: Sequence[tuple[int, BaggingPlan]]) -> RowSets:
+def _bags(trees: list[TreeText], leaves: NDArray, given: NDArray, plans: Sequence[tuple[int, BagDraws]]) -> RowSets:
     """Bags of all trees over all training rows."""
     ends = [first for first, _ in plans[1:]] + [len(trees)]
     found = [

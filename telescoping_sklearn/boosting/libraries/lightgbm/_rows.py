@@ -132,13 +132,13 @@ def _refuse_empty_bags(params: Mapping[str, Any], n_rows: int) -> None:
 
 def _refuse_small_hessians(loss: Fair, params: Mapping[str, Any], y: NDArray, lightest: float) -> None:
     """Raise ValueError where hessians of Fair's loss are not large beside what LightGBM adds to their sums."""
-    spread = float(np.ptp(y))
-    smallest = lightest * (loss.c / (spread + loss.c)) ** 2
+    label_range = float(np.ptp(y))
+    smallest = lightest * (loss.c / (label_range + loss.c)) ** 2
     if smallest < _SMALLEST_HESSIAN:
         raise ValueError(
-            f"fair_c={params['fair_c']} is too small for labels that differ by up to {spread:.3g}: hessians of a row "
-            f"become as small as {smallest:.3g}, and LightGBM adds 1e-15 to each sum of them. Use a larger fair_c, or "
-            "rescale y or sample_weight."
+            f"fair_c={params['fair_c']} is too small for labels that differ by up to {label_range:.3g}: hessians of a "
+            f"row become as small as {smallest:.3g}, and LightGBM adds 1e-15 to each sum of them. Use a larger fair_c, "
+            "or rescale y or sample_weight."
         )
 
 
@@ -154,7 +154,7 @@ def _refuse_empty_leaves(params: Mapping[str, Any], other: str | None) -> None:
         )
 
 
-def refuse_watched(params: Mapping[str, Any], rows: Rows, suffix: str, shift: float) -> None:
+def refuse_validation(params: Mapping[str, Any], rows: Rows, suffix: str, shift: float) -> None:
     """Raise ValueError for validation rows whose labels, weights or range LightGBM or the loss does not accept.
 
     ``suffix`` ends the names of their labels and weights in `fit`: "_val", or "" for a share of the training rows.
@@ -187,11 +187,11 @@ def _refuse_zero_weights(weights: NDArray, share: str) -> None:
 
 def _refuse_lost_spread(objective: str, y: NDArray) -> None:
     """Raise ValueError where float32 would lose much of the spread of labels that cannot be centred."""
-    lost, spread = lost_in_float32(y), y.std()
-    if lost > _MOST_LOST * spread and spread > 16 * _FLOAT64.eps * np.abs(y).max():
+    lost, std = lost_in_float32(y), y.std()
+    if lost > _MOST_LOST * std and std > 16 * _FLOAT64.eps * np.abs(y).max():
         raise ValueError(
             f"objective={objective!r} allows no shift of y, and LightGBM keeps y in float32: that changes labels by up "
-            f"to {lost:.3g}, and their standard deviation is {spread:.3g}. Use objective='regression', which "
+            f"to {lost:.3g}, and their standard deviation is {std:.3g}. Use objective='regression', which "
             "subtracts the mean of y first, or labels with a larger spread relative to their size."
         )
 

@@ -8,7 +8,7 @@ import lightgbm
 import numpy as np
 from tqdm.auto import tqdm
 
-from telescoping_sklearn.boosting.libraries.lightgbm._bagging import BaggingPlan
+from telescoping_sklearn.boosting.libraries.lightgbm._bagging import BagDraws
 from telescoping_sklearn.boosting.libraries.lightgbm._fit_record import FitRecord
 from telescoping_sklearn.boosting.libraries.lightgbm._objectives import non_quadratic_loss, quantile_loss
 from telescoping_sklearn.boosting.libraries.lightgbm._parameters import library_settings
@@ -21,15 +21,15 @@ _SEEDS = ("bagging_seed", "feature_fraction_seed", "extra_seed")
 
 
 def fit_booster(
-    new: FitRecord, trained: Rows, watched: Rows | None, seed: int, earlier: lightgbm.Booster | None = None
-) -> tuple[lightgbm.Booster, BaggingPlan | None]:
+    new: FitRecord, trained: Rows, validation_rows: Rows | None, seed: int, earlier: lightgbm.Booster | None = None
+) -> tuple[lightgbm.Booster, BagDraws | None]:
     """Fit ``LGBMRegressor``, with its own messages silenced, or add trees to an ``earlier`` booster.
 
     Parameters
     ----------
     new : FitRecord
         What the fit is given.
-    trained, watched : Rows
+    trained, validation_rows : Rows
         Its rows to train on, and those for early stopping (None for none).
     seed : int
         Seed of the fit.
@@ -40,7 +40,7 @@ def fit_booster(
     -------
     booster : lightgbm.Booster
         The booster. With early stopping, its ``best_iteration`` is the number of trees at the best iteration.
-    plan : BaggingPlan or None
+    plan : BagDraws or None
         How its bags were drawn; None without bagging.
     """
     params = new.params
@@ -53,9 +53,9 @@ def fit_booster(
     options: dict[str, Any] = {"init_model": earlier, "callbacks": [_note_trees(trees_after)]}
     if new.categorical:
         options["categorical_feature"] = list(new.categorical)
-    if watched is not None and params["early_stopping_rounds"] is not None:
-        weights = None if watched.sample_weight is None else [watched.sample_weight]
-        options |= {"eval_X": watched.X, "eval_y": watched.y, "eval_sample_weight": weights}
+    if validation_rows is not None and params["early_stopping_rounds"] is not None:
+        weights = None if validation_rows.sample_weight is None else [validation_rows.sample_weight]
+        options |= {"eval_X": validation_rows.X, "eval_y": validation_rows.y, "eval_sample_weight": weights}
         stop = lightgbm.early_stopping(params["early_stopping_rounds"], verbose=False)
         options["callbacks"].append(placement.wrapped(stop) if compared else stop)
     elif compared:
@@ -77,7 +77,7 @@ def fit_booster(
         return booster, None
     bagging_seed = int(text_parameter(booster.model_to_string(num_iteration=1), "bagging_seed"))
     grown = tuple((np.diff(trees_after) > 0).tolist())
-    return booster, BaggingPlan(params["subsample"], params["subsample_freq"], bagging_seed, grown)
+    return booster, BagDraws(params["subsample"], params["subsample_freq"], bagging_seed, grown)
 
 
 def _explain_abort(params: Mapping[str, Any], train: Rows, error: Exception) -> None:

@@ -31,10 +31,10 @@ _NAMES = ("learning_rate", "reg_lambda", "reg_alpha", "max_delta_step")
 class LeafSums(NamedTuple):
     """Sums over the rows of each leaf of a tree, and the values of the leaves, each (n_leaves,).
 
-    ``pulls`` are the negative gradients, ``sizes`` the numbers whose rounding enters them.
+    ``negative_gradients`` are the negative gradients, ``sizes`` the numbers whose rounding enters them.
     """
 
-    pulls: NDArray
+    negative_gradients: NDArray
     hessians: NDArray
     sizes: NDArray
     values: NDArray
@@ -54,17 +54,17 @@ class LeafSettings(NamedTuple):
     limit: float
 
     def steps(self, at: LeafSums) -> tuple[NDArray, NDArray]:
-        """Return the steps of the leaves as affine maps of the pulls: rates and constants, learning rate left aside."""
-        return newton_steps(at.pulls, at.hessians + self.ridge, self.penalty, self.limit)
+        """Return steps of leaves as affine maps of negative gradients: rates and constants, no learning rate."""
+        return newton_steps(at.negative_gradients, at.hessians + self.ridge, self.penalty, self.limit)
 
     def fit(self, at: LeafSums, learning_rate: float | None = None) -> bool:
         """Whether all leaves have the values that the settings give, up to rounding."""
         rate = self.learning_rate if learning_rate is None else learning_rate
         rates, constants = self.steps(at)
-        # Where a leaf is at zero or cut, its pull may still be misjudged by as much.
+        # Where a leaf is at zero or cut, its gradient may still be misjudged by as much.
         slopes = np.divide(1.0, at.hessians + self.ridge, out=np.zeros_like(rates), where=at.hessians + self.ridge > 0)
         allowed = _ROUNDING * (abs(rate) * slopes * at.sizes + np.abs(at.values))
-        return bool((np.abs(rate * (rates * at.pulls + constants) - at.values) <= allowed).all())
+        return bool((np.abs(rate * (rates * at.negative_gradients + constants) - at.values) <= allowed).all())
 
 
 def find_settings(stages: Sequence[LeafSums], largest: float, saved: SavedModel) -> LeafSettings:
@@ -114,7 +114,7 @@ def _found(stages: Sequence[LeafSums], at_most: float, penalised: bool) -> tuple
 
     Settings are None where none fit.
     """
-    pulls, hessians, sizes, values = (np.concatenate(parts) for parts in zip(*stages, strict=True))
+    negative_gradients, hessians, sizes, values = (np.concatenate(parts) for parts in zip(*stages, strict=True))
     used = (np.abs(values) < at_most) & (values != 0) & (sizes > 0)
     columns = [hessians * values, values] + [np.sign(values)] * penalised
     system = (np.column_stack(columns) / np.where(sizes > 0, sizes, 1.0)[:, None])[used]
@@ -124,7 +124,7 @@ def _found(stages: Sequence[LeafSums], at_most: float, penalised: bool) -> tuple
     if np.linalg.matrix_rank(system / norms, tol=_LEAST_SINGULAR_VALUE) < len(columns):
         return None, False
     inverse = np.linalg.pinv(system / norms) / norms[:, None]
-    solution = inverse @ (pulls[used] / sizes[used])
+    solution = inverse @ (negative_gradients[used] / sizes[used])
     found = _rounded_to_fit(solution, at_most, stages) if solution[0] > 0 else None
     if found is None:
         return None, True

@@ -4,7 +4,7 @@ With G the sum of negative gradients in a leaf and H the sum of hessians, its va
 
     learning rate * cut(sign(G) max(|G| - reg_alpha, 0) / (H + reg_lambda), max_delta_step).
 
-Training is replayed on the rows given, which shows the sign of each pull and the leaves that are cut.
+Training is replayed on the rows given, which shows the sign of each gradient and the leaves that are cut.
 """
 
 from collections.abc import Iterator
@@ -107,6 +107,6 @@ def _replay(grown: GrownTrees, loss: NonQuadraticLoss | None) -> Iterator[LeafSu
 def _own_learning_rate(settings: LeafSettings, at: LeafSums) -> float:
     """Return the learning rate of one tree, which a schedule may have set; that of the settings where none fits."""
     rates, constants = settings.steps(at)
-    steps = rates * at.pulls + constants
+    steps = rates * at.negative_gradients + constants
     own = float(steps @ at.values / (steps @ steps)) if steps.any() else settings.learning_rate
     return own if len(steps) >= _LEAVES_THAT_TELL and settings.fit(at, own) else settings.learning_rate
