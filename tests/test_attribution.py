@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import random_rows
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
@@ -45,6 +45,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 @given(SEEDS, st.integers(3, 12), st.integers(1, 4), st.booleans())
+@example(13154, 7, 1, False)  # two subsets are equal
 def test_the_datamodeling_score_is_spearmans_correlation_of_sums(seed, n_subsets, n_query, ties):
     rng = np.random.default_rng(seed)
     scores, predictions = rng.normal(size=(n_query, 9)), rng.normal(size=(n_subsets, n_query))
