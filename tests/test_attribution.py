@@ -2,13 +2,14 @@
 
 import os
 import re
+import sys
 from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import random_rows
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
@@ -17,6 +18,7 @@ import telescoping_sklearn
 from telescoping_sklearn import TelescopingGBTRegressor, TelescopingMLPRegressor
 from telescoping_sklearn.__main__ import main
 from telescoping_sklearn.attribution import (
+    ATTRIBUTION_DATA,
     AttributionStudy,
     _data,
     _models,
@@ -43,6 +45,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 @given(SEEDS, st.integers(3, 12), st.integers(1, 4), st.booleans())
+@example(13154, 7, 1, False)  # two subsets are equal
 def test_the_datamodeling_score_is_spearmans_correlation_of_sums(seed, n_subsets, n_query, ties):
     rng = np.random.default_rng(seed)
     scores, predictions = rng.normal(size=(n_query, 9)), rng.normal(size=(n_subsets, n_query))
@@ -215,9 +218,18 @@ def test_a_table_of_too_few_rows_is_refused():
         draw_sample(read_table(("mine", X, y)), 25, 10, seed=0)
 
 
-def test_unknown_data_are_refused():
-    with pytest.raises(ValueError, match="no data set 'moon'"):
-        read_table("moon")
+UNKNOWN_DATA = ["moon", "openml:", "suite:353", "Friedman", {"path": "mine.csv", "target": "y"}, ("mine", [[1.0]])]
+
+
+@pytest.mark.parametrize("item", UNKNOWN_DATA, ids=str)
+def test_unknown_data_are_refused_with_the_names_that_a_study_takes(item):
+    with pytest.raises(ValueError, match="no data set") as raised:
+        AttributionStudy(data=("friedman", item))
+    message = str(raised.value)
+    assert repr(item) in message
+    said = message.replace(repr(item), "")
+    assert all(name in said for name in (*ATTRIBUTION_DATA, "openml:NAME", "(name, X, y)"))
+    assert not re.search("suite|path|openml:ID", said)
 
 
 # -- studies -----------------------------------------------------------------------------------------------------------
@@ -380,6 +392,10 @@ def test_a_net_that_is_fitted_again_by_weight_keeps_its_batches():
         ({"n_query": True}, "n_query=True"),
         ({"removal_shares": (0.1, 1.0)}, "removal_shares="),
         ({"mislabelled": 0.0}, "mislabelled=0.0"),
+        ({"n_left_out": 601}, "n_left_out=601 must be at most n_train, 600 for lightgbm"),
+        ({"n_left_out": 500, "models": ("lightgbm", "net_sgd_0.02")}, "n_left_out=500 .* 400 for net_sgd_0.02"),
+        ({"n_train": 60}, "n_left_out=100 must be at most n_train, 60 for lightgbm"),
+        ({"n_removal": 21, "n_query": 20}, "n_removal=21 must be at most n_query=20"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -388,10 +404,40 @@ def test_wrong_studies_are_refused_when_they_are_made(settings, message):
         AttributionStudy(**settings)
 
 
+def test_sizes_of_measures_that_are_not_taken_are_not_checked():
+    assert AttributionStudy(n_train=60, n_query=5, measures=("half",)).n_left_out == 100
+    everything = AttributionStudy(n_train=100, n_query=10)
+    assert (everything.n_left_out, everything.n_removal) == (100, 10)
+
+
 def test_a_model_without_its_library_is_refused(monkeypatch):
     monkeypatch.setattr("telescoping_sklearn.attribution._models.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="'xgboost' needs xgboost: pip install xgboost"):
         AttributionStudy(models=("xgboost",))
+
+
+def test_progress_is_written_as_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):
+    study = tiny("lightgbm", measures=("half", "loo"))
+    run_attribution(study, progress=True)
+    said = "mine, lightgbm, seed 0: half, 4 of 4 models\nmine, lightgbm, seed 0: leave one out, 3 of 3 models\n"
+    assert capsys.readouterr().err == said
+    monkeypatch.setattr(_runner, "_SECONDS_BETWEEN_LINES", 0)
+    run_attribution(study, progress=True)
+    assert [line.split(", ")[-1] for line in capsys.readouterr().err.splitlines()] == [
+        *(f"{number} of 4 models" for number in range(1, 5)),
+        *(f"{number} of 3 models" for number in range(1, 4)),
+    ]
+    run_attribution(study)
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_is_a_bar_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    run_attribution(tiny("lightgbm", measures=("half",)), progress=True)
+    said = capsys.readouterr().err
+    assert "\r" in said
+    assert "half:" in said
+    assert "models\n" not in said
 
 
 def test_jobs_must_be_a_number_of_processes():
@@ -442,6 +488,26 @@ def test_the_table_shows_the_best_variant_and_the_settings(finished):
     assert ("Gauss-Newton, best damping" in text) == name.startswith("net")
 
 
+MARK = re.compile(r"\) [+-](?: |$)", flags=re.M)
+TOO_SMALL = "sizes too small to compare"
+
+
+@pytest.mark.parametrize(("n_seeds", "marks"), [(2, True), (2, False), (1, True), (1, False)])
+def test_scores_are_marked_where_there_are_seeds_to_compare(n_seeds, marks):
+    base = np.array([0.1, 0.9, 0.4, 0.2, 0.8, 0.5])
+    results = results_of({("influence", ""): base, ("lower", ""): base - 0.1, ("higher", ""): base + 0.1})
+    study = AttributionStudy(n_seeds=n_seeds, measures=("half",))
+    text = tabulate_attribution(results[results["seed"] < n_seeds], study, marks=marks)
+    if n_seeds == 2 and marks:
+        assert len(MARK.findall(text)) == 2
+        assert "+ or -" in text
+        assert TOO_SMALL not in text
+    else:
+        assert not MARK.search(text)
+        assert "+ or -" not in text
+        assert text.count(TOO_SMALL) == 1
+
+
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
@@ -459,12 +525,69 @@ def test_the_command_writes_values_summary_and_table(tmp_path, capsys):
     assert os.listdir(folder / "retrained")
 
 
+QUICK = ["attribution", "--quick", "--data", "friedman", "--train", "60", "--query", "5", "--measures", "mislabel"]
+
+
+def test_quick_studies_and_single_seeds_have_no_marks(tmp_path, capsys):
+    full = [name for name in QUICK if name != "--quick"]
+    for command in (QUICK, [*QUICK, "--seeds", "2"], [*full, "--seeds", "1"]):
+        assert main([*command, "--folder", str(tmp_path / "small")]) == 0
+        printed = capsys.readouterr().out
+        assert printed.count(TOO_SMALL) == 1
+        assert not MARK.search(printed)
+    assert main([*full, "--seeds", "2", "--folder", str(tmp_path / "full")]) == 0
+    printed = capsys.readouterr().out
+    assert MARK.search(printed)
+    assert TOO_SMALL not in printed
+
+
+def written(folder):
+    return {name: (folder / name).read_text() for name in ("values.csv", "summary.csv", "table.txt")}
+
+
+def test_quick_and_full_studies_have_folders_of_their_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([name for name in QUICK if name != "--quick"]) == 0
+    full = written(tmp_path / "attribution_results")
+    assert main(QUICK) == 0
+    assert set(os.listdir(tmp_path)) == {"attribution_results", "attribution_quick"}
+    assert written(tmp_path / "attribution_results") == full
+    assert written(tmp_path / "attribution_quick") != full
+    assert "Written: attribution_quick" in capsys.readouterr().out
+
+
+def test_other_results_are_kept(tmp_path, capsys):
+    quick = [*QUICK, "--folder", str(tmp_path)]
+    others = [[*quick, "--seeds", "2"], [*quick, "--train", "70"]]
+    found = []
+    for command in (quick, *others):
+        assert main(command) == 0
+        found.append(written(tmp_path))
+    printed = capsys.readouterr().out
+    for number, earlier in enumerate(found[:2], start=1):
+        place = tmp_path / f"earlier_{number}"
+        assert written(place) == earlier
+        assert f"Other results that were in {tmp_path} are kept in {place}." in printed
+    assert main(others[-1]) == 0
+    assert written(tmp_path) == found[-1]
+    assert not (tmp_path / "earlier_3").exists()
+    assert "are kept" not in capsys.readouterr().out
+
+
+def test_values_without_a_table_are_kept_too(tmp_path):
+    (tmp_path / "values.csv").write_bytes(b"mine\xff")
+    assert main([*QUICK, "--folder", str(tmp_path)]) == 0
+    assert (tmp_path / "earlier_1" / "values.csv").read_bytes() == b"mine\xff"
+    assert os.listdir(tmp_path / "earlier_1") == ["values.csv"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--models", "forest"], "'forest'"),
         (["--data", "moon"], "no data set 'moon'"),
         (["--seeds", "0"], "n_seeds=0"),
+        (["--quick", "--left-out", "500"], "n_left_out=500 must be at most n_train, 120"),
         (["--n-jobs", "0"], "n_jobs=0"),
     ],
     ids=str,

@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from telescoping_sklearn.attribution._report import summarise_attribution, tabul
 from telescoping_sklearn.attribution._runner import run_attribution
 from telescoping_sklearn.attribution._study import MEASURES, AttributionStudy
 
-_FOLDER = Path("attribution_results")
+#: Default folders, without and with ``--quick``.
+_FOLDER, _QUICK_FOLDER = Path("attribution_results"), Path("attribution_quick")
+_VALUES, _SUMMARY, _TABLE = "values.csv", "summary.csv", "table.txt"
 #: Sizes of a study with ``--quick``.
 _QUICK: dict[str, Any] = {
     "n_seeds": 1,
@@ -65,14 +68,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     for option, (name, about) in _SIZES.items():
         add(f"--{option}", dest=name, type=int, default=argparse.SUPPRESS, metavar="N", help=about)
-    add("--quick", action="store_true", help="a small study that shows how it works; sizes given beside it count")
+    add(
+        "--quick",
+        action="store_true",
+        help="a small study that shows how it works, too small to compare scores; sizes given beside it count",
+    )
     add("--n-jobs", type=int, default=1, metavar="N", help="processes that retrain models (default: 1)")
     add(
         "--folder",
         type=Path,
-        default=_FOLDER,
-        help="folder for values.csv, summary.csv, table.txt and the predictions of retrained models, which are not "
-        f"trained again (default: {_FOLDER})",
+        help=f"folder for {_VALUES}, {_SUMMARY}, {_TABLE} and the predictions of retrained models, which are not "
+        "trained again; other results that are there move to a folder earlier_1 and so on in it "
+        f"(default: {_FOLDER}, or {_QUICK_FOLDER} with --quick)",
     )
 
 
@@ -95,17 +102,37 @@ def run(options: argparse.Namespace) -> int:
     study = AttributionStudy(
         data=tuple(options.data), models=tuple(options.models), measures=tuple(options.measures), **sizes
     )
-    options.folder.mkdir(parents=True, exist_ok=True)
+    folder = options.folder or (_QUICK_FOLDER if options.quick else _FOLDER)
+    folder.mkdir(parents=True, exist_ok=True)
     clock = time.perf_counter()
     try:
-        results = run_attribution(study, options.folder / "retrained", n_jobs=options.n_jobs, progress=True)
+        results = run_attribution(study, folder / "retrained", n_jobs=options.n_jobs, progress=True)
     except KeyboardInterrupt:
         print("interrupted; retrained models are kept, and the same command runs the rest", file=sys.stderr)
         raise
-    table = tabulate_attribution(results, study)
-    results.to_csv(options.folder / "values.csv", index=False)
-    summarise_attribution(results).to_csv(options.folder / "summary.csv", index=False)
-    (options.folder / "table.txt").write_text(table + "\n", encoding="utf-8")
+    table = tabulate_attribution(results, study, marks=not options.quick)
+    files = {
+        _VALUES: results.to_csv(index=False).encode(),
+        _SUMMARY: summarise_attribution(results).to_csv(index=False).encode(),
+        _TABLE: f"{table}\n".encode(),
+    }
+    kept = _keep_other_results(folder, files)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
     print(table)
-    print(f"\n{time.perf_counter() - clock:.0f} s in all. Written: {options.folder}")
+    print(f"\n{time.perf_counter() - clock:.0f} s in all. Written: {folder}")
+    if kept:
+        print(f"Other results that were in {folder} are kept in {kept}.")
     return 0
+
+
+def _keep_other_results(folder: Path, files: dict[str, bytes]) -> Path | None:
+    """Move the results in the folder to a folder of their own, unless they are the same; return where they are."""
+    there = {name: (folder / name).read_bytes() for name in files if (folder / name).exists()}
+    if there.items() <= files.items():
+        return None
+    kept = next(place for number in count(1) if not (place := folder / f"earlier_{number}").exists())
+    kept.mkdir()
+    for name in there:
+        (folder / name).rename(kept / name)
+    return kept

@@ -104,7 +104,7 @@ def read_table(item: Any) -> Table:
     Parameters
     ----------
     item : str or tuple
-        One of `ATTRIBUTION_DATA`, ``openml:NAME``, or (name, X, y).
+        One of `ATTRIBUTION_DATA`, ``openml:NAME``, or (name, X, y), as `check_data` demands.
 
     Returns
     -------
@@ -114,18 +114,40 @@ def read_table(item: Any) -> Table:
     Raises
     ------
     ValueError or OSError
-        If there is no such data set, or it cannot be loaded.
+        If it cannot be loaded.
     """
     if item == "friedman":
         item = (item, *make_friedman1(_FRIEDMAN_ROWS, noise=1.0, random_state=0))
     elif item == "concrete":
         item = (item, *fetch_concrete())
-    (source, *more) = read_sources([item])
+    (source,) = read_sources([item])
     if isinstance(source, str):
         raise ValueError(source)
-    if more:
-        raise ValueError(f"data: {item!r} is {1 + len(more)} data sets. Name them one by one.")
     return source.load()
+
+
+def check_data(item: Any) -> None:
+    """Check that an item is a data set that a study takes, without loading it.
+
+    Parameters
+    ----------
+    item : object
+        The item.
+
+    Raises
+    ------
+    ValueError
+        If it is neither one of `ATTRIBUTION_DATA`, nor ``openml:NAME``, nor (name, X, y).
+    """
+    if isinstance(item, str):
+        known = item in ATTRIBUTION_DATA or (item.startswith("openml:") and item != "openml:")
+    else:
+        known = isinstance(item, tuple) and len(item) == 3 and isinstance(item[0], str)
+    if not known:
+        raise ValueError(
+            f"data: there is no data set {item!r}. Give one of {', '.join(ATTRIBUTION_DATA)}, openml:NAME, or, in "
+            "Python, a tuple (name, X, y)."
+        )
 
 
 def draw_sample(table: Table, n_train: int, n_query: int, seed: int) -> Sample:

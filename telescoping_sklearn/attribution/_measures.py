@@ -119,7 +119,9 @@ def linear_datamodeling_score(
     scores = _finite("scores", scores)
     if kept.ndim != 2 or kept.shape[1] != scores.shape[1]:
         raise ValueError(f"subsets has shape {kept.shape}; it needs a column for each of {scores.shape[1]} rows.")
-    sums = kept @ scores.T
+    # the last bits of a product differ between equal rows: equal subsets are summed once, so that they tie
+    distinct, position = np.unique(kept, axis=0, return_inverse=True)
+    sums = (distinct @ scores.T)[position.reshape(-1)]
     return _rank_correlations(_of_models(predictions, sums), sums, average)
 
 

@@ -12,6 +12,9 @@ from telescoping_sklearn.attribution._models import library_versions
 from telescoping_sklearn.attribution._study import MEASURES, AttributionStudy
 
 REFERENCE = "influence"
+#: Seeds that a study needs for scores to be compared.
+_FEWEST_SEEDS = 2
+_MARKS = "+ or -: influence is above or below this score on the same rows; the interval of the difference has no 0."
 _KEYS = ["data", "model", "measure"]
 
 
@@ -71,7 +74,7 @@ def _by_seed(values: pd.Series) -> list[np.ndarray]:
     return [of_seed.to_numpy() for _, of_seed in values.groupby("seed")]
 
 
-def tabulate_attribution(results: pd.DataFrame, study: AttributionStudy) -> str:
+def tabulate_attribution(results: pd.DataFrame, study: AttributionStudy, *, marks: bool = True) -> str:
     """Write the results of a study as text.
 
     Parameters
@@ -80,24 +83,28 @@ def tabulate_attribution(results: pd.DataFrame, study: AttributionStudy) -> str:
         What `run_attribution` returns.
     study : AttributionStudy
         The study.
+    marks : bool, default=True
+        Whether to mark the scores that influence is above or below. A study of one seed gets no marks: its interval
+        says nothing about other samples and fits.
 
     Returns
     -------
     str
         A table for each model and data set, with the settings and versions that they were made with.
     """
+    marks = marks and study.n_seeds >= _FEWEST_SEEDS
     summary = summarise_attribution(results)
     summary = summary[summary["best"]]
-    lines = [*_legend(study, summary)]
+    lines = [*_legend(study, summary, marks=marks)]
     groups: Any = summary.groupby(["model", "data"], sort=False)
     for (model, data), of_model in groups:
-        lines += ["", f"{data}, {model}", *_table(of_model)]
+        lines += ["", f"{data}, {model}", *_table(of_model, marks=marks)]
     return "\n".join(lines)
 
 
-def _legend(study: AttributionStudy, summary: pd.DataFrame) -> Iterator[str]:
+def _legend(study: AttributionStudy, summary: pd.DataFrame, *, marks: bool) -> Iterator[str]:
     yield "Mean and 95 % bootstrap interval over query rows and seeds. Larger is better."
-    yield "+ or -: influence is above or below this score on the same rows; the interval of the difference has no 0."
+    yield _MARKS if marks else "No marks: sizes too small to compare."
     for name in study.measures:
         yield f"{name}: {MEASURES[name]}"
     if (summary["variant"] != "").any():
@@ -111,11 +118,11 @@ def _legend(study: AttributionStudy, summary: pd.DataFrame) -> Iterator[str]:
     yield ", ".join(f"{name} {value}" for name, value in ({"python": platform.python_version()} | versions).items())
 
 
-def _table(of_model: pd.DataFrame) -> Iterator[str]:
+def _table(of_model: pd.DataFrame, *, marks: bool) -> Iterator[str]:
     """Yield the lines of a table: contenders down, measures across."""
     records: list[Any] = list(of_model.itertuples())
     measures = list(dict.fromkeys(record.measure for record in records))
-    cells = {(_label(record), record.measure): _cell(record) for record in records}
+    cells = {(_label(record), record.measure): _cell(record, marks=marks) for record in records}
     names = list(dict.fromkeys(name for name, _ in cells))
     width = max(map(len, names)) + 2
     yield " " * width + "".join(f"{measure:<18}" for measure in measures).rstrip()
@@ -127,10 +134,10 @@ def _label(record: Any) -> str:
     return f"{record.contender}, best {record.variant.split()[0]}" if record.variant else record.contender
 
 
-def _cell(record: Any) -> str:
+def _cell(record: Any, *, marks: bool) -> str:
     sign = "-" if record.lead_high < 0 else "+" if record.lead_low > 0 else " "
     mean, low, high = map(_short, (record.mean, record.low, record.high))
-    return f"{mean} ({low} {high}) {sign}"
+    return f"{mean} ({low} {high}) {sign if marks else ' '}"
 
 
 def _short(value: float) -> str:

@@ -5,12 +5,12 @@ under a hash of the model's settings, rows and versions, and are read from there
 """
 
 import sys
+import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import joblib
 import numpy as np
@@ -65,7 +65,7 @@ def run_attribution(
     n_jobs : int, default=1
         Processes that retrain, each on one thread; results do not depend on it.
     progress : bool, default=False
-        Whether to show progress on the standard error stream.
+        Whether to show progress on the standard error stream: a bar on a terminal, lines elsewhere.
 
     Returns
     -------
@@ -123,13 +123,28 @@ class _Retraining:
             )
             for rows in kept
         )
-        options: dict[str, Any] = {"total": len(kept), "disable": not self.label, "leave": False}
-        if not sys.stderr.isatty():
-            options |= {"mininterval": _SECONDS_BETWEEN_LINES}
         with warnings.catch_warnings():
             # joblib warns where storing is slow, as on a busy machine
             warnings.filterwarnings("ignore", message="Persisting input arguments", category=UserWarning)
-            return np.stack(list(tqdm(self.parallel(calls), desc=f"{self.label}: {what}", **options)))
+            return np.stack(list(self._shown(self.parallel(calls), len(kept), f"{self.label}: {what}")))
+
+    def _shown(self, predictions: Iterable[NDArray], n_models: int, what: str) -> Iterable[NDArray]:
+        """Show progress through predictions: a bar on a terminal, lines elsewhere, nothing without a label."""
+        if not self.label:
+            return predictions
+        if sys.stderr.isatty():
+            return tqdm(predictions, total=n_models, desc=what, leave=False)
+        return _with_lines(predictions, n_models, what)
+
+
+def _with_lines(predictions: Iterable[NDArray], n_models: int, what: str) -> Iterator[NDArray]:
+    """Yield predictions, and print a line now and then and after the last of them."""
+    said = time.monotonic()
+    for number, prediction in enumerate(predictions, start=1):
+        yield prediction
+        if number == n_models or time.monotonic() - said >= _SECONDS_BETWEEN_LINES:
+            print(f"{what}, {number} of {n_models} models", file=sys.stderr, flush=True)
+            said = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -172,8 +187,7 @@ class _Case:
             yield from _rows(measure, name, linear_datamodeling_score(predictions, scores, subsets, average=False))
 
     def _leave_one_out(self) -> Iterator[Value]:
-        n_left_out = min(self.study.n_left_out, self.spec.n_train)
-        left_out = np.random.default_rng(self.seed).permutation(self.spec.n_train)[:n_left_out]
+        left_out = np.random.default_rng(self.seed).permutation(self.spec.n_train)[: self.study.n_left_out]
         kept = left_out[:, None] != np.arange(self.spec.n_train)
         predictions = self._without(kept, "leave one out")
         for name, scores in self.scores.items():
@@ -191,7 +205,7 @@ class _Case:
 
     def _removal(self) -> Iterator[Value]:
         """Remove, for each of some query rows, the training rows that raise its prediction most by each score."""
-        n_rows, shares = min(self.study.n_removal, self.study.n_query), self.study.removal_shares
+        n_rows, shares = self.study.n_removal, self.study.removal_shares
         untuned = [name for name in self.scores if not name[1]]
         removed = [removed_rows(self.scores[name][row], shares) for name in untuned for row in range(n_rows)]
         predictions = self._without(~np.concatenate(removed), "removal")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
+from telescoping_sklearn.attribution._data import check_data
 from telescoping_sklearn.attribution._models import MODELS, ModelSpec, missing_library
 
 #: Measures by name, and what each of them says.
@@ -38,9 +39,9 @@ class AttributionStudy:
     n_subsets : int or None, default=None
         Random subsets of each size; None for 100 with trees and 50 with nets.
     n_left_out : int, default=100
-        Rows that are left out one at a time.
+        Rows that are left out one at a time; at most the number of training rows.
     n_removal : int, default=10
-        Query rows whose rows are removed.
+        Query rows whose rows are removed; at most `n_query`.
     removal_shares : tuple of float, default=(0.01, 0.05, 0.1)
         Shares of the training rows that are removed.
     mislabelled : float, default=0.1
@@ -78,6 +79,8 @@ class AttributionStudy:
         _refuse_unknown("measures", self.measures, MEASURES)
         if not self.data:
             raise ValueError("data must name at least one data set.")
+        for item in self.data:
+            check_data(item)
         least = {"n_seeds": 1, "n_train": 10, "n_query": 2, "n_subsets": 3, "n_left_out": 3, "n_removal": 1}
         for name, fewest in least.items():
             value = getattr(self, name)
@@ -90,6 +93,23 @@ class AttributionStudy:
             missing = missing_library(MODELS[name])
             if missing:
                 raise ValueError(f"models: {name!r} {missing}")
+        self._refuse_more_than_there_are()
+
+    def _refuse_more_than_there_are(self) -> None:
+        """Refuse to leave out more rows than a model trains on, and to remove for more query rows than there are."""
+        if "loo" in self.measures:
+            for name in self.models:
+                n_train = self.spec(name).n_train
+                if self.n_left_out > n_train:
+                    raise ValueError(
+                        f"n_left_out={self.n_left_out} must be at most n_train, {n_train} for {name}. Lower it, or "
+                        "leave the measure 'loo' out."
+                    )
+        if "removal" in self.measures and self.n_removal > self.n_query:
+            raise ValueError(
+                f"n_removal={self.n_removal} must be at most n_query={self.n_query}. Lower it, or leave the measure "
+                "'removal' out."
+            )
 
     def spec(self, model: str) -> ModelSpec:
         """Return a model with the study's own settings and sizes.
