@@ -78,7 +78,8 @@ def adopt(
         else f"misses the model's own predictions of the rows given by up to {_size(telescope, gap)}"
     )
     raise ValueError(
-        f"The telescope of this {type(model).__name__} {found}. Likely cause: {next(causes)}. Give X, y and sample_weight exactly as fit was given "
+        f"The telescope of this {type(model).__name__} {found}. "
+        f"Likely cause: {next(causes)}. Give X, y and sample_weight exactly as fit was given "
         "them, in the same order."
     )
 
