@@ -51,7 +51,7 @@ MODELS = {
     "GradientBoosting": GradientBoostingRegressor(n_estimators=8, max_depth=2, random_state=0),
     "GradientBoosting with bags": GradientBoostingRegressor(n_estimators=8, subsample=0.6, random_state=0),
     "HistGradientBoosting": HistGradientBoostingRegressor(max_iter=8, min_samples_leaf=5),
-    "RandomForest": RandomForestRegressor(8, random_state=0),
+    "RandomForest": RandomForestRegressor(8, min_samples_leaf=2, random_state=0),
     "ExtraTrees": ExtraTreesRegressor(8, min_samples_leaf=3, random_state=0),
     "DecisionTree": DecisionTreeRegressor(max_depth=4, random_state=0),
 }

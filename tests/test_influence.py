@@ -205,7 +205,8 @@ def test_quantiles_do_not_depend_on_weights(objective, query):
     model = make_trees(objective=objective).fit(X, y)
     assert not model.influence(query).any()
     assert not model.self_influence_.any()
-    assert not model.top_examples(query, 3, by="influence").influence.any()
+    with pytest.warns(UserWarning, match="No row has influence"):
+        assert not model.top_examples(query, 3, by="influence").influence.any()
 
 
 def test_labels_of_a_large_mean_have_the_influence_of_centred_ones(query):
