@@ -7,7 +7,8 @@
 - `_newton_leaves`, `_quantile_leaves`: leaf values as affine functions of the labels.
 
 A file holds the trees, the objective and the start, and no other setting. The ridge, the learning rate, the penalty and
-the limit of leaf values are then found from the values of the leaves. Tested with XGBoost 3.2.
+the limit of leaf values are then found from the values of the leaves. A ridge that the model holds is kept.
+Tested with XGBoost 3.2.
 """
 
 from collections.abc import Callable
