@@ -182,7 +182,8 @@ def test_scikit_learns_tools_take_several_outputs(rows):
 
 def test_stopping_pickles_and_automatic_sections(rows, query):
     X, y = rows
-    net = make_net(early_stopping=True, validation_fraction=0.25, section="auto", section_tol=0.1, learning_rate_init=1e-3).fit(X, y)
+    settings = {"early_stopping": True, "validation_fraction": 0.25, "learning_rate_init": 1e-3}
+    net = make_net(section="auto", section_tol=0.1, **settings).fit(X, y)
     assert len(net.validation_scores_) == net.n_iter_
     assert len(net.section_ends_) < net.n_stages_
     assert net.effective_params_se_ > 0
