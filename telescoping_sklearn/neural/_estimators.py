@@ -19,11 +19,12 @@ from telescoping_sklearn import _memory
 from telescoping_sklearn._numbers import plain_number
 from telescoping_sklearn._refit import all_at_once
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
+from telescoping_sklearn.neural._activations import ACTIVATIONS
 from telescoping_sklearn.neural._convergence import warn_if_nothing_was_learned
 from telescoping_sklearn.neural._float_range import refuse_overflow
 from telescoping_sklearn.neural._isolation import isolated, isolates
 from telescoping_sklearn.neural._modules import read_module
-from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule, Network
+from telescoping_sklearn.neural._network import Architecture, FlatModule, Network
 from telescoping_sklearn.neural._optimizers import OPTIMIZERS
 from telescoping_sklearn.neural._path import RULES, Path, as_double
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, refined_sections
