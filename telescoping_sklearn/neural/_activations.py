@@ -70,7 +70,6 @@ _PULL_BACKS: dict[type[nn.Module], _PullBack] = {
     nn.LeakyReLU: lambda part, g, z: _aten.leaky_relu_backward(g, z, part.negative_slope, False),
     nn.ELU: lambda part, g, z: _aten.elu_backward(g, part.alpha, 1.0, 1.0, False, z),
     nn.SELU: lambda part, g, z: _aten.elu_backward(g, _SELU_ALPHA, _SELU_SCALE, 1.0, False, z),
-    nn.CELU: lambda part, g, z: _aten.elu_backward(g, part.alpha, 1.0, 1.0 / part.alpha, False, z),
     nn.SiLU: lambda part, g, z: _aten.silu_backward(g, z),
     nn.Softplus: lambda part, g, z: _aten.softplus_backward(g, z, part.beta, part.threshold),
     nn.Hardtanh: lambda part, g, z: _aten.hardtanh_backward(g, z, part.min_val, part.max_val),
@@ -186,11 +185,12 @@ def _check_slope(part: nn.Module, slope: _Slope) -> None:
     try:
         with torch.no_grad():
             value, given = part(z), slope(part, z)
+            overwritten = not torch.equal(z, before)
             alone = torch.stack([part(number[None])[0] for number in z.flatten()]).view_as(z)
-        derivative = _autograd_slope(part, z)
+        derivative = z if overwritten else _autograd_slope(part, z)
     except Exception as error:  # whatever a user's functions raise
         raise ValueError(f"module={kind} or its slope does not take numbers of any shape: {error}") from error
-    if not torch.equal(z, before):
+    if overwritten:
         raise ValueError(f"module={kind} or its slope changes its input in place: write it without.")
     if value.shape != z.shape or not torch.allclose(value, alone, rtol=1e-12, atol=1e-12, equal_nan=True):
         raise ValueError(f"module={kind} is not elementwise: a value depends on more than the number at its place.")

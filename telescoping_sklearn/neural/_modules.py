@@ -58,19 +58,18 @@ def read_module(
     if not isinstance(module, nn.Module):
         module = _made(module, rows.shape[1], seed)
     X = torch.tensor(rows, dtype=torch.float64)
-    functional = FunctionalNetwork(module, X, n_outputs, explained=False)
+    # A part of the user's own may look at its rows: torch.func refuses that, as for any module.
+    tried = explained and not _is_torchs_own(module)
+    functional = FunctionalNetwork(module, X, n_outputs, explained=tried)
     theta = functional.initial_parameters()
     with seeded(seed), torch.no_grad():
         chain = _as_chain(functional.template, X)
-        followed = chain is not None and torch.allclose(chain.forward(theta, X), functional.forward(theta, X))
-    if chain is not None and followed and _is_known_to_torch(functional.template):
-        return chain, theta
-    # A part of the user's own may look at its rows: torch.func refuses that, as for any module.
-    functional = FunctionalNetwork(module, X, n_outputs, explained=explained)
-    return (chain, theta) if chain is not None and followed else (functional, theta)
+        if chain is not None and torch.allclose(chain.forward(theta, X), functional.forward(theta, X)):
+            return chain, theta
+    return (functional if tried == explained else FunctionalNetwork(module, X, n_outputs, explained=explained)), theta
 
 
-def _is_known_to_torch(module: nn.Module) -> bool:
+def _is_torchs_own(module: nn.Module) -> bool:
     """Whether torch wrote every part."""
     return all(type(part).__module__.startswith("torch.nn.") for part in module.modules())
 
