@@ -65,8 +65,9 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     module : None, torch.nn.Module or callable, default=None
         A network in place of the three parameters above: a module that maps rows (n_rows, n_features) to one number
         each, with its initial parameters; or a function of the number of features that makes such a module, called with
-        torch's generator seeded from `random_state`. Chains of linear layers are differentiated layer by layer, other
-        modules through ``torch.func``, which is slower. Dropout and batch normalisation are refused.
+        torch's generator seeded from `random_state`. Sequences of linear layers, convolutions and parts without
+        parameters are differentiated layer by layer, other modules through ``torch.func``, which is slower. Dropout and
+        batch normalisation are refused.
     optimizer : {"sgd", "adam", "adamw"} or subclass of torch.optim.Optimizer, default="adam"
         torch's optimiser. A class takes its settings from `optimizer_settings` alone, and must be registered with
         `telescoping_sklearn.neural.register_update_rule`.
