@@ -15,7 +15,7 @@ from torch import nn
 
 from telescoping_sklearn.neural._functional import FunctionalNetwork, FunctionalTangent
 from telescoping_sklearn.neural._modules import read_module
-from telescoping_sklearn.neural._network import Architecture
+from telescoping_sklearn.neural._network import Architecture, Chain
 from telescoping_sklearn.neural._tangent import tangent
 
 N_FEATURES = 4
@@ -225,13 +225,16 @@ CHAINS = {
     "perceptron": (perceptron, ((N_FEATURES, 7, 5, 1), "tanh", "identity")),
     "two activations": (
         lambda: nn.Sequential(nn.Linear(N_FEATURES, 3), nn.ReLU(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 1)),
-        None,
+        Chain,
     ),
-    "no bias": (lambda: nn.Linear(N_FEATURES, 1, bias=False), None),
-    "approximate": (lambda: nn.Sequential(nn.Linear(N_FEATURES, 3), nn.GELU("tanh"), nn.Linear(3, 1)), None),
-    "other activation": (lambda: nn.Sequential(nn.Linear(N_FEATURES, 3), nn.ELU(), nn.Linear(3, 1)), None),
-    "layers in a row": (lambda: nn.Sequential(nn.Linear(N_FEATURES, 3), nn.Linear(3, 1)), None),
-    "residual": (Residual, None),
+    "no bias": (lambda: nn.Linear(N_FEATURES, 1, bias=False), Chain),
+    "approximate": (lambda: nn.Sequential(nn.Linear(N_FEATURES, 3), nn.GELU("tanh"), nn.Linear(3, 1)), Chain),
+    "other activation": (lambda: nn.Sequential(nn.Linear(N_FEATURES, 3), nn.ELU(), nn.Linear(3, 1)), Chain),
+    "layers in a row": (
+        lambda: nn.Sequential(nn.Linear(N_FEATURES, 3), nn.Linear(3, 1)),
+        ((N_FEATURES, 3, 1), "identity", "identity"),
+    ),
+    "residual": (Residual, FunctionalNetwork),
 }
 
 
@@ -241,8 +244,8 @@ def test_the_route_is_chosen_by_what_the_module_is(make, expected):
     network, theta = read_module(net, SOME.numpy(), 0)
     X = torch.as_tensor(random_rows(5)[0])
     torch.testing.assert_close(network.forward(theta, X), net.double()(X).detach().reshape(-1))
-    if expected is None:
-        assert isinstance(network, FunctionalNetwork)
+    if isinstance(expected, type):
+        assert type(network) is expected
     else:
         assert network == Architecture(*expected)
 

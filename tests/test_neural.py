@@ -23,7 +23,8 @@ from sklearn.metrics import r2_score
 
 from telescoping_sklearn import _memory
 from telescoping_sklearn.neural import _training
-from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture
+from telescoping_sklearn.neural._activations import ACTIVATIONS
+from telescoping_sklearn.neural._network import Architecture
 from telescoping_sklearn.neural._tangent import tangent
 
 #: A few updates, or a sigmoid and labels beyond its reach: such a net learns nothing and says so.

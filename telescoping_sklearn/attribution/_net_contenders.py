@@ -203,13 +203,13 @@ def _residuals(telescope: Any) -> NDArray:
 
 def _layers(telescope: Any, X: NDArray | None) -> Iterator[tuple[NDArray, NDArray]]:
     """Yield each layer's inputs, with a column of ones, and derivatives of the prediction in its outputs."""
-    from telescoping_sklearn.neural._tangent import LayerwiseTangent  # torch is loaded when it is used
+    from telescoping_sklearn.neural._layers import Dense  # torch is loaded when it is used
 
-    there = _tangent(telescope, X)
-    if not isinstance(there, LayerwiseTangent):
+    terms = getattr(_tangent(telescope, X), "terms", [None])
+    if not all(isinstance(term, Dense) and term.affine.trains_weight and term.affine.trains_bias for term in terms):
         raise ValueError(
             "telescope: EK-FAC is written for multilayer perceptrons. Fit with `hidden_layer_sizes`, or with a "
-            "`module` that is a chain of linear layers; or use another score."
+            "`module` that is a chain of biased linear layers; or use another score."
         )
-    for a, delta in zip(there.inputs, there.deltas, strict=True):
-        yield np.column_stack([_array(a), np.ones(len(a))]), _array(delta)
+    for term in terms:
+        yield np.column_stack([_array(term.a), np.ones(len(term.a))]), _array(term.delta)

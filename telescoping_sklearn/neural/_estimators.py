@@ -20,11 +20,12 @@ from telescoping_sklearn._numbers import plain_number
 from telescoping_sklearn._refit import all_at_once
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
 from telescoping_sklearn.losses import SquaredError
+from telescoping_sklearn.neural._activations import ACTIVATIONS
 from telescoping_sklearn.neural._convergence import warn_if_nothing_was_learned
 from telescoping_sklearn.neural._float_range import refuse_overflow
 from telescoping_sklearn.neural._isolation import isolated, isolates
 from telescoping_sklearn.neural._modules import read_module
-from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule, Network
+from telescoping_sklearn.neural._network import Architecture, FlatModule, Network
 from telescoping_sklearn.neural._optimizers import OPTIMIZERS
 from telescoping_sklearn.neural._path import RULES, Path, as_double
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, refined_sections
@@ -66,8 +67,9 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     module : None, torch.nn.Module or callable, default=None
         A network in place of the three parameters above: a module that maps rows (n_rows, n_features) to one number
         for each output, with its initial parameters; or a function of the number of features that makes such a module,
-        called with torch's generator seeded from `random_state`. Chains of linear layers are differentiated layer by
-        layer, other modules through ``torch.func``, which is slower. Dropout and batch normalisation are refused.
+        called with torch's generator seeded from `random_state`. Sequences of linear layers, convolutions and parts
+        without parameters are differentiated layer by layer, other modules through ``torch.func``, which is slower.
+        Dropout and batch normalisation are refused.
     optimizer : {"sgd", "adam", "adamw"} or subclass of torch.optim.Optimizer, default="adam"
         torch's optimiser. A class takes its settings from `optimizer_settings` alone, and must be registered with
         `telescoping_sklearn.neural.register_update_rule`.

@@ -1,23 +1,30 @@
-"""Reads a user's ``torch.nn.Module`` as a network: layer by layer where it is a multilayer perceptron."""
+"""Reads a user's ``torch.nn.Module`` as a network: layer by layer where it is a chain of known layers."""
 
-from collections.abc import Callable
-from typing import Any
+import copy
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import Any, cast
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from telescoping_sklearn.neural._activations import MODULES, is_bare, is_known, out_of_place
 from telescoping_sklearn.neural._functional import FunctionalNetwork
 from telescoping_sklearn.neural._isolation import seeded
-from telescoping_sklearn.neural._network import Architecture, Network
+from telescoping_sklearn.neural._layers import (
+    Activation,
+    Affine,
+    Constant,
+    Convolution,
+    Layer,
+    Linear,
+    Unparametrised,
+    Window,
+)
+from telescoping_sklearn.neural._network import Architecture, Chain, Network
 
-_NAMES: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.Tanh: "tanh",
-    nn.GELU: "gelu",
-    nn.Sigmoid: "sigmoid",
-    nn.Identity: "identity",
-}
+_NAMES = {kind: name for name, kind in MODULES.items()}
 
 
 def read_module(
@@ -30,10 +37,10 @@ def read_module(
 ) -> tuple[Network, Tensor]:
     """Make a network of a module, and return the parameters that it starts from, (p,), in float64.
 
-    The network is an `Architecture` if the module is a chain of biased linear layers with one elementwise activation
-    that has structured derivatives, and a `FunctionalNetwork` otherwise. The module is not changed. A function that
-    makes a module is called with the number of features, with torch seeded. A module without a fixed kernel raises
-    ValueError.
+    The network is a `Chain` if the module is ``nn.Sequential``, nested or not, of linear layers, convolutions in one or
+    two dimensions and parts without parameters; an `Architecture` if those are biased linear layers with one named
+    activation; and a `FunctionalNetwork` otherwise. The module is not changed. A function that makes a module is called
+    with the number of features, with torch seeded. A module without a fixed kernel raises ValueError.
 
     Parameters
     ----------
@@ -51,16 +58,20 @@ def read_module(
     if not isinstance(module, nn.Module):
         module = _made(module, rows.shape[1], seed)
     X = torch.tensor(rows, dtype=torch.float64)
-    architecture = _as_perceptron(module)
-    functional = FunctionalNetwork(module, X, n_outputs, explained=explained and architecture is None)
+    # A part of the user's own may look at its rows: torch.func refuses that, as for any module.
+    tried = explained and not _is_torchs_own(module)
+    functional = FunctionalNetwork(module, X, n_outputs, explained=tried)
     theta = functional.initial_parameters()
-    if architecture is None:
-        return functional, theta
-    with torch.no_grad():
-        if torch.allclose(architecture.forward(theta, X), functional.forward(theta, X)):
-            return architecture, theta
-    # It has a forward of its own, hidden in an instance.
-    return FunctionalNetwork(module, X, n_outputs, explained=explained), theta
+    with seeded(seed), torch.no_grad():
+        chain = _as_chain(functional.template, X)
+        if chain is not None and torch.allclose(chain.forward(theta, X), functional.forward(theta, X)):
+            return chain, theta
+    return (functional if tried == explained else FunctionalNetwork(module, X, n_outputs, explained=explained)), theta
+
+
+def _is_torchs_own(module: nn.Module) -> bool:
+    """Whether torch wrote every part."""
+    return all(type(part).__module__.startswith("torch.nn.") for part in module.modules())
 
 
 def _made(make: Callable[[int], nn.Module], n_features: int, seed: int) -> nn.Module:
@@ -74,43 +85,109 @@ def _made(make: Callable[[int], nn.Module], n_features: int, seed: int) -> nn.Mo
     return module
 
 
-def _as_perceptron(module: nn.Module) -> Architecture | None:
-    """Read a chain of linear layers and activations; None for anything else."""
-    parts = list(_flattened(module))
-    linears, names = parts[::2], [_name_of(part) for part in parts[1::2]]
-    if len(names) < len(linears):
-        names.append("identity")
-    if not all(type(part) is nn.Linear and _is_plain(part) for part in linears) or None in names:
+def _as_chain(module: nn.Module, rows: Tensor) -> Chain | None:
+    """Read nested ``nn.Sequential`` of layers with structured derivatives; None for anything else.
+
+    The module has been run on the rows.
+    """
+    parts = [part for part in _flattened(copy.deepcopy(module).double()) if type(part) is not nn.Identity]
+    trained = [id(held) for part in parts for held in part.parameters() if held.requires_grad]
+    if any(_is_altered(part) for part in module.modules()) or len(set(trained)) < len(trained):
         return None
-    if any(_is_hooked(part) for part in module.modules()) or len(set(names[:-1])) > 1:
+    layers: list[Layer] = []
+    shapes = [tuple(rows.shape[1:])]
+    for part in parts:
+        layer = _layer(part, shapes[-1])
+        before = rows.clone()
+        rows = part(rows)
+        if layer is None or (isinstance(layer, Unparametrised) and not _is_differentiated(layer, before)):
+            return None
+        layers.append(layer)
+        shapes.append(tuple(rows.shape[1:]))
+    return _as_perceptron(parts) or Chain(layers, shapes)
+
+
+def _as_perceptron(parts: list[nn.Module]) -> Architecture | None:
+    """Name a chain of trained biased linear layers with one hidden activation; None for anything else."""
+    layers, names = [], []
+    for part in parts:
+        if type(part) is nn.Linear:
+            layers.append(part)
+            names.append("identity")
+        elif len(names) == 0 or names[-1] != "identity" or (name := _NAMES.get(type(part))) is None:
+            return None
+        elif isinstance(part, nn.GELU) and part.approximate != "none":
+            return None
+        else:
+            names[-1] = name
+    trained = [held is not None and held.requires_grad for part in layers for held in (part.weight, part.bias)]
+    if not all(trained) or len(set(names[:-1])) > 1:
         return None
-    if len({id(held) for part in linears for held in part.parameters()}) < 2 * len(linears):
-        return None  # tied
-    widths = (linears[0].in_features, *(part.out_features for part in linears))
-    return Architecture(widths, names[0] if len(names) > 1 else "identity", names[-1])  # type: ignore[arg-type]
+    widths = (layers[0].in_features, *(part.out_features for part in layers))
+    return Architecture(widths, names[0] if len(names) > 1 else "identity", names[-1])
+
+
+def _layer(part: nn.Module, shape: tuple[int, ...]) -> Layer | None:
+    """Read a part for rows of a shape; None where it has no structured derivatives."""
+    if type(part) is nn.Linear and shape and _is_plain(part):
+        return Linear(_affine(part), prod(shape[:-1]))
+    if type(part) in (nn.Conv1d, nn.Conv2d) and _is_plain(part):
+        return _convolution(part, shape)  # type: ignore[arg-type]
+    if is_bare(part):
+        part = out_of_place(part)
+        return Activation(part) if is_known(part) else Unparametrised(part)
+    return None
+
+
+def _convolution(part: nn.Conv1d | nn.Conv2d, shape: tuple[int, ...]) -> Convolution | None:
+    """Read a convolution; None with groups, or padding that is not zeros on both sides alike."""
+    kernel, stride, dilation, padding = part.kernel_size, part.stride, part.dilation, cast(Any, part.padding)
+    if padding == "valid":
+        padding = (0,) * len(kernel)
+    elif padding == "same":
+        around = [reach * (size - 1) for reach, size in zip(dilation, kernel, strict=True)]
+        if any(total % 2 for total in around):
+            return None
+        padding = tuple(total // 2 for total in around)
+    if part.groups > 1 or part.padding_mode != "zeros" or len(shape) != 1 + len(kernel):
+        return None
+    size_out = tuple(
+        (size + 2 * pad - reach * (width - 1) - 1) // step + 1
+        for size, pad, reach, width, step in zip(shape[1:], padding, dilation, kernel, stride, strict=True)
+    )
+    return Convolution(_affine(part), Window(stride, padding, dilation), shape[1:], size_out)
+
+
+def _affine(part: nn.Linear | nn.Conv1d | nn.Conv2d) -> Affine:
+    weight, bias = (None if held is None or held.requires_grad else Constant(held) for held in (part.weight, part.bias))
+    return Affine(tuple(part.weight.shape), part.bias is not None, weight, bias)
 
 
 def _is_plain(part: nn.Module) -> bool:
-    """Whether a linear layer has exactly a weight and a bias, both trained and neither computed from another tensor."""
-    held = dict(part.named_parameters())
-    return list(held) == ["weight", "bias"] and all(value.requires_grad for value in held.values())
+    """Whether a layer has exactly a weight, and a bias if any, none computed from another tensor."""
+    names = ["weight"] if part.bias is None else ["weight", "bias"]
+    return list(dict(part.named_parameters())) == names and not any(True for _ in part.buffers())
 
 
-def _is_hooked(part: nn.Module) -> bool:
-    return bool(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks)
+def _is_altered(part: nn.Module) -> bool:
+    """Whether a module does more than its class says: it has hooks, or a forward of its own."""
+    hooks = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+    return bool(hooks) or "forward" in vars(part)
 
 
-def _flattened(module: nn.Module) -> Any:
+def _is_differentiated(layer: Unparametrised, rows: Tensor) -> bool:
+    """Whether autograd follows a part, which leaves its input as it was."""
+    try:
+        _, (_, output) = layer.run(rows, rows, None)
+    except RuntimeError:  # torch refuses to overwrite what gradients are taken in
+        return False
+    return output.requires_grad
+
+
+def _flattened(module: nn.Module) -> Iterator[nn.Module]:
     """Yield the parts of nested ``nn.Sequential`` in order."""
     if type(module) is nn.Sequential:
         for part in module:
             yield from _flattened(part)
     else:
         yield module
-
-
-def _name_of(part: nn.Module) -> str | None:
-    """Name of an activation that has structured derivatives."""
-    if isinstance(part, nn.GELU) and part.approximate != "none":
-        return None
-    return _NAMES.get(type(part))

@@ -1,54 +1,19 @@
-"""Networks as functions of one flat parameter vector, and the multilayer perceptron.
+"""Networks as functions of one flat parameter vector: chains of layers, and the multilayer perceptron among them.
 
 Training, recording and differentiation share theta, a vector of p numbers. It is laid out layer by layer as in
-``torch.nn.Linear``, weight before bias; layers are views of it.
+``torch.nn.Linear``, weight before bias; layers are views of it. What is held fixed is no part of it.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-
-class Elementwise(NamedTuple):
-    """An elementwise function and its derivative, both of the pre-activation.
-
-    ``fused`` multiplies a gradient with the derivative at the pre-activation in one operation, where that is cheaper.
-    """
-
-    value: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
-    fused: Callable[[Tensor, Tensor], Tensor] | None = None
-
-    def pull_back(self, gradient: Tensor, z: Tensor) -> Tensor:
-        """Multiply the gradient in the function's value with its derivative."""
-        return gradient * self.slope(z) if self.fused is None else self.fused(gradient, z)
-
-
-def _sigmoid_slope(z: Tensor) -> Tensor:
-    s = torch.sigmoid(z)
-    return s * (1 - s)
-
-
-def _relu_pull_back(gradient: Tensor, z: Tensor) -> Tensor:
-    return torch.ops.aten.threshold_backward(gradient, z, 0)  # a mask and a product take five times longer
-
-
-def _gelu_slope(z: Tensor) -> Tensor:
-    density = torch.exp(-0.5 * z**2) / (2 * torch.pi) ** 0.5
-    return 0.5 * (1 + torch.erf(z / 2**0.5)) + z * density
-
-
-#: Activations by name. relu has slope 0 at 0, as torch has it.
-ACTIVATIONS = {
-    "relu": Elementwise(torch.relu, lambda z: (z > 0).to(z.dtype), _relu_pull_back),
-    "tanh": Elementwise(torch.tanh, lambda z: 1 - torch.tanh(z) ** 2),
-    "gelu": Elementwise(nn.functional.gelu, _gelu_slope),
-    "sigmoid": Elementwise(torch.sigmoid, _sigmoid_slope),
-    "identity": Elementwise(lambda z: z, torch.ones_like, lambda gradient, z: gradient),
-}
+from telescoping_sklearn.neural._activations import ACTIVATIONS, MODULES, Elementwise
+from telescoping_sklearn.neural._layers import Activation, Affine, Convolution, Layer, Linear, Positions
 
 
 class Network(Protocol):
@@ -87,64 +52,127 @@ def pairs_of(rows: slice, n_outputs: int) -> slice:
     return slice(rows.start * n_outputs, rows.stop * n_outputs)
 
 
-class Architecture(NamedTuple):
-    """Shape of a multilayer perceptron."""
+class Chain:
+    """Layers one after the other, each with structured derivatives or without parameters.
 
-    widths: tuple[int, ...]  # inputs, hidden widths, and outputs
-    activation: str  # names in `ACTIVATIONS`
-    output_activation: str
+    Parameters
+    ----------
+    parts : sequence of Layer
+        The layers, of which one at least has trained parameters.
+    shapes : sequence of tuple of int
+        Shape of a row before the first layer and after every one.
+    """
 
-    @property
-    def n_params(self) -> int:
-        """Number of parameters p."""
-        return sum((fan_in + 1) * fan_out for fan_in, fan_out in self.layer_shapes())
-
-    @property
-    def n_outputs(self) -> int:
-        """Number of outputs."""
-        return self.widths[-1]
-
-    @property
-    def row_numbers(self) -> int:
-        """Numbers that a row's derivatives hold: layer inputs, pre-activations and the derivatives of every output."""
-        return (2 + self.n_outputs) * sum(self.widths)
-
-    @property
-    def column_numbers(self) -> int:
-        """Numbers that a row holds for each direction or column that its Jacobian is multiplied with."""
-        return max(self.widths[1:]) + 2 * self.n_outputs
-
-    @property
-    def pair_operations(self) -> int:
-        """Multiplications of one entry of a tangent kernel."""
-        return 2 * sum(self.widths)
+    def __init__(self, parts: Sequence[Layer], shapes: Sequence[tuple[int, ...]]):
+        self.parts = tuple(parts)
+        self.shapes = tuple(shapes)
+        self.sizes = [part.n_params for part in self.parts]
+        self.n_params = sum(self.sizes)
+        self.n_outputs = prod(self.shapes[-1])
+        self._output_shape = () if self.n_outputs == 1 else (self.n_outputs,)
+        #: First layer with trained parameters: no derivative goes further back.
+        self.first_trained = next(level for level, size in enumerate(self.sizes) if size)
+        activations = [isinstance(part, Activation) for part in self.parts]
+        #: Buffers for outputs that an activation takes, and for gradients that go back to one: it makes its own memory.
+        self.reused_outputs = [
+            f"before {level}" if after else None for level, after in enumerate([*activations[1:], False])
+        ]
+        self.reused_gradients = ["back" if before else None for before in [False, *activations[:-1]]]
+        weighted = [part for part in self.parts if isinstance(part, Linear | Convolution)]
+        trained = [part for part in weighted if part.n_params]
+        kept = [prod(shape) for shape, part in zip(self.shapes[1:], self.parts, strict=True) if _holds(part)]
+        #: Numbers that a row's derivatives hold: layer inputs, pre-activations and the derivatives of every output.
+        self.row_numbers = (2 + self.n_outputs) * (prod(self.shapes[0]) + sum(kept))
+        #: Numbers that a row holds for each direction or column that its Jacobian is multiplied with.
+        self.column_numbers = max(part.n_positions * part.affine.fan_out for part in trained) + 2 * self.n_outputs
+        #: Multiplications of one entry of a tangent kernel.
+        self.pair_operations = sum(_pair_operations(part, self.n_outputs) for part in trained)
 
     @property
     def input_width(self) -> int:
-        """Length of the inner products of inputs, which the first layer's part of every tangent kernel holds."""
-        return self.widths[0]
+        """Length of the inner products of rows that every tangent kernel holds; 0 where it holds none."""
+        part = self.parts[0]
+        if isinstance(part, Linear) and part.n_positions == 1 and part.affine.trains_weight:
+            return part.affine.fan_in
+        return 0
+
+    def pieces(self, theta: Tensor) -> tuple[Tensor, ...]:
+        """View theta, (..., p), as one piece a layer, (..., p_l)."""
+        return theta.split(self.sizes, dim=-1)
+
+    def forward(self, theta: Tensor, X: Tensor) -> Tensor:
+        """Predict, (n_rows,), or (n_rows, n_outputs) where there are several, in the precision of theta."""
+        n_rows = len(X)
+        for part, piece in zip(self.parts, self.pieces(theta), strict=True):
+            X = part.forward(piece, X)
+        return X.reshape(n_rows, *self._output_shape)
+
+
+def _holds(part: Layer) -> bool:
+    """Whether a layer's output counts as memory of its own; an activation's stands for its input."""
+    return not isinstance(part, Activation)
+
+
+def _pair_operations(part: "Linear | Convolution", n_outputs: int) -> int:
+    """Multiplications of one entry of a tangent kernel, of a pair of outputs, that a layer makes."""
+    affine = part.affine
+    if part.n_positions == 1:
+        return affine.trains_weight * affine.fan_in + affine.fan_out
+    through_positions = Positions.positions_cost(affine, part.n_positions, n_outputs) // n_outputs**2
+    return min(through_positions, affine.n_params)
+
+
+class Architecture(Chain):
+    """A multilayer perceptron: biased linear layers with one hidden activation.
+
+    Parameters
+    ----------
+    widths : tuple of int
+        Inputs, hidden widths, and outputs.
+    activation, output_activation : str
+        Names in `ACTIVATIONS`.
+    """
+
+    def __init__(self, widths: tuple[int, ...], activation: str, output_activation: str):
+        self.widths = widths
+        self.activation = activation
+        self.output_activation = output_activation
+        parts: list[Layer] = []
+        for (fan_in, fan_out), name in zip(self.layer_shapes(), self._names(), strict=True):
+            parts.append(Linear(Affine((fan_out, fan_in))))
+            if name != "identity":
+                parts.append(Activation(MODULES[name]()))
+        after = [(part.affine.fan_out,) for part in parts if isinstance(part, Linear)]
+        shapes, before = [(widths[0],)], iter(after)
+        for part in parts:
+            shapes.append(next(before) if isinstance(part, Linear) else shapes[-1])
+        super().__init__(parts, shapes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Architecture) and self.__reduce__() == other.__reduce__()
+
+    def __hash__(self) -> int:
+        return hash(self.__reduce__()[1])
+
+    def __repr__(self) -> str:
+        return f"Architecture{self.__reduce__()[1]!r}"
+
+    def __reduce__(self) -> tuple[Any, tuple[tuple[int, ...], str, str]]:
+        return Architecture, (self.widths, self.activation, self.output_activation)
 
     def layer_shapes(self) -> list[tuple[int, int]]:
-        """List inputs and outputs of every layer."""
+        """List inputs and outputs of every linear layer."""
         return list(zip(self.widths[:-1], self.widths[1:], strict=True))
 
     def layer_activations(self) -> list[Elementwise]:
-        """Elementwise function after every layer."""
-        hidden = len(self.widths) - 2
-        return [ACTIVATIONS[self.activation]] * hidden + [ACTIVATIONS[self.output_activation]]
+        """Elementwise function after every linear layer."""
+        return [ACTIVATIONS[name] for name in self._names()]
 
     def layers(self, theta: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield weight, (..., fan_out, fan_in), and bias, (..., fan_out), of every layer: views of theta, (..., p)."""
-        sizes = [size for fan_in, fan_out in self.layer_shapes() for size in (fan_in * fan_out, fan_out)]
-        pieces = theta.split(sizes, dim=-1)
-        for (fan_in, fan_out), weight, bias in zip(self.layer_shapes(), pieces[::2], pieces[1::2], strict=True):
-            yield weight.unflatten(-1, (fan_out, fan_in)), bias
-
-    def forward(self, theta: Tensor, X: Tensor) -> Tensor:
-        """Predict, (n_rows,), or (n_rows, n_outputs) where there are several."""
-        for (weight, bias), activation in zip(self.layers(theta), self.layer_activations(), strict=True):
-            X = activation.value(nn.functional.linear(X, weight, bias))
-        return X.squeeze(-1)
+        for part, piece in zip(self.parts, self.pieces(theta), strict=True):
+            if isinstance(part, Linear):
+                yield part.affine.trained(piece)  # type: ignore[misc]  # both are trained
 
     def initial_parameters(self, seed: int) -> Tensor:
         """Draw torch's own initialisation of ``torch.nn.Linear`` layers, (p,), in float32.
@@ -158,6 +186,9 @@ class Architecture(NamedTuple):
             bound = 1 / math.sqrt(weight.shape[1])
             nn.init.uniform_(bias, -bound, bound, generator=generator)
         return theta
+
+    def _names(self) -> list[str]:
+        return [self.activation] * (len(self.widths) - 2) + [self.output_activation]
 
 
 class FlatModule(nn.Module):

@@ -1,12 +1,12 @@
 """Tangents: the Jacobian of a block of rows, as what it is multiplied with.
 
-Those of a multilayer perceptron come from structured derivatives, with no Jacobian made; any other module's go through
-``torch.func``, see `_functional`.
+Those of a chain of layers come from structured derivatives, with no Jacobian made, see `_layers`; any other module's go
+through ``torch.func``, see `_functional`.
 
-The derivative of an output in layer l's weight is an outer product: J_l(x) = delta_l(x) a_{l-1}(x)^T, with a_{l-1} the
-layer's input and delta_l the derivative of the output in the layer's pre-activation (Novak et al. 2022). Once both are
-known for a block of rows, products of J with k directions, of J^T with k columns, and J J'^T itself are small matrix
-products.
+The derivative of an output in a linear layer's weight is an outer product: J_l(x) = delta_l(x) a_{l-1}(x)^T, with
+a_{l-1} the layer's input and delta_l the derivative of the output in the layer's pre-activation (Novak et al. 2022).
+Once both are known for a block of rows, products of J with k directions, of J^T with k columns, and J J'^T itself are
+small matrix products. A convolution's is a sum of outer products.
 
 With several outputs a row of J is one output of a row of X, the outputs of each row one after the other: n_pairs rows.
 Only this module, and whoever goes from rows to pairs, needs to know how many outputs there are.
@@ -21,7 +21,8 @@ from torch import Tensor
 
 from telescoping_sklearn._memory import items_per_block
 from telescoping_sklearn.neural._functional import FunctionalNetwork, FunctionalTangent
-from telescoping_sklearn.neural._network import Architecture, Network
+from telescoping_sklearn.neural._layers import Term, Weighted
+from telescoping_sklearn.neural._network import Chain, Network
 from telescoping_sklearn.neural._workspace import buffer
 
 #: Bytes of temporaries beyond which a block of rows gets slower: it leaves the caches and pages come fresh.
@@ -53,83 +54,65 @@ class Tangent(Protocol):
 
 @dataclass(frozen=True)
 class LayerwiseTangent:
-    """The Jacobian of a multilayer perceptron as structured derivatives.
+    """The Jacobian of a chain of layers as structured derivatives.
 
     Attributes
     ----------
-    architecture : Architecture
+    chain : Chain
         The net.
-    inputs : list of Tensor of shape (n_rows, fan_in)
-        a_{l-1} of every layer.
-    deltas : list of Tensor of shape (n_pairs, fan_out)
-        delta_l of every layer.
+    n_rows : int
+        Number of rows.
+    terms : list of Term
+        What every layer with trained parameters adds.
+    like : Tensor
+        The rows, whose precision and device are those of products.
     """
 
-    architecture: Architecture
-    inputs: list[Tensor]
-    deltas: list[Tensor]
+    chain: Chain
+    n_rows: int
+    terms: list[Term]
+    like: Tensor
 
     @property
     def n_pairs(self) -> int:
         """Outputs of all rows of the block."""
-        return len(self.inputs[0]) * self.architecture.n_outputs
+        return self.n_rows * self.chain.n_outputs
 
     def jvp(self, directions: Tensor) -> Tensor:
         """J D^T, (n_pairs, k), for k directions in the parameters, (k, p)."""
-        n_rows, k, o = len(self.inputs[0]), len(directions), self.architecture.n_outputs
-        product = directions.new_zeros((n_rows, o, k))
-        for (weight, bias), a, delta in zip(
-            self.architecture.layers(directions), self.inputs, self.deltas, strict=True
-        ):
-            fan_out, fan_in = weight.shape[1:]
-            delta = delta.view(n_rows, o, fan_out)
-            if fan_out == 1:  # delta is a number an output: no intermediate of fan_out columns a direction
-                product += (a @ weight[:, 0, :].T).add_(bias[:, 0])[:, None] * delta
-                continue
-            rows = buffer("rows of weights", weight.shape, weight).copy_(weight).view(k * fan_out, fan_in)
-            moved = torch.mm(a, rows.T, out=buffer("moved", (n_rows, k * fan_out), weight)).view(n_rows, k, fan_out)
-            across = delta.mT if o > 1 else delta.view(n_rows, fan_out, 1)  # a vector's strides: another BLAS routine
-            product += torch.bmm(moved, across).mT
-            product += delta @ bias.T
+        product = directions.new_zeros((self.n_rows, self.chain.n_outputs, len(directions)))
+        for term, piece in self._by_term(directions):
+            term.add_jvp(product, piece)
         return product.flatten(0, 1)
 
     def vjp(self, columns: Tensor) -> Tensor:
         """C^T J, (k, p), for k columns over the outputs, (n_pairs, k)."""
-        n_rows, k, o = len(self.inputs[0]), columns.shape[1], self.architecture.n_outputs
-        by_row = columns.view(n_rows, o, k).mT
-        multiply = torch.mul if o == 1 else torch.bmm  # an outer product is faster by mul
-        product = columns.new_empty((k, self.architecture.n_params))
-        for (for_weight, for_bias), a, delta in zip(
-            self.architecture.layers(product), self.inputs, self.deltas, strict=True
-        ):
-            scaled = buffer("scaled", (n_rows, k, delta.shape[1]), delta)
-            multiply(by_row, delta.view(n_rows, o, -1), out=scaled)
-            sums = buffer("sums", (k * delta.shape[1], a.shape[1]), a)
-            for_weight.copy_(torch.mm(scaled.view(n_rows, -1).T, a, out=sums).view(for_weight.shape))
-            for_bias.copy_(columns.T @ delta)
+        product = columns.new_empty((columns.shape[1], self.chain.n_params))
+        for term, piece in self._by_term(product):
+            term.write_vjp(piece, columns)
         return product
 
     def kernel(self, other: "LayerwiseTangent", input_products: Tensor | None = None) -> Tensor:
-        """J J'^T, (n_pairs, n_other_pairs): sum over layers of (delta . delta') (a . a' + 1)."""
-        n_rows, n_others, o = len(self.inputs[0]), len(other.inputs[0]), self.architecture.n_outputs
-        shape = (n_rows * o, n_others * o)
-        total = self.inputs[0].new_empty(shape)
-        term, products = total, buffer("products", (n_rows, n_others), total)
-        of_pairs = products.view(n_rows, 1, n_others, 1)
-        for a, delta, a_other, delta_other in zip(self.inputs, self.deltas, other.inputs, other.deltas, strict=True):
-            if term is total and input_products is not None:  # only the first layer's inputs are the rows
-                torch.add(input_products, 1, out=products)
-            else:
-                torch.mm(a, a_other.T, out=products).add_(1)
-            torch.mm(delta, delta_other.T, out=term).view(n_rows, o, n_others, o).mul_(of_pairs)
-            if term is not total:
-                total.add_(term)
-            term = buffer("term", shape, total)
+        """J J'^T, (n_pairs, n_other_pairs): the sum over layers of their kernels."""
+        shape = (self.n_pairs, other.n_pairs)
+        total = self.like.new_empty(shape)
+        for place, (mine, theirs) in enumerate(zip(self.terms, other.terms, strict=True)):
+            part = buffer("term", shape, total) if place else total
+            mine.write_kernel(part, theirs, None if place else input_products)  # only the first layer reads the rows
+            if place:
+                total.add_(part)
         return total
 
     def gradients(self) -> Tensor:
         """J itself, (n_pairs, p): for few rows only."""
-        return self.vjp(torch.eye(self.n_pairs, dtype=self.inputs[0].dtype, device=self.inputs[0].device))
+        product = self.like.new_empty((self.n_pairs, self.chain.n_params))
+        for term, piece in self._by_term(product):
+            term.write_gradients(piece)
+        return product
+
+    def _by_term(self, theta: Tensor) -> Iterator[tuple[Term, Tensor]]:
+        pieces = theta.split([size for size in self.chain.sizes if size], dim=-1)
+        return zip(self.terms, pieces, strict=True)
 
 
 def tangent(network: Network, theta: Tensor, X: Tensor) -> Tangent:
@@ -149,32 +132,34 @@ def tangent(network: Network, theta: Tensor, X: Tensor) -> Tangent:
     Tangent
         The Jacobian.
     """
-    if isinstance(network, Architecture):
+    if isinstance(network, Chain):
         return _layerwise(network, theta, X)
     return FunctionalTangent(cast(FunctionalNetwork, network), theta, X)
 
 
-def _layerwise(architecture: Architecture, theta: Tensor, X: Tensor) -> LayerwiseTangent:
-    """Run the rows forward and back once."""
-    layers, activations = list(architecture.layers(theta)), architecture.layer_activations()
-    inputs, before = [X], []
-    for level, ((weight, bias), activation) in enumerate(zip(layers, activations, strict=True)):
-        z = buffer(f"before {level}", (len(X), len(bias)), X)
-        before.append(torch.addmm(bias, inputs[-1], weight.T, out=z))
-        if level < len(layers) - 1:
-            inputs.append(_outside(z, activation.value(z)))
-    n_rows, o = len(X), architecture.n_outputs
-    deltas = [torch.diag_embed(activations[-1].pull_back(torch.ones_like(before[-1]), before[-1])).view(-1, o)]
-    for level in range(len(layers) - 2, -1, -1):
-        weight, z = layers[level + 1][0], before[level]
-        back = torch.mm(deltas[-1], weight, out=buffer("back", (n_rows * o, z.shape[1]), X)).view(n_rows, o, -1)
-        deltas.append(_outside(back, activations[level].pull_back(back, z[:, None])).view(n_rows * o, -1))
-    return LayerwiseTangent(architecture, inputs, deltas[::-1])
+def _layerwise(chain: Chain, theta: Tensor, X: Tensor) -> LayerwiseTangent:
+    """Run the rows forward and back once.
 
-
-def _outside(reused: Tensor, result: Tensor) -> Tensor:
-    """Return a result that is not the buffer that it was made from, as the identity's is."""
-    return result.clone() if result is reused else result
+    An activation makes memory of its own, so that what goes into it, either way, may be a buffer.
+    """
+    pieces, o = chain.pieces(theta), chain.n_outputs
+    rows, kept = X, []
+    for part, piece, reused in zip(chain.parts, pieces, chain.reused_outputs, strict=True):
+        rows, needed = part.run(piece, rows, reused)
+        kept.append(needed)
+    shape = (len(X) * o, *chain.shapes[-1])
+    gradient = (
+        X.new_ones(shape) if o == 1 else torch.eye(o, dtype=X.dtype, device=X.device).repeat(len(X), 1).view(shape)
+    )
+    terms: list[Term] = []
+    for level in range(len(chain.parts) - 1, chain.first_trained - 1, -1):
+        part = chain.parts[level]
+        if chain.sizes[level]:
+            terms.append(cast(Weighted, part).term(kept[level], gradient, o))
+        if level > chain.first_trained:
+            reused = chain.reused_gradients[level]
+            gradient = part.pull_back(pieces[level], kept[level], gradient, o, reused)
+    return LayerwiseTangent(chain, len(X), terms[::-1], X)
 
 
 def row_blocks(

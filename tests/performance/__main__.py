@@ -3,11 +3,18 @@
 import argparse
 from pathlib import Path
 
-from tests.performance import fitted, neural, response, scaling, sections, trees
+from tests.performance import fitted, layers, neural, response, scaling, sections, trees
 from tests.performance._measure import ROOT, readable_seconds, timed
 from tests.performance._results import section, table, write
 
-ON_THE_PAGE = neural.BENCHMARKS | scaling.BENCHMARKS | sections.BENCHMARKS | trees.BENCHMARKS | fitted.BENCHMARKS
+ON_THE_PAGE = (
+    neural.BENCHMARKS
+    | layers.BENCHMARKS
+    | scaling.BENCHMARKS
+    | sections.BENCHMARKS
+    | trees.BENCHMARKS
+    | fitted.BENCHMARKS
+)
 #: Studies of half an hour and more run only where they are named.
 BENCHMARKS = ON_THE_PAGE | response.BENCHMARKS
 

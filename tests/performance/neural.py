@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from telescoping_sklearn import TelescopingMLPRegressor
-from telescoping_sklearn.neural._tangent import Architecture, tangent
+from telescoping_sklearn.neural._network import Architecture
+from telescoping_sklearn.neural._tangent import tangent
 from tests.performance._data import random_rows, threes_and_fives
 from tests.performance._measure import Seconds, in_child, profile, ratio, readable_seconds, side_by_side, timed
 from tests.performance._peers import FunctionalKernels, JacobianRoute, fit_sklearn, fit_skorch, sklearn_net, skorch_net
