@@ -22,6 +22,7 @@ from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_o
 from telescoping_sklearn.neural._convergence import warn_if_nothing_was_learned
 from telescoping_sklearn.neural._float_range import refuse_overflow
 from telescoping_sklearn.neural._isolation import isolated, isolates
+from telescoping_sklearn.neural._module_settings import PREFIX, make_module, misleading_default
 from telescoping_sklearn.neural._modules import read_module
 from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule, Network
 from telescoping_sklearn.neural._optimizers import OPTIMIZERS
@@ -61,11 +62,13 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         Function after every hidden layer.
     output_activation : {"identity", "sigmoid"}, default="identity"
         Function after the output; the model is then sigma(g(x)), still with squared error.
-    module : None, torch.nn.Module or callable, default=None
-        A network in place of the three parameters above: a module that maps rows (n_rows, n_features) to one number
-        each, with its initial parameters; or a function of the number of features that makes such a module, called with
-        torch's generator seeded from `random_state`. Chains of linear layers are differentiated layer by layer, other
-        modules through ``torch.func``, which is slower. Dropout and batch normalisation are refused.
+    module : None, torch.nn.Module, subclass of torch.nn.Module or callable, default=None
+        A network in place of the three parameters above, which maps rows (n_rows, n_features) to one number each. A
+        class, or a function that makes a module, is called with `module_settings`, and with torch's generators seeded
+        from `random_state`. Its required parameter ``n_features_in``, ``in_features`` or ``n_features`` is given the
+        number of columns of X. An instance is copied, and keeps its initial parameters. Chains of linear layers are
+        differentiated layer by layer, other modules through ``torch.func``, which is slower. Dropout and batch
+        normalisation are refused.
     optimizer : {"sgd", "adam", "adamw"} or subclass of torch.optim.Optimizer, default="adam"
         torch's optimiser. A class takes its settings from `optimizer_settings` alone, and must be registered with
         `telescoping_sklearn.neural.register_update_rule`.
@@ -139,6 +142,9 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         time of one or two more fits; otherwise once a question.
     verbose : int, default=False
         Above 0 (True counts as 1) to show progress.
+    **module_settings : object
+        Parameters of a class or function `module`, each with ``module__`` before its name, as skorch has them:
+        ``module__width=32``. They can be set, cloned and searched over like the other parameters.
 
     Attributes
     ----------
@@ -246,7 +252,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         *,
         activation: str = "relu",
         output_activation: str = "identity",
-        module: nn.Module | Callable[[int], nn.Module] | None = None,
+        module: nn.Module | Callable[..., nn.Module] | None = None,
         optimizer: str | type[torch.optim.Optimizer] = "adam",
         optimizer_settings: dict[str, Any] | None = None,
         learning_rate_init: float = 1e-3,
@@ -277,6 +283,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         record: bool = True,
         record_budget: str | int = "1GiB",
         verbose: int = False,
+        **module_settings: Any,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -312,6 +319,53 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self.record = record
         self.record_budget = record_budget
         self.verbose = verbose
+        for name, value in module_settings.items():
+            if not name.startswith(PREFIX):
+                raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {name!r}.")
+            setattr(self, name, value)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Get the parameters, with those of `module`.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether to include those of estimators among the parameters.
+
+        Returns
+        -------
+        dict of str to object
+            Values by name.
+        """
+        settings = {name: value for name, value in vars(self).items() if name.startswith(PREFIX)}
+        return super().get_params(deep) | settings
+
+    def set_params(self, **params: Any) -> "TelescopingMLPRegressor":
+        """Set parameters, also those of `module` that are not set yet.
+
+        Parameters
+        ----------
+        **params : object
+            Values by name.
+
+        Returns
+        -------
+        TelescopingMLPRegressor
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If there is no parameter of a name. Names that start with ``module__`` are checked by `fit`.
+        """
+        settings = {name: params.pop(name) for name in list(params) if name.startswith(PREFIX)}
+        super().set_params(**params)
+        vars(self).update(settings)
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether there is a net; a parameter such as ``module__scale_`` would be taken for a fitted attribute."""
+        return hasattr(self, "module_")
 
     @_fit_context(prefer_skip_nested_validation=True)
     @all_at_once
@@ -453,8 +507,17 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
 
     def _network(self, some_rows: NDArray) -> tuple[Network, Tensor]:
         """Make the network, and the parameters that it starts from."""
+        settings = {n.removeprefix(PREFIX): v for n, v in vars(self).items() if n.startswith(PREFIX)}
         if self.module is not None:
-            return read_module(self.module, some_rows, self.seed_, explained=self.record)
+            module = make_module(self.module, settings, self.n_features_in_, self.seed_)
+            try:
+                return read_module(module, some_rows, explained=self.record)
+            except ValueError as error:
+                if remedy := misleading_default(self.module, settings, self.n_features_in_):
+                    raise ValueError(f"{error}{remedy}") from error
+                raise
+        if settings:
+            raise ValueError(f"{PREFIX}{next(iter(settings))} has no effect without a module. Give a class as module=.")
         sizes = np.atleast_1d(self.hidden_layer_sizes).tolist()
         if any(not isinstance(size, int) or size < 1 for size in sizes):
             raise ValueError(f"hidden_layer_sizes={self.hidden_layer_sizes!r} must hold positive ints.")

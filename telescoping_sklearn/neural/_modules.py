@@ -1,6 +1,5 @@
 """Reads a user's ``torch.nn.Module`` as a network: layer by layer where it is a multilayer perceptron."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,7 +7,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from telescoping_sklearn.neural._functional import FunctionalNetwork
-from telescoping_sklearn.neural._isolation import seeded
 from telescoping_sklearn.neural._network import Architecture, Network
 
 _NAMES: dict[type[nn.Module], str] = {
@@ -20,29 +18,22 @@ _NAMES: dict[type[nn.Module], str] = {
 }
 
 
-def read_module(
-    module: nn.Module | Callable[[int], nn.Module], rows: NDArray, seed: int, *, explained: bool = True
-) -> tuple[Network, Tensor]:
+def read_module(module: nn.Module, rows: NDArray, *, explained: bool = True) -> tuple[Network, Tensor]:
     """Make a network of a module, and return the parameters that it starts from, (p,), in float64.
 
     The network is an `Architecture` if the module is a chain of biased linear layers with one elementwise activation
-    that has structured derivatives, and a `FunctionalNetwork` otherwise. The module is not changed. A function that
-    makes a module is called with the number of features, with torch seeded. A module without a fixed kernel raises
-    ValueError.
+    that has structured derivatives, and a `FunctionalNetwork` otherwise. The module is not changed. A module without a
+    fixed kernel raises ValueError.
 
     Parameters
     ----------
-    module : torch.nn.Module or callable
-        The module, or a function that makes one.
+    module : torch.nn.Module
+        The module.
     rows : ndarray of shape (n_rows, n_features)
         A few training rows, to try it on.
-    seed : int
-        Seeds torch's global generators, which are restored afterwards, while a function makes the module.
     explained : bool, default=True
         Whether derivatives will be asked for.
     """
-    if not isinstance(module, nn.Module):
-        module = _made(module, rows.shape[1], seed)
     X = torch.tensor(rows, dtype=torch.float64)
     architecture = _as_perceptron(module)
     functional = FunctionalNetwork(module, X, explained=explained and architecture is None)
@@ -53,17 +44,6 @@ def read_module(
         if torch.allclose(architecture.forward(theta, X), functional.forward(theta, X)):
             return architecture, theta
     return FunctionalNetwork(module, X, explained=explained), theta  # a forward of its own, hidden in an instance
-
-
-def _made(make: Callable[[int], nn.Module], n_features: int, seed: int) -> nn.Module:
-    try:
-        with seeded(seed):
-            module = make(n_features)
-    except TypeError as error:
-        raise ValueError(f"module is called with the number of features, and failed: {error}") from error
-    if not isinstance(module, nn.Module):
-        raise ValueError(f"module must be or return a torch.nn.Module, but returned {type(module).__name__}.")
-    return module
 
 
 def _as_perceptron(module: nn.Module) -> Architecture | None:
