@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from telescoping_sklearn import _memory
+from telescoping_sklearn._fit_tasks import CallbackSupportMixin, FitTasks, with_callbacks
 from telescoping_sklearn._numbers import plain_number
 from telescoping_sklearn._refit import all_at_once
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
@@ -47,7 +48,7 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _AFTER_FITTING = ("rule", "section", "section_tol")
 
 
-class TelescopingMLPRegressor(BaseTelescopingEstimator):
+class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
     """Multilayer perceptron, trained through skorch, whose predictions are explained by its training labels.
 
     The loss is half the squared error, 1/2 (y - f)^2, averaged over a batch; sample weights are rescaled to mean 1 over
@@ -360,7 +361,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         """
         settings = {name: params.pop(name) for name in list(params) if name.startswith(PREFIX)}
         super().set_params(**params)
-        vars(self).update(settings)
+        self.__dict__.update(settings)
         return self
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -369,6 +370,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     @all_at_once
+    @with_callbacks
     @isolates
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "TelescopingMLPRegressor":
         """Train the net and keep its run.
@@ -401,6 +403,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             If the net explains less than 1 % of the variance of the labels that it was trained on, and labels or
             columns are far from unit scale.
         """
+        X_given = X
         X, y, weights = self._training_data(X, y, sample_weight)
         refuse_overflow(X, _DTYPES[self.dtype], getattr(self, "feature_names_in_", None))
         self.seed_ = draw_seed(self.random_state)
@@ -417,7 +420,9 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self._refuse_large_record(settings, len(kept))
         theta = (plain_number(self.init_scale) * theta).to(_DTYPES[self.dtype])
         score = None if held_out is None else self._scorer(settings, X[held_out], y[held_out], weights[held_out])
-        trained = train(settings, theta.to(self.device), rows, kept, score)
+        given_weights = None if sample_weight is None else weights
+        tasks = FitTasks(self, settings.max_iter, X_given, y, given_weights, None if held_out is None else kept)
+        trained = train(settings, theta.to(self.device), rows, kept, tasks, score)
 
         self.module_ = FlatModule(settings.network, trained.theta)
         self.n_params_ = settings.network.n_params
@@ -438,6 +443,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             self.loss_ if held_out is None else None,
             sigmoid=self.module is None and self.output_activation == "sigmoid",
         )
+        tasks.close()
         return self
 
     @property

@@ -116,7 +116,7 @@ def _arguments(make: Callable, settings: Mapping[str, Any], n_features: int) -> 
             f"module={_name(make)} is given the number of columns of X as its argument {tells!r}. A later version "
             "will do so only under the name 'n_features': rename it.",
             FutureWarning,
-            stacklevel=8,  # where the user calls `fit`
+            stacklevel=9,  # where the user calls `fit`
         )
     if missing:
         names = [parameter.name for parameter in missing]
