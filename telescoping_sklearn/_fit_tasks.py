@@ -17,14 +17,14 @@ try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
 except ImportError:  # scikit-learn before 1.9
 
-    class CallbackSupportMixin:
+    class CallbackSupportMixin:  # type: ignore[no-redef]
         """Refuses callbacks, which need a later scikit-learn."""
 
         def set_callbacks(self, *callbacks: Any) -> Any:
             """Raise ImportError."""
             raise ImportError(f"set_callbacks needs scikit-learn 1.9 or later, and {sklearn.__version__} is installed.")
 
-    def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:  # type: ignore[no-redef]
+    def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
         """Return the method: there are no callbacks to tear down."""
         return method
 

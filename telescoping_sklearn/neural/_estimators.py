@@ -23,7 +23,12 @@ from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_o
 from telescoping_sklearn.neural._convergence import warn_if_nothing_was_learned
 from telescoping_sklearn.neural._float_range import refuse_overflow
 from telescoping_sklearn.neural._isolation import isolated, isolates
-from telescoping_sklearn.neural._module_settings import PREFIX, make_module, misleading_default
+from telescoping_sklearn.neural._module_settings import (
+    PREFIX,
+    make_module,
+    misleading_default,
+    takes_module_settings,
+)
 from telescoping_sklearn.neural._modules import read_module
 from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule, Network
 from telescoping_sklearn.neural._optimizers import OPTIMIZERS
@@ -65,9 +70,10 @@ class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
         Function after the output; the model is then sigma(g(x)), still with squared error.
     module : None, torch.nn.Module, subclass of torch.nn.Module or callable, default=None
         A network in place of the three parameters above, which maps rows (n_rows, n_features) to one number each. A
-        class, or a function that makes a module, is called with `module_settings`, and with torch's generators seeded
-        from `random_state`. Its required parameter ``n_features_in``, ``in_features`` or ``n_features`` is given the
-        number of columns of X. An instance is copied, and keeps its initial parameters. Chains of linear layers are
+        class, or a function that makes a module, is called with torch's generators seeded from `random_state`. Its
+        parameters are given as skorch has them, ``module__width=32``, and can be set, cloned and searched over like
+        those below. A required one called ``n_features_in``, ``in_features`` or ``n_features`` is given the number of
+        columns of X. An instance is copied, and keeps its initial parameters. Chains of linear layers are
         differentiated layer by layer, other modules through ``torch.func``, which is slower. Dropout and batch
         normalisation are refused.
     optimizer : {"sgd", "adam", "adamw"} or subclass of torch.optim.Optimizer, default="adam"
@@ -143,9 +149,6 @@ class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
         time of one or two more fits; otherwise once a question.
     verbose : int, default=False
         Above 0 (True counts as 1) to show progress.
-    **module_settings : object
-        Parameters of a class or function `module`, each with ``module__`` before its name, as skorch has them:
-        ``module__width=32``. They can be set, cloned and searched over like the other parameters.
 
     Attributes
     ----------
@@ -247,6 +250,7 @@ class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
         "verbose": ["boolean", Integral],
     }
 
+    @takes_module_settings
     def __init__(
         self,
         hidden_layer_sizes: int | Sequence[int] = (100,),
@@ -284,7 +288,6 @@ class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
         record: bool = True,
         record_budget: str | int = "1GiB",
         verbose: int = False,
-        **module_settings: Any,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -320,10 +323,6 @@ class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
         self.record = record
         self.record_budget = record_budget
         self.verbose = verbose
-        for name, value in module_settings.items():
-            if not name.startswith(PREFIX):
-                raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {name!r}.")
-            setattr(self, name, value)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Get the parameters, with those of `module`.

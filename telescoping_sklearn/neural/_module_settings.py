@@ -9,7 +9,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from functools import partial
+from functools import partial, wraps
 from inspect import Parameter
 from typing import Any
 
@@ -24,6 +24,21 @@ N_FEATURES = ("n_features_in", "in_features", "n_features")
 _GIVEN = "A required parameter called n_features_in, in_features or n_features is given the number of columns of X."
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 _BY_PLACE = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def takes_module_settings(init: Callable[..., None]) -> Callable[..., None]:
+    """Let a constructor take settings of `module`, which become attributes; its signature does not show them.
+
+    scikit-learn reads the parameters of an estimator from its signature.
+    """
+
+    @wraps(init)
+    def init_with_settings(self: Any, *args: Any, **params: Any) -> None:
+        settings = {name: params.pop(name) for name in list(params) if name.startswith(PREFIX)}
+        init(self, *args, **params)
+        vars(self).update(settings)
+
+    return init_with_settings
 
 
 def make_module(
