@@ -47,7 +47,7 @@ class TelescopingGBTRegressor(CallbackSupportMixin, LightGBMParameters, BaseTele
     The model is LightGBM's; parameters have the names of ``LGBMRegressor``. Other names are refused, with what to use
     instead. For every query, ``kernel_weights(X) @ y + offset(X)`` is the prediction up to LightGBM's rounding of
     labels to float32, also for medians and quantiles. `fit` refuses settings whose leaf values are not piecewise affine
-    in the labels.
+    in the labels. ``set_callbacks`` takes scikit-learn's callbacks, which are called after every boosting iteration.
 
     Parameters
     ----------

@@ -58,7 +58,7 @@ class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
 
     The loss is half the squared error, 1/2 (y - f)^2, averaged over a batch; sample weights are rescaled to mean 1 over
     the rows trained on. Predictions are evaluated in float64, whatever `dtype` trained; label responses and kernels in
-    the precision of training.
+    the precision of training. ``set_callbacks`` takes scikit-learn's callbacks, which are called after every epoch.
 
     Parameters
     ----------
@@ -111,7 +111,8 @@ class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
     shuffle : bool, default=True
         Whether every epoch draws a new order of the rows.
     tol : float, default=1e-4
-        Least progress of the loss (or of the validation score) that counts.
+        Least progress of the loss (or of the validation score), beyond the best before, that counts. With 0 every epoch
+        counts that is not worse.
     n_iter_no_change : int, default=10
         Epochs without progress before training stops.
     early_stopping : bool, default=False
