@@ -65,6 +65,7 @@ _SUBMODULES = (
     "base",
     "benchmark",
     "boosting",
+    "callbacks",
     "datasets",
     "displays",
     "fitted",

@@ -20,6 +20,7 @@ PACKAGE = "telescoping_sklearn"
 
 # A module is named by its first part below the package; "" is the package itself.
 ALLOWED = {
+    "_fit_tasks": set(),
     "_memory": set(),
     "_numbers": set(),
     "_refit": set(),
@@ -27,6 +28,7 @@ ALLOWED = {
     "_unwrap": set(),
     "_estimates": {"_memory", "_telescope"},
     "_answers": {"_estimates", "_memory", "_telescope"},
+    "callbacks": set(),
     "losses": {"_memory"},
     "irregularity": {"irregularity"},
     "datasets": {"_memory"},
@@ -34,8 +36,19 @@ ALLOWED = {
     "metrics": {"base", "_telescope", "_unwrap"},
     "fitted": {"base", "_refit", "_unwrap", "boosting"},
     "displays": {"metrics", "_telescope", "displays"},
-    "boosting": {"_answers", "_estimates", "_refit", "base", "_telescope", "losses", "_memory", "_numbers", "boosting"},
-    "neural": {"_answers", "_refit", "base", "_telescope", "losses", "_memory", "_numbers", "neural"},
+    "boosting": {
+        "_answers",
+        "_estimates",
+        "_fit_tasks",
+        "_refit",
+        "base",
+        "_telescope",
+        "losses",
+        "_memory",
+        "_numbers",
+        "boosting",
+    },
+    "neural": {"_answers", "_fit_tasks", "_refit", "base", "_telescope", "losses", "_memory", "_numbers", "neural"},
     "benchmark": {"", "benchmark", "metrics", "datasets", "displays"},  # public names only
     "attribution": {"", "attribution", "benchmark", "boosting", "datasets", "neural"},
     "__main__": {"", "attribution", "benchmark"},

@@ -78,7 +78,9 @@ NETS = {
     "adam": make_net(max_iter=3, optimizer="adam", dtype="float32", early_stopping=True),
     "scheduled": make_net(max_iter=3, lr_schedule=partial(torch.optim.lr_scheduler.StepLR, step_size=2)),
     "module": make_net(max_iter=2, module=Bent, dtype="float32", section=2),
-    "layers": make_net(max_iter=2, module=lambda n: nn.Sequential(nn.Linear(n, 5), nn.Tanh(), nn.Linear(5, 1))),
+    "layers": make_net(
+        max_iter=2, module=lambda n_features: nn.Sequential(nn.Linear(n_features, 5), nn.Tanh(), nn.Linear(5, 1))
+    ),
     "budget": make_net(max_iter=3, record_budget="24KB"),
     "wide": make_net(max_iter=2, hidden_layer_sizes=(40, 40), batch_size="full", dtype="float32"),
 }

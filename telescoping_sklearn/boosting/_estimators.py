@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.base import _fit_context
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from telescoping_sklearn._fit_tasks import CallbackSupportMixin, FitTasks, with_callbacks
 from telescoping_sklearn._numbers import plain_number
 from telescoping_sklearn._refit import all_at_once
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
@@ -24,6 +25,7 @@ from telescoping_sklearn.boosting.libraries.lightgbm import (
     LightGBMParameters,
     LightGBMTrees,
     Rows,
+    Watch,
     count_stages,
     first_trees,
     fit_booster,
@@ -39,13 +41,13 @@ from telescoping_sklearn.boosting.libraries.lightgbm import (
 )
 
 
-class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
+class TelescopingGBTRegressor(CallbackSupportMixin, LightGBMParameters, BaseTelescopingEstimator):
     """Gradient-boosted trees whose predictions are exact weighted sums of the training labels.
 
     The model is LightGBM's; parameters have the names of ``LGBMRegressor``. Other names are refused, with what to use
     instead. For every query, ``kernel_weights(X) @ y + offset(X)`` is the prediction up to LightGBM's rounding of
     labels to float32, also for medians and quantiles. `fit` refuses settings whose leaf values are not piecewise affine
-    in the labels.
+    in the labels. ``set_callbacks`` takes scikit-learn's callbacks, which are called after every boosting iteration.
 
     Parameters
     ----------
@@ -219,6 +221,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     @all_at_once
+    @with_callbacks
     def fit(
         self,
         X: Any,
@@ -271,7 +274,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         refuse_unsupported(params)
         refuse_lone_validation(X_val, y_val, sample_weight_val, self.early_stopping_rounds)
         categories = ColumnCategories(X, categorical_feature)
-        earlier = self._earlier_fit()
+        earlier, X_given = self._earlier_fit(), X
         if earlier is not None:  # categories keep the codes of the earlier trees
             categories.dtypes, categories.names = self._categories.dtypes, self._categories.names
         X, y, weights = self._training_data(
@@ -288,6 +291,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         validation = None if X_val is None else self._validation(categories, X_val, y_val, sample_weight_val)
         new = FitRecord(params, train, validation, categories.positions)
         if earlier is not None and not self._can_add_trees(earlier, new):
+            FitTasks(self, 0, X_given, y, train.sample_weight, earlier.given).close()
             return self
         seed = draw_seed(self.random_state) if earlier is None else self.seed_
         if self.early_stopping_rounds is not None and validation is None:
@@ -300,13 +304,30 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         if validation_rows is not None:
             refuse_validation(params, validation_rows, "" if validation is None else "_val", shift)
         self.seed_, self._categories = seed, categories
-        self._learn(new, trained, validation_rows, earlier)
+        n_earlier = 0 if earlier is None else self.n_stages_
+        tasks = FitTasks(self, params["n_estimators"] - n_earlier, X_given, y, train.sample_weight, new.given)
+        self._learn(new, trained, validation_rows, earlier, tasks)
+        tasks.close()
         return self
 
-    def _learn(self, new: FitRecord, trained: Rows, validation_rows: Rows | None, earlier: FitRecord | None) -> None:
+    def _learn(
+        self,
+        new: FitRecord,
+        trained: Rows,
+        validation_rows: Rows | None,
+        earlier: FitRecord | None,
+        tasks: FitTasks,
+    ) -> None:
         """Fit the booster, or add trees to it, and keep what explanations need."""
+
+        def learnt(booster: Booster, n_trees: int) -> dict[str, Any]:
+            # The booster goes on growing; its first trees stay as they are.
+            attributes = {"booster_": booster, "n_stages_": n_trees, "label_shift_": new.label_shift}
+            return attributes | {"_fit_record": None}
+
         before = None if earlier is None else first_trees(self.booster_, self.n_stages_)
-        self.booster_, plan = fit_booster(new, trained, validation_rows, self.seed_, before)
+        watch = Watch(tasks, learnt)
+        self.booster_, plan = fit_booster(new, trained, validation_rows, self.seed_, watch, before)
         self.n_stages_, self.label_shift_ = count_stages(self.booster_), new.label_shift
         plans = () if earlier is None else earlier.plans
         if plan is not None:
@@ -449,7 +470,7 @@ class TelescopingGBTRegressor(LightGBMParameters, BaseTelescopingEstimator):
         refuse_changes(earlier, new)
         if new.params["n_estimators"] > earlier.params["n_estimators"]:
             return True
-        warnings.warn("Warm-start fitting without increasing n_estimators does not fit new trees.", stacklevel=5)
+        warnings.warn("Warm-start fitting without increasing n_estimators does not fit new trees.", stacklevel=6)
         return False
 
     def _trees(self) -> LightGBMTrees:

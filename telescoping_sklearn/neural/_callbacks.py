@@ -2,12 +2,16 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from skorch import NeuralNet
 from skorch.callbacks import Callback
 from torch import Tensor
 from tqdm.auto import tqdm
+
+from telescoping_sklearn._fit_tasks import FitTasks
+from telescoping_sklearn.neural._network import FlatModule
 
 
 class Converged(Exception):
@@ -40,8 +44,45 @@ class StopWithoutProgress(Callback):
             self.best = current
             if self.score is not None:
                 self.best_theta, self.best_stage = theta.clone(), net.n_updates
-        if self._waited > self.n_iter_no_change:
+
+    @property
+    def is_due(self) -> bool:
+        """Whether there was no progress for longer than allowed."""
+        return self._waited > self.n_iter_no_change
+
+
+class EndEpochs(Callback):
+    """Tells the estimator's own callbacks of every epoch, and ends the loop where they or `stop` say so.
+
+    It comes after `stop`, whose best parameters are those of the fitted estimator that callbacks see.
+    """
+
+    def __init__(self, tasks: FitTasks, stop: StopWithoutProgress):
+        self.tasks = tasks
+        self.stop = stop
+
+    def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+        """Begin a task."""
+        self.tasks.begin("epoch")
+
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        """End the task, and the training where it is due."""
+        if self.tasks.end(partial(self._learnt, net)) or self.stop.is_due:
             raise Converged
+
+    def _learnt(self, net: NeuralNet) -> dict[str, Any]:
+        """Attributes of the estimator if it stopped now, without a record; copies, which later epochs leave alone."""
+        network, theta, stage = net.module_.network, net.module_.theta.detach(), net.n_updates
+        if self.stop.best_theta is not None:
+            theta, stage = self.stop.best_theta, self.stop.best_stage
+        learnt = {
+            "module_": FlatModule(network, theta.clone()),
+            "n_params_": network.n_params,
+            "n_stages_": stage,
+            "n_iter_": len(net.history),
+            "loss_": net.history[-1, "train_loss"],
+        }
+        return learnt if self.stop.score is None else learnt | {"best_validation_score_": max(self.stop.scores)}
 
 
 class ShowProgress(Callback):

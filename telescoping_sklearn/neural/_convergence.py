@@ -74,7 +74,7 @@ def warn_if_nothing_was_learned(
         f"for {'labels from 0 to 1' if sigmoid else 'about unit scale'}. Answers about it mean little. Scale with\n"
         f"    {_remedy(scale_y, scale_X, sigmoid)}",
         ConvergenceWarning,
-        stacklevel=6,  # the caller of fit, beyond its decorators
+        stacklevel=7,  # the caller of fit, beyond its decorators
     )
 
 

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from telescoping_sklearn import _memory
+from telescoping_sklearn._fit_tasks import CallbackSupportMixin, FitTasks, with_callbacks
 from telescoping_sklearn._numbers import plain_number
 from telescoping_sklearn._refit import all_at_once
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
@@ -24,6 +25,12 @@ from telescoping_sklearn.neural._activations import ACTIVATIONS
 from telescoping_sklearn.neural._convergence import warn_if_nothing_was_learned
 from telescoping_sklearn.neural._float_range import refuse_overflow
 from telescoping_sklearn.neural._isolation import isolated, isolates
+from telescoping_sklearn.neural._module_settings import (
+    PREFIX,
+    make_module,
+    misleading_default,
+    takes_module_settings,
+)
 from telescoping_sklearn.neural._modules import read_module
 from telescoping_sklearn.neural._network import Architecture, FlatModule, Network
 from telescoping_sklearn.neural._optimizers import OPTIMIZERS
@@ -49,12 +56,13 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _AFTER_FITTING = ("rule", "section", "section_tol")
 
 
-class TelescopingMLPRegressor(BaseTelescopingEstimator):
+class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
     """Multilayer perceptron, trained through skorch, whose predictions are explained by its training labels.
 
     The loss is half the squared error, 1/2 (y - f)^2, summed over outputs and averaged over a batch; sample weights are
     rescaled to mean 1 over the rows trained on. Predictions are evaluated in float64, whatever `dtype` trained; label
-    responses and kernels in the precision of training.
+    responses and kernels in the precision of training. ``set_callbacks`` takes scikit-learn's callbacks, which are
+    called after every epoch.
 
     Parameters
     ----------
@@ -64,12 +72,14 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         Function after every hidden layer.
     output_activation : {"identity", "sigmoid"}, default="identity"
         Function after the output; the model is then sigma(g(x)), still with squared error.
-    module : None, torch.nn.Module or callable, default=None
-        A network in place of the three parameters above: a module that maps rows (n_rows, n_features) to one number
-        for each output, with its initial parameters; or a function of the number of features that makes such a module,
-        called with torch's generator seeded from `random_state`. Sequences of linear layers, convolutions and parts
-        without parameters are differentiated layer by layer, other modules through ``torch.func``, which is slower.
-        Dropout and batch normalisation are refused.
+    module : None, torch.nn.Module, subclass of torch.nn.Module or callable, default=None
+        A network in place of the three parameters above, which maps rows (n_rows, n_features) to one number for each
+        output. A class, or a function that makes a module, is called with torch's generators seeded from
+        `random_state`. Its parameters are given as skorch has them, ``module__width=32``, and can be set, cloned and
+        searched over like those below. A required one called ``n_features_in``, ``in_features`` or ``n_features`` is
+        given the number of columns of X. An instance is copied, and keeps its initial parameters. Sequences of linear
+        layers, convolutions and parts without parameters are differentiated layer by layer, other modules through
+        ``torch.func``, which is slower. Dropout and batch normalisation are refused.
     optimizer : {"sgd", "adam", "adamw"} or subclass of torch.optim.Optimizer, default="adam"
         torch's optimiser. A class takes its settings from `optimizer_settings` alone, and must be registered with
         `telescoping_sklearn.neural.register_update_rule`.
@@ -105,7 +115,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     shuffle : bool, default=True
         Whether every epoch draws a new order of the rows.
     tol : float, default=1e-4
-        Least progress of the loss (or of the validation score) that counts.
+        Least progress of the loss (or of the validation score), beyond the best before, that counts. With 0 every epoch
+        counts that is not worse.
     n_iter_no_change : int, default=10
         Epochs without progress before training stops.
     early_stopping : bool, default=False
@@ -247,13 +258,14 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         "verbose": ["boolean", Integral],
     }
 
+    @takes_module_settings
     def __init__(
         self,
         hidden_layer_sizes: int | Sequence[int] = (100,),
         *,
         activation: str = "relu",
         output_activation: str = "identity",
-        module: nn.Module | Callable[[int], nn.Module] | None = None,
+        module: nn.Module | Callable[..., nn.Module] | None = None,
         optimizer: str | type[torch.optim.Optimizer] = "adam",
         optimizer_settings: dict[str, Any] | None = None,
         learning_rate_init: float = 1e-3,
@@ -320,8 +332,52 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self.record_budget = record_budget
         self.verbose = verbose
 
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Get the parameters, with those of `module`.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether to include those of estimators among the parameters.
+
+        Returns
+        -------
+        dict of str to object
+            Values by name.
+        """
+        settings = {name: value for name, value in vars(self).items() if name.startswith(PREFIX)}
+        return super().get_params(deep) | settings
+
+    def set_params(self, **params: Any) -> "TelescopingMLPRegressor":
+        """Set parameters, also those of `module` that are not set yet.
+
+        Parameters
+        ----------
+        **params : object
+            Values by name.
+
+        Returns
+        -------
+        TelescopingMLPRegressor
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If there is no parameter of a name. Names that start with ``module__`` are checked by `fit`.
+        """
+        settings = {name: params.pop(name) for name in list(params) if name.startswith(PREFIX)}
+        super().set_params(**params)
+        self.__dict__.update(settings)
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether there is a net; a parameter such as ``module__scale_`` would be taken for a fitted attribute."""
+        return hasattr(self, "module_")
+
     @_fit_context(prefer_skip_nested_validation=True)
     @all_at_once
+    @with_callbacks
     @isolates
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "TelescopingMLPRegressor":
         """Train the net and keep its run.
@@ -354,6 +410,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             If the net explains less than 1 % of the variance of the labels that it was trained on, and labels or
             columns are far from unit scale.
         """
+        X_given = X
         X, y, weights = self._training_data(X, y, sample_weight)
         refuse_overflow(X, _DTYPES[self.dtype], getattr(self, "feature_names_in_", None))
         self.seed_ = draw_seed(self.random_state)
@@ -371,7 +428,9 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self._refuse_large_record(settings, len(kept))
         theta = (plain_number(self.init_scale) * theta).to(_DTYPES[self.dtype])
         score = None if held_out is None else self._scorer(settings, X[held_out], y[held_out], weights[held_out])
-        trained = train(settings, theta.to(self.device), rows, kept, score)
+        given_weights = None if sample_weight is None else weights
+        tasks = FitTasks(self, settings.max_iter, X_given, y, given_weights, None if held_out is None else kept)
+        trained = train(settings, theta.to(self.device), rows, kept, tasks, score)
 
         self.module_ = FlatModule(settings.network, trained.theta)
         self.n_params_ = settings.network.n_params
@@ -392,6 +451,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             self.loss_ if held_out is None else None,
             sigmoid=self.module is None and self.output_activation == "sigmoid",
         )
+        tasks.close()
         return self
 
     @property
@@ -461,8 +521,17 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
 
     def _network(self, some_rows: NDArray) -> tuple[Network, Tensor]:
         """Make the network, and the parameters that it starts from."""
+        settings = {n.removeprefix(PREFIX): v for n, v in vars(self).items() if n.startswith(PREFIX)}
         if self.module is not None:
-            return read_module(self.module, some_rows, self.seed_, n_outputs=self.n_outputs_, explained=self.record)
+            module = make_module(self.module, settings, self.n_features_in_, self.seed_)
+            try:
+                return read_module(module, some_rows, n_outputs=self.n_outputs_, explained=self.record)
+            except ValueError as error:
+                if remedy := misleading_default(self.module, settings, self.n_features_in_):
+                    raise ValueError(f"{error}{remedy}") from error
+                raise
+        if settings:
+            raise ValueError(f"{PREFIX}{next(iter(settings))} has no effect without a module. Give a class as module=.")
         sizes = np.atleast_1d(self.hidden_layer_sizes).tolist()
         if any(not isinstance(size, int) or size < 1 for size in sizes):
             raise ValueError(f"hidden_layer_sizes={self.hidden_layer_sizes!r} must hold positive ints.")

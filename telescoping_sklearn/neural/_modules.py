@@ -1,7 +1,7 @@
 """Reads a user's ``torch.nn.Module`` as a network: layer by layer where it is a chain of known layers."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import prod
 from typing import Any, cast
 
@@ -28,41 +28,32 @@ _NAMES = {kind: name for name, kind in MODULES.items()}
 
 
 def read_module(
-    module: nn.Module | Callable[[int], nn.Module],
-    rows: NDArray,
-    seed: int,
-    *,
-    n_outputs: int = 1,
-    explained: bool = True,
+    module: nn.Module, rows: NDArray, *, n_outputs: int = 1, explained: bool = True
 ) -> tuple[Network, Tensor]:
     """Make a network of a module, and return the parameters that it starts from, (p,), in float64.
 
     The network is a `Chain` if the module is ``nn.Sequential``, nested or not, of linear layers, convolutions in one or
     two dimensions and parts without parameters; an `Architecture` if those are biased linear layers with one named
-    activation; and a `FunctionalNetwork` otherwise. The module is not changed. A function that makes a module is called
-    with the number of features, with torch seeded. A module without a fixed kernel raises ValueError.
+    activation; and a `FunctionalNetwork` otherwise. The module is not changed. A module without a fixed kernel raises
+    ValueError.
 
     Parameters
     ----------
-    module : torch.nn.Module or callable
-        The module, or a function that makes one.
+    module : torch.nn.Module
+        The module.
     rows : ndarray of shape (n_rows, n_features)
         A few training rows, to try it on.
-    seed : int
-        Seeds torch's global generators, which are restored afterwards, while a function makes the module.
     n_outputs : int, default=1
         Number of outputs that the module must have.
     explained : bool, default=True
         Whether derivatives will be asked for.
     """
-    if not isinstance(module, nn.Module):
-        module = _made(module, rows.shape[1], seed)
     X = torch.tensor(rows, dtype=torch.float64)
     # A part of the user's own may look at its rows: torch.func refuses that, as for any module.
     tried = explained and not _is_torchs_own(module)
     functional = FunctionalNetwork(module, X, n_outputs, explained=tried)
     theta = functional.initial_parameters()
-    with seeded(seed), torch.no_grad():
+    with seeded(0), torch.no_grad():
         chain = _as_chain(functional.template, X)
         if chain is not None and torch.allclose(chain.forward(theta, X), functional.forward(theta, X)):
             return chain, theta
@@ -72,17 +63,6 @@ def read_module(
 def _is_torchs_own(module: nn.Module) -> bool:
     """Whether torch wrote every part."""
     return all(type(part).__module__.startswith("torch.nn.") for part in module.modules())
-
-
-def _made(make: Callable[[int], nn.Module], n_features: int, seed: int) -> nn.Module:
-    try:
-        with seeded(seed):
-            module = make(n_features)
-    except TypeError as error:
-        raise ValueError(f"module is called with the number of features, and failed: {error}") from error
-    if not isinstance(module, nn.Module):
-        raise ValueError(f"module must be or return a torch.nn.Module, but returned {type(module).__name__}.")
-    return module
 
 
 def _as_chain(module: nn.Module, rows: Tensor) -> Chain | None:

@@ -13,8 +13,9 @@ from skorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from telescoping_sklearn._fit_tasks import FitTasks
 from telescoping_sklearn.neural._backpropagation import propagation
-from telescoping_sklearn.neural._callbacks import Converged, ShowProgress, StopWithoutProgress
+from telescoping_sklearn.neural._callbacks import Converged, EndEpochs, ShowProgress, StopWithoutProgress
 from telescoping_sklearn.neural._isolation import threads
 from telescoping_sklearn.neural._network import FlatModule
 from telescoping_sklearn.neural._recorder import Recorder
@@ -102,17 +103,24 @@ def train(
     theta: Tensor,
     rows: TrainingRows,
     kept: NDArray,
+    tasks: FitTasks,
     score: Callable[[Tensor], float] | None = None,
 ) -> TrainedNet:
     """Train from theta, (p,), on the rows `kept`, whose weights have mean 1.
 
-    `score` gives the score of parameters on held-out rows, for early stopping. ValueError is raised if training
-    diverges, with the stage at which the loss stopped being finite.
+    `tasks` are told of every epoch, and may end the training. `score` gives the score of parameters on held-out rows,
+    for early stopping. ValueError is raised if training diverges, with the stage at which the loss stopped being
+    finite.
     """
     orders: list[NDArray] = []
     stop = StopWithoutProgress(settings.tol, settings.n_iter_no_change, score)
     progress = ShowProgress(settings.max_iter) if settings.verbose else None
-    net = _skorch_net(settings, theta, [*([progress] if progress else []), stop], orders if settings.record else None)
+    net = _skorch_net(
+        settings,
+        theta,
+        [*([progress] if progress else []), stop, EndEpochs(tasks, stop)],
+        orders if settings.record else None,
+    )
     record, recorder = None, None
     if settings.record:
         record = settings.record_layout(len(kept))

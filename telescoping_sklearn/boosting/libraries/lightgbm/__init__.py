@@ -31,7 +31,7 @@ from telescoping_sklearn.boosting.libraries.lightgbm._rows import (
     refuse_trained,
     refuse_validation,
 )
-from telescoping_sklearn.boosting.libraries.lightgbm._training import count_stages, first_trees, fit_booster
+from telescoping_sklearn.boosting.libraries.lightgbm._training import Watch, count_stages, first_trees, fit_booster
 
 __all__ = [
     "SQUARED_ERROR_NAMES",
@@ -41,6 +41,7 @@ __all__ = [
     "LightGBMParameters",
     "LightGBMTrees",
     "Rows",
+    "Watch",
     "count_stages",
     "first_trees",
     "fit_booster",

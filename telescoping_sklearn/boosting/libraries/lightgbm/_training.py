@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import lightgbm
 import numpy as np
+from lightgbm.callback import EarlyStopException
 from tqdm.auto import tqdm
 
+from telescoping_sklearn._fit_tasks import FitTasks
 from telescoping_sklearn.boosting.libraries.lightgbm._bagging import BagDraws
 from telescoping_sklearn.boosting.libraries.lightgbm._fit_record import FitRecord
 from telescoping_sklearn.boosting.libraries.lightgbm._objectives import non_quadratic_loss, quantile_loss
@@ -21,7 +24,12 @@ _SEEDS = ("bagging_seed", "feature_fraction_seed", "extra_seed")
 
 
 def fit_booster(
-    new: FitRecord, trained: Rows, validation_rows: Rows | None, seed: int, earlier: lightgbm.Booster | None = None
+    new: FitRecord,
+    trained: Rows,
+    validation_rows: Rows | None,
+    seed: int,
+    watch: "Watch",
+    earlier: lightgbm.Booster | None = None,
 ) -> tuple[lightgbm.Booster, BagDraws | None]:
     """Fit ``LGBMRegressor``, with its own messages silenced, or add trees to an ``earlier`` booster.
 
@@ -33,13 +41,16 @@ def fit_booster(
         Its rows to train on, and those for early stopping (None for none).
     seed : int
         Seed of the fit.
+    watch : Watch
+        What the estimator's callbacks are told, and how they end the fit.
     earlier : lightgbm.Booster, default=None
         Booster to which trees are added.
 
     Returns
     -------
     booster : lightgbm.Booster
-        The booster. With early stopping, its ``best_iteration`` is the number of trees at the best iteration.
+        The booster. With early stopping, its ``best_iteration`` is the number of trees at the best iteration. Where a
+        callback ended the fit, it is that of the iterations so far, of all of them without early stopping.
     plan : BagDraws or None
         How its bags were drawn; None without bagging.
     """
@@ -50,16 +61,18 @@ def fit_booster(
     compared = params["record"] and may_bundle(trained.X, params)
     placement = Placement(trained.X, prediction_threads(params["n_jobs"]))
     trees_after = [0 if earlier is None else earlier.num_trees()]
-    options: dict[str, Any] = {"init_model": earlier, "callbacks": [_note_trees(trees_after)]}
+    options: dict[str, Any] = {"init_model": earlier, "callbacks": [_note_trees(trees_after), _begin(watch)]}
     if new.categorical:
         options["categorical_feature"] = list(new.categorical)
     if validation_rows is not None and params["early_stopping_rounds"] is not None:
         weights = None if validation_rows.sample_weight is None else [validation_rows.sample_weight]
         options |= {"eval_X": validation_rows.X, "eval_y": validation_rows.y, "eval_sample_weight": weights}
-        stop = lightgbm.early_stopping(params["early_stopping_rounds"], verbose=False)
-        options["callbacks"].append(placement.wrapped(stop) if compared else stop)
-    elif compared:
-        options["callbacks"].append(placement)
+        end = _end(watch, trees_after, lightgbm.early_stopping(params["early_stopping_rounds"], verbose=False))
+    else:
+        end = _end(watch, trees_after)
+        if compared:
+            options["callbacks"].append(placement)
+    options["callbacks"].append(placement.wrapped(end) if compared else end)
     model = lightgbm.LGBMRegressor(**settings, verbosity=-1)
     verbose = params["verbose"] > 0
     with tqdm(total=settings["n_estimators"], desc="trees grown", leave=False, disable=not verbose) as bar:
@@ -113,6 +126,54 @@ def _note_trees(trees_after: list[int]) -> Callable[[Any], None]:
 
     note.order = 0  # type: ignore[attr-defined]  # before early stopping ends the training
     return note
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The tasks of a fit, and what the estimator would have learnt after so many trees of a booster."""
+
+    tasks: FitTasks
+    learnt: Callable[[lightgbm.Booster, int], dict[str, Any]]
+
+
+def _begin(watch: Watch) -> Callable[[Any], None]:
+    """Make a callback that begins the task of an iteration."""
+
+    def begin(env: Any) -> None:
+        watch.tasks.begin("boosting iteration")
+
+    begin.before_iteration = True  # type: ignore[attr-defined]
+    return begin
+
+
+def _end(
+    watch: Watch, trees_after: list[int], early_stopping: Callable[[Any], None] | None = None
+) -> Callable[[Any], None]:
+    """Make a callback that ends the task of an iteration, and the training where it or early stopping asks for it."""
+    best: list[tuple[float, int]] = []  # score, signed so that less is better, and number, of the best iteration
+
+    def end(env: Any) -> None:
+        stopped = None
+        try:
+            if early_stopping is not None:
+                early_stopping(env)
+        except EarlyStopException as exception:
+            stopped = exception
+        kept = env.iteration
+        if early_stopping is not None:  # the best, as LightGBM finds it
+            result = env.evaluation_result_list[0]
+            score = -result.metric_value if result.maximize else result.metric_value
+            if not best or score < best[0][0]:
+                best[:] = [(score, env.iteration)]
+            kept = best[0][1]
+        n_trees = trees_after[kept - trees_after[0] + 1]
+        if watch.tasks.end(lambda: watch.learnt(env.model, n_trees)) and stopped is None:
+            stopped = EarlyStopException(kept, env.evaluation_result_list or [])
+        if stopped is not None:
+            raise stopped
+
+    end.order = 30  # type: ignore[attr-defined]  # after trees are noted
+    return end
 
 
 def _advance(bar: tqdm) -> Callable[[Any], None]:
