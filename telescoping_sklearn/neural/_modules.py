@@ -1,5 +1,6 @@
 """Reads a user's ``torch.nn.Module`` as a network: layer by layer where it is a multilayer perceptron."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -22,8 +23,8 @@ _NAMES: dict[type[nn.Module], str] = {
 
 def read_module(
     module: nn.Module | Callable[[int], nn.Module], rows: NDArray, seed: int, *, explained: bool = True
-) -> tuple[Network, Tensor]:
-    """Make a network of a module, and return the parameters that it starts from, (p,), in float64.
+) -> tuple[Network, Tensor, nn.Module]:
+    """Make a network of a module, with the parameters that it starts from, (p,), in float64, and a copy of the module.
 
     The network is an `Architecture` if the module is a chain of biased linear layers with one elementwise activation
     that has structured derivatives, and a `FunctionalNetwork` otherwise. The module is not changed. A function that
@@ -48,11 +49,34 @@ def read_module(
     functional = FunctionalNetwork(module, X, explained=explained and architecture is None)
     theta = functional.initial_parameters()
     if architecture is None:
-        return functional, theta
+        return functional, theta, functional.template
     with torch.no_grad():
         if torch.allclose(architecture.forward(theta, X), functional.forward(theta, X)):
-            return architecture, theta
-    return FunctionalNetwork(module, X, explained=explained), theta  # a forward of its own, hidden in an instance
+            return architecture, theta, functional.template
+    functional = FunctionalNetwork(module, X, explained=explained)  # a forward of its own, hidden in an instance
+    return functional, theta, functional.template
+
+
+def perceptron(architecture: Architecture) -> nn.Sequential:
+    """Make a multilayer perceptron as a chain of torch's modules, whose parameters are to be set."""
+    made = {name: part for part, name in _NAMES.items()}
+    shapes, parts = architecture.layer_shapes(), {}
+    for number, (fan_in, fan_out) in enumerate(shapes, start=1):
+        last = number == len(shapes)
+        name = "output" if last else f"hidden{number}"
+        parts[name] = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
+        parts[f"{name}_activation"] = made[architecture.output_activation if last else architecture.activation]()
+    return nn.Sequential(OrderedDict(parts))
+
+
+def set_parameters(module: nn.Module, theta: Tensor) -> nn.Module:
+    """Write theta, (p,), to the trainable parameters of a module, which takes its dtype and device, and return it."""
+    module = module.to(theta.device, theta.dtype)
+    trained = [part for part in module.parameters() if part.requires_grad]
+    with torch.no_grad():
+        for part, values in zip(trained, theta.split([part.numel() for part in trained]), strict=True):
+            part.copy_(values.view_as(part))
+    return module
 
 
 def _made(make: Callable[[int], nn.Module], n_features: int, seed: int) -> nn.Module:
