@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any, ClassVar, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from sklearn.base import _fit_context, clone
@@ -25,6 +26,7 @@ from telescoping_sklearn.neural._children import child_orders, refuse_changes, s
 from telescoping_sklearn.neural._convergence import warn_if_nothing_was_learned
 from telescoping_sklearn.neural._float_range import refuse_overflow
 from telescoping_sklearn.neural._isolation import isolated, isolates
+from telescoping_sklearn.neural._mode_connectivity import gradient_change, layers_of, spawned_barriers
 from telescoping_sklearn.neural._modules import perceptron, read_module, set_parameters
 from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule, Network
 from telescoping_sklearn.neural._optimizers import OPTIMIZERS
@@ -571,6 +573,89 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         seed = None if own_order else draw_seed(random_state)
         child._validate_params()
         return child._go_on(self, stage, seed)
+
+    def error_barriers(
+        self,
+        X: Any,
+        y: Any,
+        stages: Any = 8,
+        *,
+        n_children: int = 2,
+        random_state: Any = None,
+        max_iter: int | None = None,
+        n_alphas: int = 30,
+        loss: str | Callable[[NDArray, NDArray], float] = "squared_error",
+    ) -> pd.DataFrame:
+        """Measure the error barriers between children spawned at some stages.
+
+        Parameters
+        ----------
+        X, y : array-like
+            Rows, and their labels, to measure the loss on.
+        stages : None, int or array-like of int, default=8
+            As in `staged_predict`, where children are spawned; 0 is the start. Without `max_iter` the last is left out.
+        n_children : int, default=2
+            Children of a stage, at least 2. The same seeds serve every stage.
+        random_state : None, int, RandomState or Generator, default=None
+            Seeds the orders of their rows.
+        max_iter : int or None, default=None
+            As in `spawn`.
+        n_alphas, loss
+            As in `telescoping_sklearn.neural.error_barrier`.
+
+        Returns
+        -------
+        DataFrame of shape (n_stages, n_pairs)
+            Barriers by stage, one column for every pair of children.
+
+        Raises
+        ------
+        ValueError
+            As by `spawn` and `telescoping_sklearn.neural.error_barrier`.
+        """
+        check_is_fitted(self)
+        settings = {"n_alphas": n_alphas, "loss": loss}
+        return spawned_barriers(self, X, y, stages, n_children, random_state, max_iter, **settings)
+
+    @isolates
+    def gradient_change(self, X: Any, stages: Any = 20, *, n_updates: int | None = None) -> pd.DataFrame:
+        """Measure by layer how much the gradients of the outputs change from a stage to a later one.
+
+        It is the mean, over rows, outputs and the layer's parameters, of (grad f_later(x) - grad f_stage(x))^2: grad f
+        is the derivative of the net's output in its parameters, with the function after the output included. Gradients
+        that stay make the net linear in its parameters.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Rows; the paper takes 256.
+        stages : None, int or array-like of int, default=20
+            As in `staged_predict`, among the stages that are followed by as many updates; 0 is the start.
+        n_updates : int or None, default=None
+            Updates from each stage to the later one; None is an epoch.
+
+        Returns
+        -------
+        DataFrame of shape (n_stages, n_layers)
+            Mean squared changes by stage and layer. Layers are the parts of `module_at` that hold parameters.
+
+        Raises
+        ------
+        ValueError
+            If a stage is not followed by as many updates, or there is no record.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from telescoping_sklearn import TelescopingMLPRegressor
+        >>> X = np.arange(16.0).reshape(8, 2) / 16
+        >>> net = TelescopingMLPRegressor((3,), batch_size=2, max_iter=5, random_state=0).fit(X, X[:, 0])
+        >>> net.gradient_change(X, [0, 8]).shape
+        (2, 2)
+        """
+        rows = as_double(self._query(X), self.module_.theta.device)
+        module = self.module_at(0)  # refuses where there is no record
+        return gradient_change(self.module_.network, self._trajectory, layers_of(module), rows, stages, n_updates)
 
     @all_at_once
     def _go_on(self, parent: "TelescopingMLPRegressor", stage: int, seed: int | None) -> "TelescopingMLPRegressor":
