@@ -98,7 +98,8 @@ def end_of(net):
 
 @pytest.mark.parametrize("settings", [{}, {"output_activation": "sigmoid", "dtype": "float32"}, {"module": branching}])
 def test_parameters_and_modules_of_stages_are_those_of_training(rows, others, settings):
-    net, X = make_net(max_iter=3, **settings).fit(rows[0], 1 / (1 + np.exp(-rows[1]))), others[0]
+    y = 1 / (1 + np.exp(-rows[1])) if "output_activation" in settings else rows[1]
+    net, X = make_net(max_iter=3, **settings).fit(rows[0], y), others[0]
     for stage, predicted in zip((0, 4, 9), net.staged_predict(X, [0, 4, 9]), strict=True):
         theta, module = net.parameters_at(stage), net.module_at(stage)
         assert str(theta.dtype) == net.dtype
