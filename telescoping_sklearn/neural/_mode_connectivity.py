@@ -109,7 +109,13 @@ def interpolate(a: Any, b: Any, alphas: Any) -> Iterator[Any]:
     """
     like, (first, second) = _vectors("a and b", [a, b])
     shares = _finite("alphas", alphas, 1)
-    return (_with_parameters(like, torch.lerp(second, first, float(alpha))) for alpha in shares)
+    return _along(like, first, second, shares)
+
+
+@isolates
+def _along(like: Any, first: Tensor, second: Tensor, shares: NDArray) -> Iterator[Any]:
+    for alpha in shares.tolist():
+        yield _with_parameters(like, torch.lerp(second, first, alpha))
 
 
 @isolates
