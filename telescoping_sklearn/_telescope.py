@@ -134,6 +134,29 @@ def refuse_other_columns(X: NDArray, n_features: int) -> None:
         raise ValueError(f"X has {X.shape[1]} features, but this telescope is expecting {n_features} features.")
 
 
+def resolve_stage(stage: Any, n_stages: int) -> int:
+    """Check the number of a single stage; 0 is the start.
+
+    Raises
+    ------
+    ValueError
+        If the stage does not exist.
+    TypeError
+        If it is not an integer.
+
+    Examples
+    --------
+    >>> resolve_stage(np.int64(7), 100)
+    7
+    """
+    if not isinstance(stage, Integral) or isinstance(stage, bool):
+        raise TypeError(f"stage must be an int from 0 to {n_stages}, got {stage!r}.")
+    number = int(stage)
+    if not 0 <= number <= n_stages:
+        raise ValueError(f"stage={number} must lie in 0..{n_stages}, the stages of this model.")
+    return number
+
+
 def resolve_stages(stages: Any, n_stages: int, *, with_start: bool = True) -> NDArray[np.intp]:
     """Turn a request for stages into increasing stage numbers.
 

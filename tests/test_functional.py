@@ -82,7 +82,7 @@ def seeded(make, seed=0):
 @pytest.mark.parametrize("activation", MODULES)
 def test_functional_and_structured_derivatives_agree(activation, dtype, working_memory):
     net = seeded(lambda: perceptron(activation=activation))
-    functional, (layerwise, theta) = FunctionalNetwork(net, SOME), read_module(net, SOME.numpy())
+    functional, (layerwise, theta, _) = FunctionalNetwork(net, SOME), read_module(net, SOME.numpy())
     assert isinstance(layerwise, Architecture)
     assert functional.n_params == layerwise.n_params
     here, there = (torch.as_tensor(random_rows(n, seed=n)[0], dtype=dtype) for n in (9, 5))
@@ -241,7 +241,7 @@ CHAINS = {
 @pytest.mark.parametrize(("make", "expected"), CHAINS.values(), ids=CHAINS)
 def test_the_route_is_chosen_by_what_the_module_is(make, expected):
     net = seeded(make)
-    network, theta = read_module(net, SOME.numpy())
+    network, theta, _ = read_module(net, SOME.numpy())
     X = torch.as_tensor(random_rows(5)[0])
     torch.testing.assert_close(network.forward(theta, X), net.double()(X).detach().reshape(-1))
     if isinstance(expected, type):
@@ -271,7 +271,7 @@ def own_forward():
 @pytest.mark.parametrize("make", [hooked, tied, own_forward])
 def test_chains_that_do_more_than_they_show_are_run_as_they_are(make):
     (X, y), net = random_rows(), seeded(make)
-    network, theta = read_module(net, SOME.numpy())
+    network, theta, _ = read_module(net, SOME.numpy())
     assert isinstance(network, FunctionalNetwork)
     torch.testing.assert_close(network.forward(theta, SOME), net.double()(SOME)[:, 0].detach())
     model = make_net(module=seeded(make)).fit(X, y)

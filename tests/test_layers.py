@@ -140,7 +140,7 @@ def test_every_product_is_that_of_torch_func_and_of_one_sample_autograd(made, k,
     for seed, part in enumerate(net.parameters()):
         part.data = 0.5 * normal(*part.shape, seed=seed)
     X, others = normal(5, N_FEATURES, seed=1), normal(4, N_FEATURES, seed=2)
-    network, theta = read_module(net, X[:3].numpy(), 0, n_outputs=n_outputs)
+    network, theta, _ = read_module(net, X[:3].numpy(), n_outputs=n_outputs)
     assert isinstance(network, Chain)
     functional = FunctionalNetwork(net, X[:3], n_outputs, explained=False)
     torch.testing.assert_close(network.forward(theta, X), functional.forward(theta, X))
@@ -169,7 +169,7 @@ def test_both_ways_to_a_convolutions_kernel_agree(n_outputs, bias):
             nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 3, 3, bias=bias), nn.Tanh(), nn.Flatten(), nn.Linear(12, n_outputs)
         )
     )
-    network, theta = read_module(net, normal(3, N_FEATURES).numpy(), 0, n_outputs=n_outputs)
+    network, theta, _ = read_module(net, normal(3, N_FEATURES).numpy(), n_outputs=n_outputs)
     here, there = (tangent(network, theta, normal(n, N_FEATURES, seed=n)).terms[0] for n in (6, 5))
     assert isinstance(here, Positions)
     expected = torch.empty(6 * n_outputs, here.affine.n_params, dtype=torch.float64)
@@ -249,9 +249,9 @@ def test_a_slope_is_checked_again_with_the_settings_of_a_net():
     register_activation(Settled(2), lambda part, h: 2 * h)
     make = lambda power: nn.Sequential(nn.Linear(N_FEATURES, 3), Settled(power), nn.Linear(3, 1))  # noqa: E731
     rows = normal(3, N_FEATURES).numpy()
-    assert isinstance(read_module(make(2), rows, 0)[0].parts[1], Activation)
+    assert isinstance(read_module(make(2), rows)[0].parts[1], Activation)
     with pytest.raises(ValueError, match="slope of module=Settled"):
-        read_module(make(3), rows, 0)
+        read_module(make(3), rows)
 
 
 # What is a chain

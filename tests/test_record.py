@@ -241,7 +241,7 @@ def test_the_size_is_stated_and_within_the_budget(rows):
         for stage in range(model.n_stages_ + 1):
             model._trajectory.theta(stage)
             assert model.record_nbytes_ <= parse_budget(model.record_budget)
-        assert before < model.record_nbytes_ == model._trajectory.nbytes
+        assert before < model.record_nbytes_ == model._trajectory.nbytes + model._progress.losses.nbytes
     assert not hasattr(make_net(record=False).fit(*rows), "record_nbytes_")
 
 

@@ -5,6 +5,7 @@ the results of a benchmark; ``plot`` draws them, on new axes or on given ones. m
 draws.
 """
 
+from telescoping_sklearn.displays._connectivity import ErrorBarrierDisplay, GradientChangeDisplay
 from telescoping_sklearn.displays._curves import IrregularityCurveDisplay, label_results, summarize_curves
 from telescoping_sklearn.displays._predictions import StagedPredictionsDisplay
 from telescoping_sklearn.displays._stages import EffectiveParamsDisplay, KernelNormsDisplay
@@ -13,6 +14,8 @@ from telescoping_sklearn.displays._weights import KernelWeightsDisplay
 
 __all__ = [
     "EffectiveParamsDisplay",
+    "ErrorBarrierDisplay",
+    "GradientChangeDisplay",
     "IrregularityCurveDisplay",
     "KernelNormsDisplay",
     "KernelWeightsDisplay",

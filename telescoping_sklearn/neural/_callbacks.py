@@ -21,29 +21,42 @@ class Converged(Exception):
 class StopWithoutProgress(Callback):
     """Stops as scikit-learn's multilayer perceptrons do, and keeps the best parameters under early stopping.
 
-    `score` gives the score of the parameters on held-out rows; None uses the training loss.
+    `score` gives the score of the parameters on held-out rows; None uses minus the training loss. `earlier` are the
+    scores of the epochs of a run that this one goes on from: they count for when to stop, and not for what is kept.
     """
 
-    def __init__(self, tol: float, n_iter_no_change: int, score: Callable[[Tensor], float] | None):
+    def __init__(
+        self,
+        tol: float,
+        n_iter_no_change: int,
+        score: Callable[[Tensor], float] | None,
+        earlier: tuple[float, ...] = (),
+    ):
         self.tol = tol
         self.n_iter_no_change = n_iter_no_change
         self.score = score
         self.scores: list[float] = []
-        self.best = -math.inf
         self.best_theta: Tensor | None = None
         self.best_stage = 0
+        self._best_kept = self._best = -math.inf
         self._waited = 0
+        for current in earlier:
+            self._count(current)
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         """Compare the epoch with the best so far."""
         theta = net.module_.theta.detach()
         current = -net.history[-1, "train_loss"] if self.score is None else self.score(theta)
         self.scores.append(current)
-        self._waited = self._waited + 1 if current < self.best + self.tol else 0
-        if current > self.best:
-            self.best = current
-            if self.score is not None:
-                self.best_theta, self.best_stage = theta.clone(), net.n_updates
+        self._count(current)
+        if self.score is not None and current > self._best_kept:
+            self._best_kept = current
+            self.best_theta, self.best_stage = theta.clone(), net.n_updates
+
+    def _count(self, current: float) -> None:
+        """Count the epochs since the last progress."""
+        self._waited = self._waited + 1 if current < self._best + self.tol else 0
+        self._best = max(self._best, current)
 
     @property
     def is_due(self) -> bool:

@@ -74,6 +74,7 @@ class ParameterCarrier:
         self.moved = torch.zeros_like(self.parameters)
         if offset:
             self.parameters[-1] = path.theta(0)
+            update_rule.start_offset(self.parameters)
 
     def accumulate(self, stage: int, there: Tangent, residual: Tensor) -> None:
         """Turn residuals into a gradient, and the gradient into the optimiser's step."""

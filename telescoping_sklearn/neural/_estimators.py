@@ -2,14 +2,16 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.base import _fit_context
+from sklearn.base import _fit_context, clone
 from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -19,19 +21,22 @@ from telescoping_sklearn import _memory
 from telescoping_sklearn._fit_tasks import CallbackSupportMixin, FitTasks, with_callbacks
 from telescoping_sklearn._numbers import plain_number
 from telescoping_sklearn._refit import all_at_once
+from telescoping_sklearn._telescope import resolve_stage
 from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
 from telescoping_sklearn.losses import SquaredError
 from telescoping_sklearn.neural._activations import ACTIVATIONS
+from telescoping_sklearn.neural._children import child_orders, refuse_changes, spawn_point
 from telescoping_sklearn.neural._convergence import warn_if_nothing_was_learned
 from telescoping_sklearn.neural._float_range import refuse_overflow
 from telescoping_sklearn.neural._isolation import isolated, isolates
+from telescoping_sklearn.neural._mode_connectivity import gradient_change, layers_of, spawned_barriers
 from telescoping_sklearn.neural._module_settings import (
     PREFIX,
     make_module,
     misleading_default,
     takes_module_settings,
 )
-from telescoping_sklearn.neural._modules import read_module
+from telescoping_sklearn.neural._modules import perceptron, read_module, set_parameters
 from telescoping_sklearn.neural._network import Architecture, FlatModule, Network
 from telescoping_sklearn.neural._optimizers import OPTIMIZERS
 from telescoping_sklearn.neural._path import RULES, Path, as_double
@@ -48,8 +53,15 @@ from telescoping_sklearn.neural._sections import (
 )
 from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._tangent_telescope import TangentTelescope
-from telescoping_sklearn.neural._training import train
-from telescoping_sklearn.neural._training_settings import TrainingRows, TrainingSettings, threads_for, trial_state
+from telescoping_sklearn.neural._training import SpawnPoint, TrainedNet, train
+from telescoping_sklearn.neural._training_settings import (
+    EpochOrders,
+    SegmentReplay,
+    TrainingRows,
+    TrainingSettings,
+    threads_for,
+    trial_state,
+)
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 #: Parameters that may be set after fitting.
@@ -414,10 +426,11 @@ class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
         X, y, weights = self._training_data(X, y, sample_weight)
         refuse_overflow(X, _DTYPES[self.dtype], getattr(self, "feature_names_in_", None))
         self.seed_ = draw_seed(self.random_state)
-        kept, held_out = np.arange(len(y)), None
+        kept, scored = np.arange(len(y)), None
         if self.early_stopping:
             kept, held_out = held_out_rows(len(y), plain_number(self.validation_fraction), self.seed_)
             self._refuse_unscored(weights, kept, held_out)
+            scored = held_out, weights[held_out]
         row_weights = np.zeros(len(y))
         row_weights[kept] = weights[kept] * (len(kept) / weights[kept].sum())
 
@@ -427,30 +440,320 @@ class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
         rows = TrainingRows(X, y, row_weights)
         self._refuse_large_record(settings, len(kept))
         theta = (plain_number(self.init_scale) * theta).to(_DTYPES[self.dtype])
-        score = None if held_out is None else self._scorer(settings, X[held_out], y[held_out], weights[held_out])
         given_weights = None if sample_weight is None else weights
-        tasks = FitTasks(self, settings.max_iter, X_given, y, given_weights, None if held_out is None else kept)
-        trained = train(settings, theta.to(self.device), rows, kept, tasks, score)
+        tasks = FitTasks(self, settings.max_iter, X_given, y, given_weights, None if scored is None else kept)
+        trained = self._train(settings, theta.to(self.device), rows, kept, tasks, scored)
+        warn_if_nothing_was_learned(
+            partial(_predict, settings.network, trained.theta),
+            rows.subset(kept),
+            self.loss_ if scored is None else None,
+            sigmoid=self.module is None and self.output_activation == "sigmoid",
+        )
+        tasks.close()
+        return self
 
+    def _train(
+        self,
+        settings: TrainingSettings,
+        theta: Tensor,
+        rows: TrainingRows,
+        kept: NDArray,
+        tasks: FitTasks,
+        scored: tuple[NDArray, NDArray] | None,
+        point: SpawnPoint | None = None,
+    ) -> TrainedNet:
+        """Train on the rows `kept`, and keep what was learnt.
+
+        `scored` are rows held out for early stopping, and their weights; `point` is where the run goes on from.
+        """
+        score = None if scored is None else self._scorer(settings, rows.X[scored[0]], rows.y[scored[0]], scored[1])
+        trained = train(settings, theta, rows, kept, tasks, score, point)
         self.module_ = FlatModule(settings.network, trained.theta)
         self.n_params_ = settings.network.n_params
         self.n_stages_ = trained.n_stages
         self.n_iter_ = len(trained.loss_curve)
         self.loss_curve_ = tuple(trained.loss_curve)
         self.loss_ = trained.loss_curve[-1]
-        if held_out is not None:
+        if scored is not None:
             self.validation_scores_ = tuple(trained.scores)
             self.best_validation_score_ = max(trained.scores)
         if trained.trajectory is not None:
             self._trajectory = trained.trajectory
             self._rows = rows
             self._chosen_sections: dict[tuple[str, float], tuple[Sections, ResponseAccuracy]] = {}
-        warn_if_nothing_was_learned(
-            partial(_predict, settings.network, trained.theta),
-            rows.subset(kept),
-            self.loss_ if held_out is None else None,
-            sigmoid=self.module is None and self.output_activation == "sigmoid",
+            self._scored, self._progress, self._given = scored, trained.progress, self.get_params(deep=False)
+        return trained
+
+    def parameters_at(self, stage: int) -> NDArray:
+        """Return the parameters after a stage of training.
+
+        Parameters
+        ----------
+        stage : int
+            A stage from 0, the start, to `n_stages_`.
+
+        Returns
+        -------
+        ndarray of shape (n_params_,)
+            A copy, in the precision of training, laid out as the ``named_parameters`` of `module_at`.
+
+        Raises
+        ------
+        ValueError
+            If the stage does not exist, or there is no record.
+        TypeError
+            If it is not an integer.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from telescoping_sklearn import TelescopingMLPRegressor
+        >>> X = np.arange(8.0).reshape(4, 2) / 8
+        >>> net = TelescopingMLPRegressor((3,), max_iter=5, random_state=0).fit(X, X[:, 0])
+        >>> net.parameters_at(0).shape == net.parameters_at(net.n_stages_).shape == (net.n_params_,)
+        True
+        >>> [name for name, _ in net.module_at(0).named_parameters()]
+        ['hidden1.weight', 'hidden1.bias', 'output.weight', 'output.bias']
+        """
+        return self._recorded_theta(stage).numpy()
+
+    @isolates
+    def module_at(self, stage: int) -> nn.Module:
+        """Return the net after a stage of training, as a module that is ready to be called, saved or trained on.
+
+        Parameters
+        ----------
+        stage : int
+            A stage from 0, the start, to `n_stages_`.
+
+        Returns
+        -------
+        torch.nn.Module
+            A copy of `module` with the parameters of the stage; without `module`, a ``torch.nn.Sequential`` of
+            ``torch.nn.Linear`` layers and activations. It is in the precision of training, and on its device.
+
+        Raises
+        ------
+        ValueError
+            If the stage does not exist, or there is no record.
+        TypeError
+            If it is not an integer.
+
+        Examples
+        --------
+        A net can start from the parameters of another one, trained on other data:
+
+        >>> import numpy as np
+        >>> from telescoping_sklearn import TelescopingMLPRegressor
+        >>> X = np.arange(8.0).reshape(4, 2) / 8
+        >>> first = TelescopingMLPRegressor((3,), max_iter=5, random_state=0).fit(X, X[:, 0])
+        >>> second = TelescopingMLPRegressor(module=first.module_at(first.n_stages_), max_iter=5).fit(X, X[:, 1])
+        >>> np.array_equal(second.parameters_at(0), first.parameters_at(first.n_stages_))
+        True
+        """
+        theta = self._recorded_theta(stage)
+        network = self.module_.network
+        module = perceptron(cast(Architecture, network)) if self._template is None else copy.deepcopy(self._template)
+        return set_parameters(module, theta.to(self.module_.theta.device))
+
+    def _recorded_theta(self, stage: int) -> Tensor:
+        """Copy the parameters after a stage."""
+        check_is_fitted(self)
+        if not hasattr(self, "_trajectory"):
+            raise self._record_dropped()
+        stage = resolve_stage(stage, self.n_stages_)
+        with isolated():
+            return self._trajectory.theta(stage, self._trajectory.end.dtype).clone()
+
+    @isolates
+    def spawn(self, stage: int, *, random_state: Any = None, max_iter: int | None = None) -> "TelescopingMLPRegressor":
+        """Train on from a stage with another order of the rows, as experiments on mode connectivity do.
+
+        The child starts from the parameters and the state of the optimiser after the stage, momentum and moments
+        included. Learning rates go on from there too. In the middle of an epoch, the child first trains on the rows
+        that the epoch has left. Batches differ from then on, and nothing else.
+
+        A child is a fitted estimator with a record of its own, from its first update on: `n_stages_`, `n_iter_` and
+        `loss_curve_` count from there, and stage 0 is the parent's net at the stage. Kernel weights are those of labels
+        in the child's own updates; what the parent learnt before is in the offset. Children can have children.
+
+        `tol`, `n_iter_no_change` and `early_stopping` act as in one run: epochs before the stage count for when to
+        stop. With `early_stopping` the child is scored on the parent's rows and keeps the best of its own epochs.
+
+        Parameters
+        ----------
+        stage : int
+            A stage from 0, the start, to `n_stages_`.
+        random_state : None, int, RandomState, Generator or "parent", default=None
+            Seeds the order of the rows in the child's epochs, and the child's probes. None draws a seed. "parent" keeps
+            the parent's order: the child then repeats the parent's updates, bit for bit.
+        max_iter : int or None, default=None
+            Largest number of epochs, of which a stage in the middle of an epoch finishes the first. None trains as many
+            as the parent's `max_iter` has left.
+
+        Returns
+        -------
+        TelescopingMLPRegressor
+            The child, fitted. Its parameters are the estimator's, but for `max_iter` and `random_state`.
+
+        Raises
+        ------
+        ValueError
+            If the stage does not exist, there is no record, the parent's `max_iter` has no epoch left and `max_iter` is
+            None, parameters that training follows were changed since `fit`, rows were not shuffled, or training
+            diverges.
+        TypeError
+            If the stage is not an integer.
+
+        References
+        ----------
+        J. Frankle, G. K. Dziugaite, D. M. Roy, M. Carbin. "Linear Mode Connectivity and the Lottery Ticket Hypothesis".
+        ICML 2020.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn.datasets import make_friedman1
+        >>> from sklearn.preprocessing import scale
+        >>> from telescoping_sklearn import TelescopingMLPRegressor
+        >>> X, y = make_friedman1(100, random_state=0)
+        >>> net = TelescopingMLPRegressor((20,), batch_size=20, max_iter=6, random_state=0).fit(X, scale(y))
+        >>> child, other = (net.spawn(10, random_state=seed) for seed in (1, 2))
+        >>> child.n_stages_, bool(np.allclose(child.predict(X), other.predict(X)))
+        (20, False)
+        >>> again = net.spawn(10, random_state="parent")
+        >>> np.array_equal(again.predict(X), net.predict(X))
+        True
+        """
+        check_is_fitted(self)
+        if not hasattr(self, "_trajectory"):
+            raise self._record_dropped()
+        stage = resolve_stage(stage, self.n_stages_)
+        refuse_changes(self._given, self.get_params(deep=False))
+        epochs_left = plain_number(self.max_iter) - self._trajectory.batches.place(stage)[0]
+        if max_iter is None and epochs_left < 1:
+            raise ValueError(
+                f"max_iter={self.max_iter} of the parent has no epoch left after stage {stage}: give max_iter."
+            )
+        child = clone(self).set_params(max_iter=epochs_left if max_iter is None else max_iter)
+        own_order = isinstance(random_state, str) and random_state == "parent"
+        if not own_order:
+            child.set_params(random_state=random_state)
+        seed = None if own_order else draw_seed(random_state)
+        child._validate_params()
+        return child._go_on(self, stage, seed)
+
+    def error_barriers(
+        self,
+        X: Any,
+        y: Any,
+        stages: Any = 8,
+        *,
+        n_children: int = 2,
+        random_state: Any = None,
+        max_iter: int | None = None,
+        n_alphas: int = 30,
+        loss: str | Callable[[NDArray, NDArray], float] = "squared_error",
+    ) -> pd.DataFrame:
+        """Measure the error barriers between children spawned at some stages.
+
+        Parameters
+        ----------
+        X, y : array-like
+            Rows, and their labels, to measure the loss on.
+        stages : None, int or array-like of int, default=8
+            As in `staged_predict`, where children are spawned; 0 is the start. Without `max_iter` the last is left out.
+        n_children : int, default=2
+            Children of a stage, at least 2. The same seeds serve every stage.
+        random_state : None, int, RandomState or Generator, default=None
+            Seeds the orders of their rows.
+        max_iter : int or None, default=None
+            As in `spawn`.
+        n_alphas, loss
+            As in `telescoping_sklearn.neural.error_barrier`.
+
+        Returns
+        -------
+        DataFrame of shape (n_stages, n_pairs)
+            Barriers by stage, one column for every pair of children.
+
+        Raises
+        ------
+        ValueError
+            As by `spawn` and `telescoping_sklearn.neural.error_barrier`.
+        """
+        check_is_fitted(self)
+        settings = {"n_alphas": n_alphas, "loss": loss}
+        return spawned_barriers(self, X, y, stages, n_children, random_state, max_iter, **settings)
+
+    @isolates
+    def gradient_change(self, X: Any, stages: Any = 20, *, n_updates: int | None = None) -> pd.DataFrame:
+        """Measure by layer how much the gradients of the outputs change from a stage to a later one.
+
+        It is the mean, over rows, outputs and the layer's parameters, of (grad f_later(x) - grad f_stage(x))^2: grad f
+        is the derivative of the net's output in its parameters, with the function after the output included. Gradients
+        that stay make the net linear in its parameters.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_query, n_features)
+            Rows; the paper takes 256.
+        stages : None, int or array-like of int, default=20
+            As in `staged_predict`, among the stages that are followed by as many updates; 0 is the start.
+        n_updates : int or None, default=None
+            Updates from each stage to the later one; None is an epoch.
+
+        Returns
+        -------
+        DataFrame of shape (n_stages, n_layers)
+            Mean squared changes by stage and layer. Layers are the parts of `module_at` that hold parameters.
+
+        Raises
+        ------
+        ValueError
+            If a stage is not followed by as many updates, or there is no record.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from telescoping_sklearn import TelescopingMLPRegressor
+        >>> X = np.arange(16.0).reshape(8, 2) / 16
+        >>> net = TelescopingMLPRegressor((3,), batch_size=2, max_iter=5, random_state=0).fit(X, X[:, 0])
+        >>> net.gradient_change(X, [0, 8]).shape
+        (2, 2)
+        """
+        rows = as_double(self._query(X), self.module_.theta.device)
+        module = self.module_at(0)  # refuses where there is no record
+        return gradient_change(self.module_.network, self._trajectory, layers_of(module), rows, stages, n_updates)
+
+    @all_at_once
+    @with_callbacks
+    def _go_on(self, parent: "TelescopingMLPRegressor", stage: int, seed: int | None) -> "TelescopingMLPRegressor":
+        """Train on from a stage of a parent; `seed` is that of the rows' order, None keeps the parent's."""
+        trajectory, replay = parent._trajectory, cast(SegmentReplay, parent._trajectory.replay)
+        for name in parent._learnt & vars(parent).keys():
+            setattr(self, name, getattr(parent, name))
+        self.seed_ = parent.seed_ if seed is None else seed
+        settings = replace(
+            replay.settings,
+            lr_schedule=parent.lr_schedule,
+            orders=child_orders(replay.settings.orders, trajectory, stage, seed),
+            max_iter=plain_number(self.max_iter),
+            record=self.record,
+            record_budget=self._record_bytes(),
+            verbose=self.verbose > 0,
         )
+        kept = cast(NDArray, trajectory.batches.names)
+        self._refuse_large_record(settings, len(kept))
+        point = spawn_point(trajectory, parent._progress, stage)
+        if not self.record:
+            self.drop_record()
+        theta = point.checkpoint.theta.to(settings.device)
+        rows, scored = parent._rows, parent._scored
+        names = getattr(self, "feature_names_in_", None)
+        X = rows.X if names is None else pd.DataFrame(rows.X, columns=names)
+        tasks = FitTasks(self, settings.max_iter, X, rows.y, rows.weights, None if scored is None else kept)
+        self._train(settings, theta, rows, kept, tasks, scored, point)
         tasks.close()
         return self
 
@@ -459,7 +762,7 @@ class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
         """Bytes that the record holds."""
         if not hasattr(self, "_trajectory"):
             raise AttributeError(f"This {type(self).__name__} keeps no record.")
-        return self._trajectory.nbytes
+        return self._trajectory.nbytes + self._progress.losses.nbytes
 
     @isolates
     def complete_record(self) -> "TelescopingMLPRegressor":
@@ -498,7 +801,16 @@ class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
         """
         check_is_fitted(self)
         self._forget()
-        for name in ("_trajectory", "_rows", "_chosen_sections", "_training_index"):
+        for name in (
+            "_trajectory",
+            "_rows",
+            "_chosen_sections",
+            "_training_index",
+            "_scored",
+            "_progress",
+            "_given",
+            "_template",
+        ):
             self.__dict__.pop(name, None)
         return self
 
@@ -522,14 +834,19 @@ class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
     def _network(self, some_rows: NDArray) -> tuple[Network, Tensor]:
         """Make the network, and the parameters that it starts from."""
         settings = {n.removeprefix(PREFIX): v for n, v in vars(self).items() if n.startswith(PREFIX)}
+        self._template: nn.Module | None = None
         if self.module is not None:
             module = make_module(self.module, settings, self.n_features_in_, self.seed_)
             try:
-                return read_module(module, some_rows, n_outputs=self.n_outputs_, explained=self.record)
+                network, theta, template = read_module(
+                    module, some_rows, n_outputs=self.n_outputs_, explained=self.record
+                )
             except ValueError as error:
                 if remedy := misleading_default(self.module, settings, self.n_features_in_):
                     raise ValueError(f"{error}{remedy}") from error
                 raise
+            self._template = template if self.record else None
+            return network, theta
         if settings:
             raise ValueError(f"{PREFIX}{next(iter(settings))} has no effect without a module. Give a class as module=.")
         sizes = np.atleast_1d(self.hidden_layer_sizes).tolist()
@@ -552,18 +869,20 @@ class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
             max_iter=plain_number(self.max_iter),
             n_iter_no_change=plain_number(self.n_iter_no_change),
             tol=self.tol,
-            shuffle=self.shuffle,
+            orders=EpochOrders(n_rows, self.shuffle, self.seed_),
             record=self.record,
-            record_budget=int(min(parse_budget(self.record_budget), _memory.available_memory().n_bytes)),
+            record_budget=self._record_bytes(),
             verbose=self.verbose > 0,
             dtype=_DTYPES[self.dtype],
             device=self.device,
             n_threads=threads_for(network, batch_size, self.n_jobs),
-            seed=self.seed_,
         )
         trial_state(settings.optimizer, settings.optimizer_settings)
         next(settings.rates())  # refuses schedules before training
         return settings
+
+    def _record_bytes(self) -> int:
+        return int(min(parse_budget(self.record_budget), _memory.available_memory().n_bytes))
 
     def _optimizer_class(self) -> type[torch.optim.Optimizer]:
         if isinstance(self.optimizer, str):

@@ -45,6 +45,10 @@ class MovingDenominators(UpdateRule):
         self._rule, self._path, self._update = rule, path, update
         self.has_adjoint = rule.has_moving_adjoint
 
+    def start_offset(self, parameters: Tensor) -> None:
+        """Let the last column, of k parameters (k, p), start with what the optimiser remembers from before the run."""
+        self._rule.start_offset(parameters)
+
     def step(self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None) -> Tensor:
         """Return the step's response, (k, p), for the gradient's, whose memory it takes."""
         return self._rule.moving_step(gradient, parameters, stage, rate, phi, self._recorded(stage))
@@ -63,7 +67,7 @@ class MovingDenominators(UpdateRule):
             gradient=path.batch_tangent(stage).vjp(residual.view(-1, 1))[0],
             parameters=path.theta(stage - 1).to(path.dtype),
             step=path.step(stage - 1, stage)[0],
-            phi_before=path.phi(stage - 1) if stage > 1 else None,
+            phi_before=path.phi(stage - 1),
         )
 
 

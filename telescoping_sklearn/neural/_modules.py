@@ -1,6 +1,7 @@
 """Reads a user's ``torch.nn.Module`` as a network: layer by layer where it is a chain of known layers."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator
 from math import prod
 from typing import Any, cast
@@ -29,8 +30,8 @@ _NAMES = {kind: name for name, kind in MODULES.items()}
 
 def read_module(
     module: nn.Module, rows: NDArray, *, n_outputs: int = 1, explained: bool = True
-) -> tuple[Network, Tensor]:
-    """Make a network of a module, and return the parameters that it starts from, (p,), in float64.
+) -> tuple[Network, Tensor, nn.Module]:
+    """Make a network of a module, with the parameters that it starts from, (p,), in float64, and a copy of the module.
 
     The network is a `Chain` if the module is ``nn.Sequential``, nested or not, of linear layers, convolutions in one or
     two dimensions and parts without parameters; an `Architecture` if those are biased linear layers with one named
@@ -56,8 +57,32 @@ def read_module(
     with seeded(0), torch.no_grad():
         chain = _as_chain(functional.template, X)
         if chain is not None and torch.allclose(chain.forward(theta, X), functional.forward(theta, X)):
-            return chain, theta
-    return (functional if tried == explained else FunctionalNetwork(module, X, n_outputs, explained=explained)), theta
+            return chain, theta, functional.template
+    if tried != explained:
+        functional = FunctionalNetwork(module, X, n_outputs, explained=explained)
+    return functional, theta, functional.template
+
+
+def perceptron(architecture: Architecture) -> nn.Sequential:
+    """Make a multilayer perceptron as a chain of torch's modules, whose parameters are to be set."""
+    made = {name: part for part, name in _NAMES.items()}
+    shapes, parts = architecture.layer_shapes(), {}
+    for number, (fan_in, fan_out) in enumerate(shapes, start=1):
+        last = number == len(shapes)
+        name = "output" if last else f"hidden{number}"
+        parts[name] = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
+        parts[f"{name}_activation"] = made[architecture.output_activation if last else architecture.activation]()
+    return nn.Sequential(OrderedDict(parts))
+
+
+def set_parameters(module: nn.Module, theta: Tensor) -> nn.Module:
+    """Write theta, (p,), to the trainable parameters of a module, which takes its dtype and device, and return it."""
+    module = module.to(theta.device, theta.dtype)
+    trained = [part for part in module.parameters() if part.requires_grad]
+    with torch.no_grad():
+        for part, values in zip(trained, theta.split([part.numel() for part in trained]), strict=True):
+            part.copy_(values.view_as(part))
+    return module
 
 
 def _is_torchs_own(module: nn.Module) -> bool:

@@ -54,6 +54,6 @@ class RecordLayout:
         """Bytes of the record of so many updates, before any segment is trained again."""
         epochs = -(-self.n_updates // -(-self.n_rows // self.batch_size))
         orders = epochs * self.n_rows * np.min_scalar_type(self.n_rows - 1).itemsize
-        names_and_rates = 8 * (self.n_rows + self.n_updates)
+        names_rates_losses = 8 * (self.n_rows + 2 * self.n_updates)
         checkpoints = -(-n_updates // self.segment_length) * self.checkpoint_bytes
-        return orders + names_and_rates + checkpoints + (2 + RECENT) * self.stage_bytes  # start, end and recent
+        return orders + names_rates_losses + checkpoints + (2 + RECENT) * self.stage_bytes  # start, end and recent

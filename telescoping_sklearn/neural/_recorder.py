@@ -16,7 +16,7 @@ from torch import Tensor
 
 from telescoping_sklearn.neural._grouped_update_rule import GroupSlice, run_update_rule, shared_rate
 from telescoping_sklearn.neural._trajectory import Batches, Checkpoint, Replay, Segment, Trajectory
-from telescoping_sklearn.neural._update_rules import denominator_of, group_settings
+from telescoping_sklearn.neural._update_rules import continued_rule, denominator_of, group_settings
 
 _CHECKED = 3  # first updates of a run whose steps are checked, and of a segment whose settings are
 
@@ -129,6 +129,8 @@ class Recorder:
         The optimiser, of a registered class, before its first step. Parameter groups may differ in their settings.
     segment_length : int or None, default=None
         Updates between two checkpoints, where a replay can train again in between; None keeps every update.
+    n_before : int, default=0
+        Updates that the optimiser made before, whose state it has.
 
     Raises
     ------
@@ -154,10 +156,16 @@ class Recorder:
     """
 
     def __init__(
-        self, parameters: Iterable[Tensor], optimizer: torch.optim.Optimizer, *, segment_length: int | None = None
+        self,
+        parameters: Iterable[Tensor],
+        optimizer: torch.optim.Optimizer,
+        *,
+        segment_length: int | None = None,
+        n_before: int = 0,
     ):
         self._flat = FlatParameters(parameters, optimizer)
         self._length = segment_length
+        self._n_before = n_before
         self._settings = self._flat.settings()
         self._checkpoints = [self._flat.checkpoint()]
         self._segments: dict[int, Segment] = {}
@@ -172,6 +180,9 @@ class Recorder:
         if number == 0:
             self._slices = self._flat.slices(self._settings)
             self._rule = run_update_rule(type(self._flat.optimizer), self._slices, self._rates, self._flat.n_params)
+            if self._n_before:
+                self._rule = continued_rule(self._rule, self._n_before, self._checkpoints[0].states)
+                self._rule.start_offset(self._flat.theta()[None])
             self._moved = self._with_gradient()
         if self._length is None or number % self._length < _CHECKED:  # it would slow small nets by several percent
             self._refuse_changes()
@@ -255,6 +266,7 @@ class Recorder:
             keeps_segments=keeps_segments,
             replay=replay,
             tolerance=tolerance,
+            n_before=self._n_before,
         )
 
     def _with_gradient(self) -> list[bool]:
@@ -297,6 +309,12 @@ class Recorder:
                     f"the step of update {stage} (largest gap {float(gap):.1e}, largest step {float(largest):.1e}). "
                     "Either it does not cover a setting in optimizer_settings, or it is wrong, or the optimiser made "
                     "steps before it was recorded, or something else moves the parameters."
+                    + (
+                        " Where a run goes on from another, a response with memory takes it over in `remember`; see "
+                        "register_update_rule."
+                        if self._n_before
+                        else ""
+                    )
                 )
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,49 +19,67 @@ from telescoping_sklearn.neural._backpropagation import propagation
 from telescoping_sklearn.neural._callbacks import Converged, EndEpochs, ShowProgress, StopWithoutProgress
 from telescoping_sklearn.neural._isolation import threads
 from telescoping_sklearn.neural._network import FlatModule
-from telescoping_sklearn.neural._recorder import Recorder
+from telescoping_sklearn.neural._recorder import FlatParameters, Recorder
 from telescoping_sklearn.neural._training_settings import SegmentReplay, TrainingRows, TrainingSettings, epoch_batches
-from telescoping_sklearn.neural._trajectory import ROUNDING, Batches, Trajectory
+from telescoping_sklearn.neural._trajectory import ROUNDING, Batches, Checkpoint, Trajectory
+
+
+@dataclass(frozen=True)
+class SpawnPoint:
+    """Where a run goes on from: another run after one of its updates."""
+
+    checkpoint: Checkpoint  # parameters, and the optimiser's state
+    n_updates: int  # all updates before, by the optimiser and its schedule
+    losses: NDArray  # (n_batches,), of the batches of the epoch that were trained on before
+    scores: tuple[float, ...]  # of earlier epochs, for the stopping rule
 
 
 class TensorBatches:
     """Batches of one epoch at a time; the last, smaller one is kept.
 
-    `drawn` collects the order of every epoch, in the smallest integers that number the rows; None drops them.
+    The first `skipped` batches of the first epoch are left out. `drawn` collects the order of every epoch, in the
+    smallest integers that number the rows; None drops them.
     """
 
     def __init__(
         self,
         dataset: TensorDataset,
         batch_size: int,
-        shuffle: bool,
-        generator: torch.Generator,
+        orders: Iterator[Tensor],
+        skipped: int,
         drawn: list[NDArray] | None,
     ):
         self.dataset = dataset
         self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.generator = generator
+        self.orders = orders
+        self.skipped = skipped
         self.drawn = drawn
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Draw an epoch's order and yield X, y and weights of its batches."""
-        n_rows = len(self.dataset)
-        order = torch.randperm(n_rows, generator=self.generator) if self.shuffle else torch.arange(n_rows)
+        order = next(self.orders)
         if self.drawn is not None:
-            compact = order.numpy().astype(np.min_scalar_type(n_rows - 1))
+            compact = order.numpy().astype(np.min_scalar_type(len(order) - 1))
             same = bool(self.drawn) and np.array_equal(compact, self.drawn[-1])
             self.drawn.append(self.drawn[-1] if same else compact)
-        return epoch_batches(list(self.dataset.tensors), order, self.batch_size)
+        batches = range(self.skipped, -(-len(order) // self.batch_size))
+        self.skipped = 0
+        return epoch_batches(list(self.dataset.tensors), order, self.batch_size, batches)
 
 
 class LeanNet(NeuralNet):
-    """skorch's net, whose epochs do only what training needs; `rates` gives the learning rate of each update."""
+    """skorch's net, whose epochs do only what training needs.
 
-    def __init__(self, *args: Any, rates: Iterator[float], **kwargs: Any):
+    `rates` gives the learning rate of each update, `begun` the losses of those that an earlier run made in the first
+    epoch.
+    """
+
+    def __init__(self, *args: Any, rates: Iterator[float], begun: NDArray, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.rates = rates
-        self.n_updates = 0
+        self.begun = begun
+        self.n_updates = -len(begun)  # those that `begun` counts are not of this run
+        self.losses: list[NDArray] = []
 
     def run_single_epoch(self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any) -> None:
         """Train for an epoch and note its mean loss; a callback scores held-out rows, so there is no validation."""
@@ -75,11 +94,16 @@ class LeanNet(NeuralNet):
             group["lr"] = next(self.rates)
             optimizer.step()
         self.history.record("train_loss", self._mean_loss(losses, sizes))
-        self.n_updates += len(losses)
+        self.n_updates += len(self.losses[-1])
 
     def _mean_loss(self, losses: list[Tensor], sizes: list[int]) -> float:
         """Mean loss of an epoch, in one wait for the device; raise ValueError if training diverged."""
         found = torch.stack(losses).double().cpu()
+        if len(self.begun):
+            found = torch.cat([torch.from_numpy(self.begun), found])
+            sizes = [self.batch_size] * len(self.begun) + sizes
+            self.begun = self.begun[:0]
+        self.losses.append(found.numpy())
         finite = torch.isfinite(found**2)  # estimates square the squares of predictions
         if not bool(finite.all()):
             raise ValueError(_diverged(self.n_updates + int(finite.long().argmin()) + 1))
@@ -95,7 +119,16 @@ class TrainedNet:
     n_stages: int  # updates up to them
     trajectory: Trajectory | None
     loss_curve: list[float]  # training loss by epoch
-    scores: list[float] = field(default_factory=list)  # on held-out rows by epoch
+    scores: list[float]  # by epoch, what the stopping rule compares: on held-out rows, or minus the loss
+    progress: "Progress"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How a run went, for runs that go on from it."""
+
+    losses: NDArray  # of every update, from the beginning of the first epoch
+    scores: tuple[float, ...]  # that the stopping rule has seen: those of earlier runs, and of every epoch of this one
 
 
 def train(
@@ -105,26 +138,32 @@ def train(
     kept: NDArray,
     tasks: FitTasks,
     score: Callable[[Tensor], float] | None = None,
+    point: SpawnPoint | None = None,
 ) -> TrainedNet:
     """Train from theta, (p,), on the rows `kept`, whose weights have mean 1.
 
     `tasks` are told of every epoch, and may end the training. `score` gives the score of parameters on held-out rows,
-    for early stopping. ValueError is raised if training diverges, with the stage at which the loss stopped being
+    for early stopping. `point` is where the run goes on from another one, at theta. ValueError is raised if training
+    diverges, with the stage at which the loss stopped being
     finite.
     """
     orders: list[NDArray] = []
-    stop = StopWithoutProgress(settings.tol, settings.n_iter_no_change, score)
+    earlier = () if point is None else point.scores
+    stop = StopWithoutProgress(settings.tol, settings.n_iter_no_change, score, earlier)
     progress = ShowProgress(settings.max_iter) if settings.verbose else None
-    net = _skorch_net(
-        settings,
-        theta,
-        [*([progress] if progress else []), stop, EndEpochs(tasks, stop)],
-        orders if settings.record else None,
-    )
+    callbacks: list[Callback] = [*([progress] if progress else []), stop, EndEpochs(tasks, stop)]
+    net = _skorch_net(settings, theta, callbacks, orders if settings.record else None, point)
+    if point is not None:
+        FlatParameters(net.module_.parameters(), net.optimizer_).restore(point.checkpoint)
     record, recorder = None, None
     if settings.record:
         record = settings.record_layout(len(kept))
-        recorder = Recorder(net.module_.parameters(), net.optimizer_, segment_length=record.segment_length)
+        recorder = Recorder(
+            net.module_.parameters(),
+            net.optimizer_,
+            segment_length=record.segment_length,
+            n_before=0 if point is None else point.n_updates,
+        )
     try:
         with recorder or nullcontext(), threads(settings.n_threads):
             tensors = rows.subset(kept).tensors(settings.dtype, settings.device)
@@ -141,7 +180,7 @@ def train(
     trajectory = None
     if recorder is not None and record is not None:
         trajectory = recorder.finish(
-            Batches(orders, settings.batch_size, n_stages, kept),
+            Batches(orders, settings.batch_size, n_stages, kept, 0 if point is None else len(point.losses)),
             end=best,
             keeps_segments=record.keeps_segments(n_stages),
             # Rates are recorded, and a lambda among the settings could not be pickled.
@@ -149,7 +188,12 @@ def train(
             tolerance=0.0 if torch.device(settings.device).type == "cpu" else ROUNDING,
         )
     return TrainedNet(
-        best.clone(), n_stages, trajectory, net.history[:, "train_loss"], [] if score is None else stop.scores
+        best.clone(),
+        n_stages,
+        trajectory,
+        net.history[:, "train_loss"],
+        stop.scores,
+        Progress(np.concatenate(net.losses), (*earlier, *stop.scores)),
     )
 
 
@@ -161,13 +205,18 @@ def _diverged(stage: int) -> str:
 
 
 def _skorch_net(
-    settings: TrainingSettings, theta: Tensor, callbacks: list[Callback], drawn: list[NDArray] | None
+    settings: TrainingSettings,
+    theta: Tensor,
+    callbacks: list[Callback],
+    drawn: list[NDArray] | None,
+    point: SpawnPoint | None,
 ) -> LeanNet:
     """Make an initialised skorch net with none of skorch's own callbacks, which only report."""
-    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(settings.seed).generate_state(1)[0]))
+    n_before, begun = (0, np.empty(0)) if point is None else (point.n_updates, point.losses)
     net = LeanNet(
         FlatModule,
-        rates=settings.rates(),
+        rates=islice(settings.rates(), n_before, None),
+        begun=begun,
         module__network=settings.network,
         module__theta=theta.clone(),
         criterion=nn.MSELoss,  # never called: `propagation` computes the loss and its gradient
@@ -176,8 +225,8 @@ def _skorch_net(
         max_epochs=settings.max_iter,
         batch_size=settings.batch_size,
         iterator_train=TensorBatches,
-        iterator_train__shuffle=settings.shuffle,
-        iterator_train__generator=generator,
+        iterator_train__orders=iter(settings.orders),
+        iterator_train__skipped=len(begun),
         iterator_train__drawn=drawn,
         train_split=None,
         callbacks=[(type(callback).__name__, callback) for callback in callbacks],

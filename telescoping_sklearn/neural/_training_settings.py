@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -39,6 +41,30 @@ class TrainingRows:
 
 
 @dataclass(frozen=True)
+class EpochOrders:
+    """Orders of the rows in successive epochs of a run: the same whenever they are drawn."""
+
+    n_rows: int
+    shuffle: bool
+    seed: int
+    begun: tuple[NDArray, int] | None = None  # an epoch's order, and how many of its rows an earlier run has had
+    n_passed: int = 0  # epochs that an earlier run has had
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Draw an order for every epoch, without end."""
+        return islice(self._drawn(), self.n_passed, None)
+
+    def _drawn(self) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(self.seed).generate_state(1)[0]))
+        if self.begun is not None:  # the rows that are left of it come in an order of their own
+            order, n_passed = torch.from_numpy(self.begun[0].astype(np.int64)), self.begun[1]
+            left = torch.randperm(self.n_rows - n_passed, generator=generator)
+            yield torch.cat([order[:n_passed], order[n_passed:][left]])
+        while True:
+            yield torch.randperm(self.n_rows, generator=generator) if self.shuffle else torch.arange(self.n_rows)
+
+
+@dataclass(frozen=True)
 class TrainingSettings:
     """Settings of training."""
 
@@ -51,14 +77,13 @@ class TrainingSettings:
     max_iter: int  # largest number of epochs
     n_iter_no_change: int
     tol: float
-    shuffle: bool
+    orders: EpochOrders
     record: bool
     record_budget: int  # bytes
     verbose: bool
     dtype: torch.dtype
     device: str
     n_threads: int  # of one operation on the CPU; the last bits of sums depend on it
-    seed: int  # of the order of the batches
 
     def rates(self) -> Iterator[float]:
         """Learning rates of successive updates."""
@@ -123,24 +148,36 @@ class SegmentReplay:
 
     def __call__(self, checkpoint: Checkpoint, stages: range, batches: Batches, rates: NDArray) -> Segment:
         """Return the updates of some stages, the first of which follows the checkpoint."""
+        segment = Segment.empty(len(stages), checkpoint.theta, denominator_of(self.settings.optimizer) is not None)
+        for row, run in enumerate(self._repeated(checkpoint, stages, batches, rates)):
+            segment.write(row, run.theta(), run.denominators())
+        return segment
+
+    def state_after(self, checkpoint: Checkpoint, stages: range, batches: Batches, rates: NDArray) -> Checkpoint:
+        """Return what training needs to go on from the last of some stages; the first follows the checkpoint."""
+        *_, run = self._repeated(checkpoint, stages, batches, rates)
+        return run.checkpoint()
+
+    def _repeated(
+        self, checkpoint: Checkpoint, stages: range, batches: Batches, rates: NDArray
+    ) -> Iterator[FlatParameters]:
+        """Train some stages again, and yield the parameters and the optimiser after each."""
         settings = self.settings
         module = FlatModule(settings.network, torch.empty_like(checkpoint.theta, device=settings.device))
         optimizer = settings.optimizer(module.parameters(), **settings.optimizer_settings)
         run = FlatParameters(module.parameters(), optimizer)
         run.restore(checkpoint)
-        segment = Segment.empty(len(stages), checkpoint.theta, denominator_of(settings.optimizer) is not None)
         propagate = propagation(module)
         with threads(settings.n_threads):
             for row, batch in enumerate(self._batches(stages, batches)):
                 propagate(*batch)
                 optimizer.param_groups[0]["lr"] = float(rates[row, 0])
                 optimizer.step()
-                segment.write(row, run.theta(), run.denominators())
-        return segment
+                yield run
 
     def _batches(self, stages: range, batches: Batches) -> Iterator[tuple[Tensor, ...]]:
         tensors = self.rows.tensors(self.settings.dtype, self.settings.device)
-        first, last = stages[0] - 1, stages[-1]
+        first, last = (batches.skipped + stage for stage in (stages[0] - 1, stages[-1]))
         for epoch in range(first // batches.per_epoch, -(-last // batches.per_epoch)):
             begin = epoch * batches.per_epoch
             within = range(max(first - begin, 0), min(last - begin, batches.per_epoch))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from telescoping_sklearn.neural._grouped_update_rule import GroupSlice, run_update_rule, shared_rate
-from telescoping_sklearn.neural._update_rules import UpdateRule, denominator_of
+from telescoping_sklearn.neural._update_rules import UpdateRule, continued_rule, denominator_of
 
 #: Relative gap allowed between a replay and the next checkpoint for a record that was pickled or copied, and on
 #: accelerators: another processor may round sums in another order. On the CPU that made the record the two are equal.
@@ -29,14 +29,18 @@ class Batches:
     """Training rows of each of T updates, kept as one order of the rows for each epoch.
 
     Orders of epochs beyond the last update are dropped. The last batch of an epoch may be smaller than `batch_size`.
-    `names`, if given, are the numbers of the rows that `orders` counts from 0.
+    `names`, if given, are the numbers of the rows that `orders` counts from 0. The first `skipped` batches of the first
+    epoch belong to a run before this one.
     """
 
-    def __init__(self, orders: list[NDArray], batch_size: int, n_updates: int, names: NDArray | None = None):
+    def __init__(
+        self, orders: list[NDArray], batch_size: int, n_updates: int, names: NDArray | None = None, skipped: int = 0
+    ):
         self.batch_size = batch_size
         self.n_updates = n_updates
+        self.skipped = skipped
         self.per_epoch = -(-len(orders[0]) // batch_size)  # updates of an epoch
-        self.orders = orders[: -(-n_updates // self.per_epoch)]
+        self.orders = orders[: -(-(skipped + n_updates) // self.per_epoch)]
         self.names = names
 
     def __len__(self) -> int:
@@ -46,8 +50,12 @@ class Batches:
         """Rows of one update, counted from 0."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"update {index} of {len(self)}")
-        epoch, batch = divmod(index % len(self), self.per_epoch)
+        epoch, batch = self.place(index % len(self))
         return self._named(self.orders[epoch][batch * self.batch_size : (batch + 1) * self.batch_size])
+
+    def place(self, n_updates: int) -> tuple[int, int]:
+        """Epoch and batch, counted from 0, that follow so many updates of the run."""
+        return divmod(self.skipped + n_updates, self.per_epoch)
 
     @property
     def nbytes(self) -> int:
@@ -110,6 +118,10 @@ class Replay(Protocol):
         """Return the updates of some stages, the first of which follows the checkpoint."""
         ...
 
+    def state_after(self, checkpoint: Checkpoint, stages: range, batches: Batches, rates: NDArray) -> Checkpoint:
+        """Return what training needs to go on from the last of these stages."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
@@ -127,6 +139,7 @@ class Trajectory:
     keeps_segments: bool = True  # whether segments trained again are kept, or held one at a time
     replay: Replay | None = None  # trains segments again that are not held
     tolerance: float = 0.0  # relative gap allowed between a segment trained again and the next checkpoint
+    n_before: int = 0  # updates that the optimiser made before the run
     _recent: OrderedDict[int, Tensor] = field(default_factory=OrderedDict)
 
     @property
@@ -165,7 +178,8 @@ class Trajectory:
 
     def make_update_rule(self) -> UpdateRule:
         """Make the linear response of the run's updates, with fresh state."""
-        return run_update_rule(self.optimizer, self.slices, self.group_rates, len(self.start))
+        rule = run_update_rule(self.optimizer, self.slices, self.group_rates, len(self.start))
+        return continued_rule(rule, self.n_before, self.checkpoints[0].states) if self.n_before else rule
 
     def learning_rate(self, stage: int) -> float:
         """Learning rate of the only group that moves parameters; NaN where several do, or none."""
@@ -176,10 +190,29 @@ class Trajectory:
         return self._theta(stage).to(dtype)
 
     def phi(self, stage: int) -> Tensor | None:
-        """phi_t in the dtype of training, (p,), or None where it is 1: not to be written to."""
+        """phi_t in the dtype of training, (p,), or None where it is 1, or there is no update: not to be written to."""
+        if stage == 0:
+            return self._phi_before()
         number, row = divmod(stage - 1, self.segment_length)
         denominators = self._segment(number).denominators if self.adaptive else None
         return None if denominators is None else denominators[row]
+
+    def checkpoint(self, stage: int) -> Checkpoint:
+        """Return what training needs to go on from a stage, trained again from the checkpoint before it.
+
+        ValueError is raised if training again does not arrive at the recorded parameters.
+        """
+        number = min(stage // self.segment_length, len(self.checkpoints) - 1)
+        first = number * self.segment_length
+        if stage == first:
+            return self.checkpoints[number]
+        expected = self._theta(stage)  # the record's own, or trained again up to the next checkpoint
+        if self.replay is None:
+            raise ValueError("This run has no replay to train its segments again.")
+        stages = range(first + 1, stage + 1)
+        found = self.replay.state_after(self.checkpoints[number], stages, self.batches, self.group_rates[first:stage])
+        self._check_arrival(found.theta, expected, stages)
+        return found
 
     def complete(self) -> None:
         """Train every segment again that is not held."""
@@ -224,17 +257,28 @@ class Trajectory:
         stages = range(first + 1, last + 1)
         segment = self.replay(self.checkpoints[number], stages, self.batches, self.group_rates[first:last])
         expected = self.end if last == self.n_stages else self.checkpoints[number + 1].theta
-        gap = float(torch.linalg.vector_norm(segment.parameters[-1].double() - expected.double()))
+        self._check_arrival(segment.parameters[-1], expected, stages)
+        return segment
+
+    def _phi_before(self) -> Tensor | None:
+        """Denominators of the update before the run, (p,), or None."""
+        denominator = denominator_of(self.optimizer)
+        if denominator is None or not self.n_before:
+            return None
+        return denominator(self.checkpoints[0].states[0], self.slices[0].settings)
+
+    def _check_arrival(self, arrived: Tensor, expected: Tensor, stages: range) -> None:
+        """Raise ValueError if stages that were trained again ended elsewhere than the record."""
+        gap = float(torch.linalg.vector_norm(arrived.double() - expected.double()))
         size = float(torch.linalg.vector_norm(expected.double()))
         if not gap <= self.tolerance * size:
             raise ValueError(
-                f"Replaying updates {first + 1} to {last} did not arrive at the recorded parameters: the relative gap "
-                f"is {gap / max(size, 1e-300):.1e}, and at most {self.tolerance:g} is allowed. Either the record was "
-                "changed since fit, or the optimiser keeps state outside of its parameter group, or this machine "
-                "rounds otherwise than the one that trained. Fit again here, or call complete_record() there "
+                f"Replaying updates {stages[0]} to {stages[-1]} did not arrive at the recorded parameters: the "
+                f"relative gap is {gap / max(size, 1e-300):.1e}, and at most {self.tolerance:g} is allowed. Either the "
+                "record was changed since fit, or the optimiser keeps state outside of its parameter group, or this "
+                "machine rounds otherwise than the one that trained. Fit again here, or call complete_record() there "
                 "before the estimator is taken elsewhere."
             )
-        return segment
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the segments held where they are kept; train none again."""

@@ -77,6 +77,12 @@ class UpdateRule:
         """Return the step's response, (k, p), for the gradient's, which may be overwritten; stages count from 1."""
         raise NotImplementedError
 
+    def remember(self, state: dict[str, Any], parameters: Tensor) -> None:
+        """Take over an optimiser's state as the memory of the last of k columns, (k, p); the others have none."""
+
+    def start_offset(self, parameters: Tensor) -> None:
+        """Let the last column, of k parameters (k, p), start with what the optimiser remembers from before the run."""
+
     def transposed_step(
         self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
@@ -116,6 +122,11 @@ class UserRule(UpdateRule):
         """Return the step's response, (k, p)."""
         return self._rule.step(*arguments)
 
+    def remember(self, state: dict[str, Any], parameters: Tensor) -> None:
+        """Take over an optimiser's state, where the rule can; the recorder checks that one that cannot has no need."""
+        if hasattr(self._rule, "remember"):
+            self._rule.remember(state, parameters)
+
     def transposed_step(self, *arguments: Any) -> tuple[Tensor, Tensor | None]:
         """Return the derivatives in the gradient and in the parameters before the step."""
         return self._rule.transposed_step(*arguments)
@@ -127,6 +138,64 @@ class UserRule(UpdateRule):
     def transposed_moving_step(self, *arguments: Any) -> tuple[Tensor, Tensor | None]:
         """Return the derivatives in the gradient and in the parameters before the step."""
         return self._rule.transposed_moving_step(*arguments)
+
+
+class ContinuedRule(UpdateRule):
+    """The rule of an optimiser that made updates before the run.
+
+    Its updates are counted from the optimiser's first. What it remembers of those before the run does not depend on
+    labels: it belongs to the offset.
+
+    Parameters
+    ----------
+    rule : UpdateRule
+        The optimiser's response with fresh state.
+    n_before : int
+        Number of updates before the run.
+    state : dict
+        The optimiser's state of the parameters before the run, as vectors of p numbers.
+    """
+
+    def __init__(self, rule: UpdateRule, n_before: int, state: dict[str, Any]):
+        self._rule, self._n_before, self._state = rule, n_before, state
+        self.is_plain, self.has_adjoint = rule.is_plain, rule.has_adjoint
+        self.has_moving_step, self.has_moving_adjoint = rule.has_moving_step, rule.has_moving_adjoint
+
+    def start_offset(self, parameters: Tensor) -> None:
+        """Let the last column, of k parameters (k, p), start with what the optimiser remembers from before the run."""
+        self._rule.remember(self._state, parameters)
+
+    def step(self, gradient: Tensor, parameters: Tensor, stage: int, *rest: Any) -> Tensor:
+        """Return the step's response, (k, p)."""
+        return self._rule.step(gradient, parameters, stage + self._n_before, *rest)
+
+    def transposed_step(self, on_step: Tensor, stage: int, *rest: Any) -> tuple[Tensor, Tensor | None]:
+        """Return the derivatives in the gradient and in the parameters before the step."""
+        return self._rule.transposed_step(on_step, stage + self._n_before, *rest)
+
+    def moving_step(self, gradient: Tensor, parameters: Tensor, stage: int, *rest: Any) -> Tensor:
+        """Return the step's response, (k, p), where denominators respond too."""
+        return self._rule.moving_step(gradient, parameters, stage + self._n_before, *rest)
+
+    def transposed_moving_step(self, on_step: Tensor, stage: int, *rest: Any) -> tuple[Tensor, Tensor | None]:
+        """Return the derivatives in the gradient and in the parameters before the step."""
+        return self._rule.transposed_moving_step(on_step, stage + self._n_before, *rest)
+
+
+def continued_rule(rule: UpdateRule, n_before: int, states: list[dict[str, Any]]) -> ContinuedRule:
+    """Make the rule of a run that goes on after so many updates, given the state of its only tensor, theta."""
+    if len(states) != 1:
+        raise ValueError(f"Only a run of one tensor of parameters can go on from another, got {len(states)}.")
+    return ContinuedRule(rule, n_before, states[0])
+
+
+def _remembered(state: dict[str, Any], name: str, parameters: Tensor) -> Tensor | None:
+    """Memory of k columns, (k, p), of which the last has what the optimiser keeps under a name; None if it has none."""
+    if state.get(name) is None:
+        return None
+    memory = torch.zeros_like(parameters)
+    memory[-1] = state[name]
+    return memory
 
 
 @dataclass
@@ -160,13 +229,19 @@ class SGDResponse(UpdateRule):
         if not self.momentum:
             return gradient.mul_(-rate)
         if self._velocity is None:
-            self._velocity = gradient.clone()  # torch starts the buffer undampened
+            self._velocity = gradient.clone()
+            if stage > 1:  # torch starts the buffer undampened; in a run that goes on it exists
+                self._velocity *= 1 - self.dampening
         else:
             self._velocity.mul_(self.momentum).add_(gradient, alpha=1 - self.dampening)
             self._velocity = _swept(self._velocity, stage)
         if self.nesterov:
             return gradient.add_(self._velocity, alpha=self.momentum).mul_(-rate)
         return torch.mul(self._velocity, -rate, out=gradient)
+
+    def remember(self, state: dict[str, Any], parameters: Tensor) -> None:
+        """Take over the momentum of torch's state as that of the last of k columns, (k, p)."""
+        self._velocity = _remembered(state, "momentum_buffer", parameters)
 
     def transposed_step(
         self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None
@@ -235,6 +310,10 @@ class AdamResponse(UpdateRule):
             step.add_(parameters, alpha=-rate * self.weight_decay)
         return step
 
+    def remember(self, state: dict[str, Any], parameters: Tensor) -> None:
+        """Take over the first moment of torch's state as that of the last of k columns, (k, p)."""
+        self._mean = _remembered(state, "exp_avg", parameters)
+
     def transposed_step(
         self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
@@ -265,7 +344,9 @@ class AdamResponse(UpdateRule):
         second = self._second
         if self.amsgrad:
             attained = self._attained(stage, phi, run.phi_before)
-            second = self._largest = second.clone() if self._largest is None else self._largest
+            if self._largest is None:  # what earlier runs attained does not respond
+                self._largest = second.clone() if stage == 1 else torch.zeros_like(second)
+            second = self._largest
             second[:, attained] = self._second[:, attained]
         step = self.step(gradient, parameters, stage, rate, phi)
         return step.addcmul_(second, self._step_slope(stage, rate, phi, run))
@@ -360,6 +441,11 @@ def register_update_rule(
         ``parameters`` before, ``step``, (p,) each, and ``phi_before``, the denominators of the update before or None.
         ``transposed_moving_step(on_step, stage, rate, phi, run)`` is its adjoint. Without `moving_step` influence is
         refused unless it is asked with the denominators held.
+
+        A run that goes on from another, as after `TelescopingMLPRegressor.spawn`, starts from the optimiser's state. A
+        response with memory, such as momentum, then needs a method ``remember(state, parameters)``: it takes the
+        optimiser's state of the parameters, as vectors of p numbers, as the memory of the last of the k columns,
+        (k, p); the other columns start without any.
     denominator : callable, default=None
         Takes the optimiser's state of a parameter tensor after an update and the settings, and returns the
         denominators phi, of the tensor's shape, that the update divided by; None where there are none.

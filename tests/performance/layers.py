@@ -96,7 +96,7 @@ def convolution(quick):
         )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     X, others = (torch.randn(rows, 64, generator=generator) for rows in (n, n_others))
-    chain, theta = read_module(module, X[:3].numpy(), 0)
+    chain, theta, _ = read_module(module, X[:3].numpy())
     routes = {"ours": chain, "torch.func": FunctionalNetwork(module, X[:3].double())}
     theta = theta.float()
     directions = torch.randn(k, len(theta), generator=generator)
