@@ -49,8 +49,8 @@ def child_orders(orders: EpochOrders, trajectory: Trajectory, stage: int, seed: 
 
 def refuse_changes(given: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise ValueError if parameters that training follows are others than those that a net was fitted with."""
-    changed = [name for name, value in now.items() if name not in FREE and given[name] is not value]
-    changed = [name for name in changed if repr(given[name]) != repr(now[name])]  # an equal value set again
+    changed = [name for name, value in now.items() if name not in FREE and given.get(name) is not value]
+    changed = [name for name in changed if repr(given.get(name)) != repr(now[name])]  # an equal value set again
     if changed:
         listed = ", ".join(f"{name}={now[name]!r}" for name in changed)
         raise ValueError(
