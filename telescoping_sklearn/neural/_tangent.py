@@ -144,7 +144,8 @@ def _layerwise(chain: Chain, theta: Tensor, X: Tensor) -> LayerwiseTangent:
     input a derivative needs is not run, nor any after it.
     """
     pieces, o = chain.pieces(theta), chain.n_outputs
-    rows, kept = X, []
+    rows = X
+    kept: list[Any] = []
     for part, piece, reused in zip(chain.parts, pieces, chain.reused_outputs, strict=True):
         if len(kept) == chain.last_needed and not isinstance(part, Unparametrised):
             kept.append(rows)
