@@ -103,12 +103,12 @@ class KernelCarrier:
 
     def __init__(self, path: Path):
         self.path = path
-        self._held: list[tuple[int, Tangent, Tensor]] = []
+        self._held: list[tuple[int, Tangent, Tensor, float]] = []
         self._products: dict[int, tuple[Tensor, Tensor | None]] = {}
 
     def accumulate(self, stage: int, there: Tangent, residual: Tensor) -> None:
-        """Keep -lr times the weighted residuals, with the Jacobian that they belong to."""
-        self._held.append((stage, there, -self.path.trajectory.learning_rate(stage) * residual))
+        """Keep the weighted residuals, with the Jacobian that they belong to and what they are multiplied with."""
+        self._held.append((stage, there, residual, -self.path.trajectory.learning_rate(stage)))
 
     def apply(self, response: Tensor, rows: Tensor, first: int, last: int, *, lasting: bool = False) -> None:
         """Add the sum over the section's batches of K(x, B) times their residuals."""
@@ -116,9 +116,9 @@ class KernelCarrier:
         products = self._input_products(rows) if lasting else None
         for block, weight, here in self.path.outer_tangents(rows, first, last, n_others=len(self._held[0][2]) // o):
             of_rows = slice(block.start // o, block.stop // o)
-            for stage, there, residual in self._held:
+            for stage, there, residual, rate in self._held:
                 kept = None if products is None else products[self.path.batch(stage)][:, of_rows]
-                response[block].addmm_(there.kernel(here, kept).T, residual, alpha=weight)
+                response[block].addmm_(there.kernel(here, kept).T, residual, alpha=weight * rate)
 
     def end_section(self) -> None:
         """Hold nothing, for the next section."""

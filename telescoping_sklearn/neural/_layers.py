@@ -291,8 +291,8 @@ class Activation:
         if n_outputs == 1:
             result = self.elementwise.pull_back(gradient, kept)
         else:
-            by_row = gradient.view(len(kept), n_outputs, *kept.shape[1:])
-            result = self.elementwise.pull_back(by_row, kept[:, None]).view(gradient.shape)
+            by_row = gradient.reshape(len(kept), n_outputs, *kept.shape[1:])
+            result = self.elementwise.pull_back(by_row, kept[:, None]).reshape(gradient.shape)
         return result.clone() if result.data_ptr() == gradient.data_ptr() else result
 
 
@@ -320,7 +320,7 @@ class Unparametrised:
     def pull_back(self, theta: Tensor, kept: Any, gradient: Tensor, n_outputs: int, reused: str | None) -> Tensor:
         """Take the derivative back to the input, one output of the chain after the other."""
         x, output = kept
-        by_output = gradient.view(len(x), n_outputs, *output.shape[1:]).unbind(1)
+        by_output = gradient.reshape(len(x), n_outputs, *output.shape[1:]).unbind(1)
         found = [torch.autograd.grad(output, x, part, retain_graph=True)[0] for part in by_output]
         return found[0] if n_outputs == 1 else torch.stack(found, dim=1).flatten(0, 1)
 

@@ -103,10 +103,9 @@ def _as_chain(module: nn.Module, rows: Tensor) -> Chain | None:
     shapes = [tuple(rows.shape[1:])]
     for part in parts:
         layer = _layer(part, shapes[-1])
-        before = rows.clone()
-        rows = part(rows)
-        if layer is None or (isinstance(layer, Unparametrised) and not _is_differentiated(layer, before)):
+        if layer is None or (isinstance(layer, Unparametrised) and not _is_differentiated(layer, rows)):
             return None
+        rows = part(rows.clone())  # it may work in place
         layers.append(layer)
         shapes.append(tuple(rows.shape[1:]))
     return _as_perceptron(parts) or Chain(layers, shapes)

@@ -79,6 +79,8 @@ class Chain:
         ]
         self.reused_gradients = ["back" if before else None for before in [False, *activations[:-1]]]
         weighted = [part for part in self.parts if isinstance(part, Linear | Convolution)]
+        #: Last layer whose input a derivative needs: one that is held fixed does not.
+        self.last_needed = max(level for level, part in enumerate(self.parts) if part.n_params or part not in weighted)
         trained = [part for part in weighted if part.n_params]
         kept = [prod(shape) for shape, part in zip(self.shapes[1:], self.parts, strict=True) if _holds(part)]
         #: Numbers that a row's derivatives hold: layer inputs, pre-activations and the derivatives of every output.

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from telescoping_sklearn._memory import items_per_block
 from telescoping_sklearn.neural._functional import FunctionalNetwork, FunctionalTangent
-from telescoping_sklearn.neural._layers import Term, Weighted
+from telescoping_sklearn.neural._layers import Term, Unparametrised, Weighted
 from telescoping_sklearn.neural._network import Chain, Network
 from telescoping_sklearn.neural._workspace import buffer
 
@@ -140,13 +140,19 @@ def tangent(network: Network, theta: Tensor, X: Tensor) -> Tangent:
 def _layerwise(chain: Chain, theta: Tensor, X: Tensor) -> LayerwiseTangent:
     """Run the rows forward and back once.
 
-    An activation makes memory of its own, so that what goes into it, either way, may be a buffer.
+    An activation makes memory of its own, so that what goes into it, either way, may be a buffer. The last layer whose
+    input a derivative needs is not run, nor any after it.
     """
     pieces, o = chain.pieces(theta), chain.n_outputs
-    rows, kept = X, []
+    rows = X
+    kept: list[Any] = []
     for part, piece, reused in zip(chain.parts, pieces, chain.reused_outputs, strict=True):
+        if len(kept) == chain.last_needed and not isinstance(part, Unparametrised):
+            kept.append(rows)
+            break
         rows, needed = part.run(piece, rows, reused)
         kept.append(needed)
+    kept += [None] * (len(pieces) - len(kept))
     shape = (len(X) * o, *chain.shapes[-1])
     gradient = (
         X.new_ones(shape) if o == 1 else torch.eye(o, dtype=X.dtype, device=X.device).repeat(len(X), 1).view(shape)
