@@ -323,11 +323,29 @@ class AnsweringTelescope(Telescope):
 
         With several outputs the sum runs over all, or one, each with the weights of the labels of all outputs.
         """
+        value, error = self._effective_params(X, stages, n_probes, subsets, output, with_train=False)
+        return Estimate(value, error) if subsets is not None else Estimate(value[:, 0], error[:, 0])
+
+    def staged_effective_params_with_train(
+        self, X: NDArray, *, stages: Any = None, n_probes: Any = "auto", subsets: Subsets = None, output: Any = None
+    ) -> tuple[Estimate, Estimate]:
+        """P on rows, as `staged_effective_params` gives it, and on the rows trained on, (n_stages,), in one pass."""
+        value, error = self._effective_params(X, stages, n_probes, subsets, output, with_train=True)
+        on_rows = np.s_[:, :-1] if subsets is not None else np.s_[:, 0]
+        return Estimate(value[on_rows], error[on_rows]), Estimate(value[:, -1], error[:, -1])
+
+    def _effective_params(
+        self, X: NDArray | None, stages: Any, n_probes: Any, subsets: Subsets, output: Any, *, with_train: bool
+    ) -> Estimate:
+        """P of every set of rows, (n_stages, n_sets); the rows trained on are the last with ``with_train``."""
         self._refuse_non_smoother("effective_params")
         output = self.resolve_output(output, "effective_params")
-        asked = resolve_stages(stages, self.n_stages)
-        sets = resolve_subsets(subsets, self.n_query(X))
-        sizes = [self.n_query(X)] if sets is None else [len(rows) for rows in sets]
+        asked, n_query = resolve_stages(stages, self.n_stages), self.n_query(X)
+        of_query, own = resolve_subsets(subsets, n_query), np.flatnonzero(self.trained)
+        sets = of_query
+        if with_train:
+            sets = [*([np.arange(n_query)] if of_query is None else of_query), n_query + own]
+        sizes = [n_query] if sets is None else [len(rows) for rows in sets]
 
         def energies(V: NDArray, response: NDArray) -> NDArray:
             response = response if output is None else response[:, output]
@@ -336,11 +354,14 @@ class AnsweringTelescope(Telescope):
             return self.n_trained * np.stack(means)
 
         def exactly(sums: ExactSums, stages: NDArray) -> NDArray:
-            return self.n_trained * (sums.squared_weights(X, sets, stages) / sizes)
+            squares = sums.squared_weights(X, of_query, stages)
+            if with_train:
+                squares = np.column_stack([squares, sums.squared_weights(None, [own], stages)])
+            return self.n_trained * (squares / sizes)
 
-        answer = self._sum(X, energies, exactly, n_probes, ("energies", joblib.hash(sets), output))
-        value, error = self._while_sound(X, asked, answer, "effective_params")
-        return Estimate(value, error) if subsets is not None else Estimate(value[:, 0], error[:, 0])
+        question = ("energies", joblib.hash(sets), output)
+        answer = self._sum(X, energies, exactly, n_probes, question, with_train=with_train)
+        return self._while_sound(X, asked, answer, "effective_params", with_train=with_train)
 
     def training_summary(self, n_probes: Any = "auto") -> tuple[Estimate, Estimate]:
         """Effective parameters on the rows trained on, and the trace of S there, in one pass; of all outputs."""
@@ -376,11 +397,15 @@ class AnsweringTelescope(Telescope):
         exactly: Callable[[ExactSums, NDArray], NDArray],
         n_probes: Any,
         question: tuple[Any, ...],
+        *,
+        with_train: bool = False,
     ) -> Callable[[NDArray], Estimate]:
         """Choose how a sum over all label directions is computed; return the function that computes it at stages."""
         way = choose_sum(self, n_probes, self.n_query(X))
         if isinstance(way, Plan | int):
-            return lambda stages: sum_over_columns(self, X, statistic, stages, way, self._probe_values, question)
+            return lambda stages: sum_over_columns(
+                self, X, statistic, stages, way, self._probe_values, question, with_train=with_train
+            )
 
         def exact(stages: NDArray) -> Estimate:
             value = exactly(way, stages)
@@ -474,11 +499,18 @@ class AnsweringTelescope(Telescope):
         ).rstrip()
 
     def _while_sound(
-        self, X: NDArray | None, stages: NDArray, answer: Callable[[NDArray], Estimate], question: str
+        self,
+        X: NDArray | None,
+        stages: NDArray,
+        answer: Callable[[NDArray], Estimate],
+        question: str,
+        *,
+        with_train: bool = False,
     ) -> Estimate:
         """Answer for the stages at which the response is sound; the others are nan, and a warning says so.
 
-        What an approximate response leaves joins the standard error.
+        What an approximate response leaves joins the standard error. ``with_train`` says that the last column is about
+        the training rows.
 
         Raises
         ------
@@ -490,7 +522,10 @@ class AnsweringTelescope(Telescope):
         if not len(sound):
             raise UnstableResponseError(f"{question} does not exist at stage {stages[-1]}: {self._unsound()}")
         value, error = answer(sound)
-        left = self.response_error(X, sound).reshape(-1, *[1] * (value.ndim - 1)) * np.abs(value)
+        relative = np.broadcast_to(self.response_error(X, sound)[:, None], value.shape).copy()
+        if with_train:
+            relative[:, -1] = self.response_error(None, sound)
+        left = relative * np.abs(value)
         error = np.hypot(error, left)
         if len(sound) < len(stages):
             message = f"{question} is nan at {len(stages) - len(sound)} of the stages asked for: "

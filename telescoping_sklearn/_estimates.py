@@ -109,23 +109,27 @@ def sum_over_columns(
     way: Plan | int,
     kept: KeptValues,
     question: tuple[Hashable, ...],
+    *,
+    with_train: bool = False,
 ) -> Estimate:
     """Sum a statistic of the response, a quadratic form of its column, over all directions of the labels.
 
     ``way`` is the plan for unit columns, or a number of probes, whose values are kept by ``question``, the statistic's
-    name. Stages come first in the answer, then what the statistic has before its columns.
+    name. Stages come first in the answer, then what the statistic has before its columns. ``with_train`` gives the
+    statistic the training rows too, after those of X.
     """
     if isinstance(way, Plan):
         blocks = (unit_columns(telescope, columns) for columns in trained_blocks(telescope, way))
-        parts = (of.sum(axis=-1) for of in _values(telescope, way, X, statistic, stages, blocks))
+        parts = (of.sum(axis=-1) for of in _values(telescope, way, X, statistic, stages, blocks, with_train))
         total = sum(parts, start=np.zeros(()))
         return Estimate(total, np.zeros_like(total))
-    of_groups = kept.of((*question, joblib.hash(X), stages.tobytes(), telescope.seed))
+    of_groups = kept.of((*question, with_train, joblib.hash(X), stages.tobytes(), telescope.seed))
     groups = list(_probe_groups(way))
     for group in groups:
         if group not in of_groups:
             plan, probes = probe_blocks(telescope, X, *group)
-            of_groups[group] = np.concatenate(list(_values(telescope, plan, X, statistic, stages, probes)), axis=-1)
+            values = _values(telescope, plan, X, statistic, stages, probes, with_train)
+            of_groups[group] = np.concatenate(list(values), axis=-1)
     columns = np.concatenate([of_groups[group] for group in groups], axis=-1)
     leading, of_probes = np.split(columns, [columns.shape[-1] - way], axis=-1)
     mean, standard_error = _mean_and_error(of_probes)
@@ -139,10 +143,15 @@ def _values(
     statistic: Statistic,
     stages: NDArray,
     blocks: Iterator[NDArray],
+    with_train: bool,
 ) -> Iterator[NDArray]:
     """Yield a statistic of the staged response, stages first and columns last, block by block."""
     for V in blocks:
-        yield np.stack([statistic(V, response) for response in telescope.apply_response(plan, X, V, False, stages)])
+        if with_train and X is not None:
+            responses = telescope.apply_response_with_train(plan, X, V, stages)
+        else:
+            responses = telescope.apply_response(plan, X, V, False, stages)
+        yield np.stack([statistic(V, response) for response in responses])
 
 
 def trained_blocks(telescope: Telescope, plan: Plan) -> Iterator[NDArray]:

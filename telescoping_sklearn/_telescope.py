@@ -311,6 +311,15 @@ class Telescope(ABC):
         offset's column.
         """
 
+    def apply_response_with_train(self, plan: Plan, X: NDArray, V: NDArray, stages: NDArray) -> Iterator[NDArray]:
+        """F_t(X; V) and then that of the training rows, (n_query + n_train, k) for each stage, by a forward plan.
+
+        A model that carries its training rows anyway overrides this with one pass.
+        """
+        both = (self.apply_response(plan, rows, V, False, stages) for rows in (X, None))
+        for responses in zip(*both, strict=True):
+            yield np.concatenate(responses)
+
     # -- what some models know ---------------------------------------------------------------------------------------
 
     def backward_plan(self, n_query: int) -> Plan:

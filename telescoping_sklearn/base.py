@@ -496,6 +496,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         return_se: bool = False,
         subsets: Subsets = None,
         output: int | None = None,
+        with_train: bool = False,
     ) -> Any:
         """Effective parameters p = n/m sum_j ||s(x_j)||^2 on any rows.
 
@@ -519,6 +520,10 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             in one pass.
         output : int or None, default=None
             For models of several outputs: the output whose p_c is asked for; None stands for the sum.
+        with_train : bool, default=False
+            Whether to answer for the rows trained on too, in the same pass: then a pair is returned, of what is
+            returned otherwise and of p of the rows trained on (with its standard error where asked for). For nets this
+            costs little more than one of the two, since the training rows are carried anyway.
 
         Returns
         -------
@@ -536,11 +541,10 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             If the response of a net is unstable before its last stage; see `last_sound_stage_`.
         """
         stages = [self.telescope_.n_stages]
-        p, se = self.telescope_.staged_effective_params(
-            self._query(X), stages=stages, n_probes=n_probes, subsets=subsets, output=output
-        )
-        value, error = (p[0], se[0]) if subsets is not None else (p.item(), se.item())
-        return (value, error) if return_se else value
+        answers = self._effective_params(X, stages, n_probes, subsets, output, with_train)
+        last = [tuple(part[0] if part.ndim > 1 else part.item() for part in estimate) for estimate in answers]
+        shown = [answer if return_se else answer[0] for answer in last]
+        return tuple(shown) if with_train else shown[0]
 
     def staged_effective_params(
         self,
@@ -551,6 +555,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         return_se: bool = False,
         subsets: Subsets = None,
         output: int | None = None,
+        with_train: bool = False,
     ) -> Any:
         """Effective parameters on any rows along training.
 
@@ -569,6 +574,8 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             answered in one pass.
         output : int or None, default=None
             As in `effective_params`.
+        with_train : bool, default=False
+            As in `effective_params`: whether to answer for the rows trained on too, of shape (n_stages,).
 
         Returns
         -------
@@ -578,10 +585,19 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         ndarray of shape (n_stages,) or (n_stages, n_subsets)
             Standard errors, as in `effective_params`; only with ``return_se=True``.
         """
-        p, se = self.telescope_.staged_effective_params(
-            self._query(X), stages=stages, n_probes=n_probes, subsets=subsets, output=output
-        )
-        return (p, se) if return_se else p
+        answers = self._effective_params(X, stages, n_probes, subsets, output, with_train)
+        shown = [tuple(estimate) if return_se else estimate.value for estimate in answers]
+        return tuple(shown) if with_train else shown[0]
+
+    def _effective_params(
+        self, X: Any, stages: Any, n_probes: int | str | None, subsets: Subsets, output: int | None, with_train: bool
+    ) -> tuple[Estimate, ...]:
+        """Estimates on the rows and, where asked for, on the rows trained on."""
+        telescope, rows = self.telescope_, self._query(X)
+        asked = {"stages": stages, "n_probes": n_probes, "subsets": subsets, "output": output}
+        if with_train:
+            return telescope.staged_effective_params_with_train(rows, **asked)
+        return (telescope.staged_effective_params(rows, **asked),)
 
     def staged_training_summary(
         self, stages: Any = None, *, n_probes: int | str | None = "auto", output: int | None = None

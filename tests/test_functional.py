@@ -123,6 +123,153 @@ def test_functional_tangents_are_those_of_one_sample_autograd(make):
     torch.testing.assert_close(found.kernel(found), expected @ expected.T)
 
 
+# Layers of every kind, on 12 columns of which the first two are codes from 0 to 4
+
+
+class Parts(nn.Module):
+    """Runs a function of its parts and the rows."""
+
+    def __init__(self, run, **parts):
+        super().__init__()
+        self.run = run
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, X):
+        return self.run(self, X)
+
+
+def images(X):
+    return X.view(-1, 1, 3, 4)
+
+
+def strided():
+    first = nn.Conv2d(1, 4, (2, 3), stride=(1, 2), padding=1, dilation=(2, 1))
+    grouped = nn.Conv2d(4, 6, 2, groups=2, padding="same", padding_mode="circular")
+    parts = first, nn.ReLU(inplace=True), grouped, nn.GroupNorm(3, 6), nn.AvgPool2d(2), nn.Flatten()
+    return nn.Sequential(nn.Unflatten(1, (1, 3, 4)), *parts, nn.LazyLinear(1))
+
+
+def tokens(part, X):
+    codes = part.code(X[:, :2].long())  # two positions a row
+    mixed = torch.tanh(part.mix(codes) @ codes.mT)
+    return part.last(mixed.flatten(1)) + part.tied(part.one(X[:, 0].long())) + part.norm(codes).sum((1, 2))[:, None]
+
+
+def token_parts():
+    parts = {"code": nn.Embedding(5, 3, padding_idx=1), "one": nn.Embedding(5, 3), "mix": nn.Linear(3, 3)}
+    tied = nn.Linear(3, 1, bias=False)
+    return Parts(tokens, **parts, last=nn.Linear(4, 1), tied=tied, norm=nn.LayerNorm((2, 3)))
+
+
+def with_attention(part, X):
+    steps = X.view(-1, 3, 4)
+    return part.last(part.attend(steps, steps, steps)[0].flatten(1) * part.scale)
+
+
+def attention():
+    attend = nn.MultiheadAttention(4, 2, batch_first=True)
+    return Parts(with_attention, attend=attend, scale=nn.Parameter(torch.zeros(12)), last=nn.Linear(12, 1))
+
+
+def transposed():
+    """Rows do not come first in the inner layer, and its weight is used by another function too."""
+    inner = nn.Linear(4, 4)
+    run = lambda part, X: part.last((part.inner(X.view(-1, 3, 4).swapaxes(0, 1)).swapaxes(0, 1)).flatten(1))  # noqa: E731
+    return Parts(run, inner=inner, last=nn.Linear(12, 1))
+
+
+def reused():
+    run = lambda part, X: part.last(torch.tanh(part.inner(torch.tanh(part.inner(X))))) + part.inner.weight.sum()  # noqa: E731
+    return Parts(run, inner=nn.Linear(12, 12), last=nn.Linear(12, 1))
+
+
+def outputs():
+    parts = nn.Conv1d(2, 3, 3, padding=1), nn.Flatten(), nn.LayerNorm(18), nn.Linear(18, 4), nn.GELU(), nn.Linear(4, 3)
+    return nn.Sequential(nn.Unflatten(1, (2, 6)), *parts)
+
+
+def normalised():
+    norm = nn.BatchNorm1d(5)
+    norm.running_mean.uniform_()
+    return nn.Sequential(nn.Linear(12, 5), norm, nn.Softplus(), nn.Linear(5, 1)).eval()
+
+
+def volumes():
+    return nn.Sequential(nn.Unflatten(1, (1, 2, 2, 3)), nn.Conv3d(1, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(4, 1))
+
+
+#: With the parameters that go through torch.func, since something other than a layer computes with them.
+LAYERS = {
+    "strided and grouped convolutions": (strided, 1, ()),
+    "volumes": (volumes, 1, ()),
+    "embeddings and positions": (token_parts, 1, ()),
+    "several outputs": (outputs, 3, ()),
+    "batch normalisation": (normalised, 1, ()),
+    "attention": (attention, 1, ("scale", "attend.in_proj_weight", "attend.in_proj_bias", "attend.out_proj.weight",
+                                 "attend.out_proj.bias")),
+    "rows on another axis": (transposed, 1, ("inner.weight", "inner.bias")),
+    "used again and otherwise": (reused, 1, ("inner.weight",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("working_memory", [1024, 1e-3])
+@pytest.mark.parametrize(("make", "n_outputs", "others"), LAYERS.values(), ids=LAYERS)
+def test_layers_of_every_kind_are_differentiated_as_by_one_sample_autograd(make, n_outputs, others, working_memory):
+    X = torch.randn((7, 12), dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    X[:, :2] = torch.arange(14).view(7, 2) % 5
+    net = seeded(make).double()
+    net(X)  # lazy layers learn their widths
+    network = FunctionalNetwork(net, X[:3], n_outputs)
+    assert set(network.others) == set(others)
+
+    def by_row(rows):
+        trained = list(net.parameters())
+        singles = (net(x[None]).flatten()[j] for x in rows for j in range(n_outputs))
+        found = [torch.autograd.grad(single, trained, allow_unused=True) for single in singles]
+        flat = [[torch.zeros_like(p) if g is None else g for p, g in zip(trained, of, strict=True)] for of in found]
+        return torch.stack([torch.cat([part.flatten() for part in of]) for of in flat])
+
+    expected, theta = by_row(X), network.initial_parameters()
+    few = by_row(X[:4])
+    with config_context(working_memory=working_memory):
+        found, other = tangent(network, theta, X), tangent(network, theta, X[:4])
+        torch.testing.assert_close(found.kernel(other), expected @ few.T)
+        for k in (1, 3, 20):
+            fresh = tangent(network, theta, X)
+            directions, columns = (
+                torch.randn((k, n), dtype=torch.float64, generator=torch.Generator().manual_seed(k))
+                for n in (network.n_params, len(expected))
+            )
+            torch.testing.assert_close(fresh.jvp(directions), expected @ directions.T)
+            torch.testing.assert_close(tangent(network, theta, X).vjp(columns.T), columns @ expected)
+        torch.testing.assert_close(found.gradients(), expected)
+
+
+def test_layers_that_are_called_another_number_of_times_than_tried_are_refused():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.calls = nn.Linear(N_FEATURES, 1), 0
+
+        def forward(self, X):
+            return self.linear(X) + (self.linear(X) if self.calls else 0)
+
+    network = FunctionalNetwork(Counting(), SOME)
+    network.template.calls = 1
+    with pytest.raises(ValueError, match="called layers 1 times when it was tried, and 2 times now"):
+        tangent(network, network.initial_parameters(), SOME).jvp(torch.ones((1, 5), dtype=torch.float64))
+
+
+def test_calls_are_watched_inside_of_questions_and_other_modes_stay_out():
+    (X, y), (others, _) = random_rows(), random_rows(6, seed=3)
+    model = make_net(module=seeded(Residual)).fit(X, y)
+    assert model.module_.network.others == ()  # found although questions switch such modes off
+    expected = model.kernel_weights(others)
+    with torch.device("meta"):
+        np.testing.assert_array_equal(model.kernel_weights(others), expected)
+
+
 # Whole runs
 
 RUNS = {

@@ -239,10 +239,11 @@ def _explained(work: Work, model: Any) -> dict[str, Any]:
     explained["n_stages"] = estimator.n_stages_
     n_train, members = len(work.X_train), list(work.sets.values())
     if "effective_params" in work.metrics and estimator.telescope_.last_sound_stage == estimator.n_stages_:
-        sets = [np.arange(n_train), *(n_train + rows for rows in members)]
-        p, p_se = estimator.effective_params(seen, n_probes=work.n_probes, return_se=True, subsets=sets)
-        explained |= {"effective_params_train": p[0], "effective_params_train_se": p_se[0]}
-        by_set |= {"effective_params": p[1:], "effective_params_se": p_se[1:]}
+        (p, p_se), (of_train, of_train_se) = estimator.effective_params(
+            seen[n_train:], n_probes=work.n_probes, return_se=True, subsets=members, with_train=True
+        )
+        explained |= {"effective_params_train": of_train, "effective_params_train_se": of_train_se}
+        by_set |= {"effective_params": p, "effective_params_se": p_se}
     if "kernel_norm_ratio" in work.metrics:
         # Kernels of a net, which has sections, cost a Jacobian each; the class itself would load torch for trees too.
         stages = work.kernel_stages if hasattr(estimator, "section") else "auto"

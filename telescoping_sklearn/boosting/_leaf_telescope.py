@@ -181,6 +181,17 @@ class LeafTelescope(AnsweringTelescope):
         values = self._values(plan, labels, start, stages[-1], offset)
         yield from self._look_up(self.leaves(X), values, self._start_response(X, labels, offset), stages)
 
+    def apply_response_with_train(self, plan: Plan, X: NDArray, V: NDArray, stages: NDArray) -> Iterator[NDArray]:
+        """Carry label columns once, and look up the leaves of queries and of the training rows after them."""
+        if self.ensemble.is_average or stages[-1] == 0:
+            yield from super().apply_response_with_train(plan, X, V, stages)
+            return
+        start = self._start_response(None, V, False)
+        values = self._values(plan, V, start, stages[-1], False)
+        leaves = np.concatenate([self.leaves(X), self.leaves(None)], axis=1)
+        both = np.concatenate([self._start_response(X, V, False), self._start_response(None, V, False)])
+        yield from self._look_up(leaves, values, both, stages)
+
     def apply_adjoint(self, plan: Plan, X: NDArray | None, stage: int | None = None) -> NDArray:
         """S_t(x), (n_query, n_train), from the queries back to the labels."""
         last = self.n_stages if stage is None else stage

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from telescoping_sklearn._telescope import resolve_stages
 from telescoping_sklearn.displays._base import CurvesDisplay
 from telescoping_sklearn.displays._style import PALETTE, legend
 from telescoping_sklearn.metrics import find_telescoping_estimator
@@ -100,10 +101,11 @@ class EffectiveParamsDisplay(CurvesDisplay):
             The Display, drawn.
         """
         found, seen = find_telescoping_estimator(estimator, X)
-        summary = found.staged_training_summary(stages, n_probes=n_probes, output=output)
-        train = Band(summary["effective_params"].to_numpy(), summary["effective_params_se"].to_numpy())
-        test = Band(*found.staged_effective_params(seen, stages, n_probes=n_probes, return_se=True, output=output))
-        return cls(stages=summary.index.to_numpy(), train=train, test=test).plot(ax=ax, **kwargs)
+        asked = resolve_stages(stages, found.telescope_.n_stages)
+        on_rows, on_training = found.staged_effective_params(
+            seen, asked, n_probes=n_probes, return_se=True, with_train=True, output=output
+        )
+        return cls(stages=asked, train=Band(*on_training), test=Band(*on_rows)).plot(ax=ax, **kwargs)
 
     def _draw(self, kwargs: dict[str, Any]) -> None:
         self.lines_, self.bands_ = [], []

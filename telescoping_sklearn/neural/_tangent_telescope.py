@@ -174,6 +174,11 @@ class TangentTelescope(AnsweringTelescope):
         for response in self._forward(cast(TangentPlan, plan), X, _with_offset(V, offset), offset, stages):
             yield self._by_row(response.double())
 
+    def apply_response_with_train(self, plan: Plan, X: NDArray, V: NDArray, stages: NDArray) -> Iterator[NDArray]:
+        """Carry label columns once, for queries and for the training rows after them."""
+        for response in self._forward(cast(TangentPlan, plan), X, V, False, stages, with_train=True):
+            yield self._by_row(response.double())
+
     def carry_columns(self, X: NDArray, labels: NDArray, stages: NDArray) -> Iterator[Tensor]:
         """Yield the response of queries to label columns, (n_pairs, k), of which the last starts from the net itself.
 
@@ -368,7 +373,14 @@ class TangentTelescope(AnsweringTelescope):
     # -- how they are computed ---------------------------------------------------------------------------------------
 
     def _forward(
-        self, plan: TangentPlan, X: NDArray | None, labels: NDArray, offset: bool, stages: NDArray
+        self,
+        plan: TangentPlan,
+        X: NDArray | None,
+        labels: NDArray,
+        offset: bool,
+        stages: NDArray,
+        *,
+        with_train: bool = False,
     ) -> Iterator[Tensor]:
         """Carry label columns by a plan; with ``offset`` the last one starts from the net."""
         carrier: Carrier
@@ -376,7 +388,7 @@ class TangentTelescope(AnsweringTelescope):
             carrier = KernelCarrier(self.path)
         else:
             carrier = ParameterCarrier(self.path, self._make_update_rule(), labels.shape[-1], offset)
-        return self._carry(carrier, plan.sections, X, labels, offset, stages)
+        return self._carry(carrier, plan.sections, X, labels, offset, stages, with_train=with_train)
 
     def _carry(
         self,
@@ -386,16 +398,22 @@ class TangentTelescope(AnsweringTelescope):
         labels: NDArray,
         offset: bool,
         stages: NDArray,
+        *,
+        with_train: bool = False,
     ) -> Iterator[Tensor]:
-        """Yield the response of queries, (n_pairs, k), at the stages asked for."""
+        """Yield the response of queries, (n_pairs, k), at the stages asked for; ``with_train`` adds training rows."""
         path, rows, k = self.path, self._rows(X), labels.shape[-1]
         V = as_double(labels, path.device).to(path.dtype).view(self.n_samples, -1)
         training = self._start_response(path.rows, k, offset)
         query = training if X is None else self._start_response(rows, k, offset)
         by_row = training.view(self.n_samples, -1)  # outputs and columns of a row in one line
         asked = set(stages.tolist())
+
+        def reached() -> Tensor:
+            return torch.cat([query, training]) if with_train else query.clone()
+
         if 0 in asked:
-            yield query.clone()
+            yield reached()
         for stage in self.progress(range(1, int(stages[-1]) + 1), "labels through the updates"):
             first, update = sections.first_of(stage), self._update(stage)
             batch = update.batch
@@ -407,16 +425,18 @@ class TangentTelescope(AnsweringTelescope):
                 residual.view(*update.outputs.shape, k)[..., -1] += update.remainder()
             carrier.accumulate(stage, path.batch_tangent(stage), residual.view(-1, k))
             if sections.is_end(stage):
-                if stage < stages[-1] or X is None:
+                if stage < stages[-1] or X is None or with_train:
                     carrier.apply(training, path.rows, first, stage, lasting=True)
                 if X is not None:
                     carrier.apply(query, rows, first, stage, lasting=True)
                 carrier.end_section()
                 if stage in asked:
-                    yield query.clone()
+                    yield reached()
             elif stage in asked:
-                inside = query.clone()
-                carrier.apply(inside, rows, first, stage, lasting=True)
+                inside = reached()
+                carrier.apply(inside[: len(query)], rows, first, stage, lasting=True)
+                if with_train:
+                    carrier.apply(inside[len(query) :], path.rows, first, stage, lasting=True)
                 yield inside
 
     def _backward(self, plan: TangentPlan, rows: Tensor, last: int) -> NDArray:

@@ -221,6 +221,82 @@ def _within_three(away):
     return Goal(f"within 3 standard errors ({away:.1f})", bool(away <= 3))
 
 
+# -- any module, and both sets of rows in one pass --------------------------------------------------------------------
+
+
+class SmallConvolution(torch.nn.Sequential):
+    """Two convolutions with pooling on 8 x 8 images, and a linear layer."""
+
+    def __init__(self):
+        relu, pool = torch.nn.ReLU(), torch.nn.AvgPool2d(2)
+        first, second = torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.Conv2d(8, 16, 3, padding=1)
+        image, vector = torch.nn.Unflatten(1, (1, 8, 8)), torch.nn.Flatten()
+        super().__init__(image, first, relu, pool, second, relu, pool, vector, torch.nn.Linear(64, 1))
+
+
+def any_module(quick):
+    """Effective parameters of a convolutional net: by the calls of its layers, beside gradients of single rows."""
+    n, epochs, repeats = (60, 1, 2) if quick else (400, 5, 3)
+    data = random_rows(n, n, 64)
+    torch.manual_seed(0)
+    model = net((), module=SmallConvolution(), batch_size=50, max_iter=epochs).fit(data.X, data.y)
+    peer = copy.deepcopy(model)
+    peer.module_.network.others = tuple(peer.module_.network.shapes)  # what torch.func does for every parameter
+    for fitted in (model, peer):
+        fitted.telescope_.is_sound(np.array([1]))  # the run is replayed and checked once a fit
+    answers = {}
+
+    def ask(name, fitted, n_probes):
+        fitted.telescope_._probe_values.clear()
+        answers[name] = fitted.effective_params(data.query, n_probes=n_probes)
+
+    rows = []
+    for n_probes in (None, 16):
+        times = side_by_side(
+            {"peer": partial(ask, "peer", peer, n_probes), "ours": partial(ask, "ours", model, n_probes)}, repeats
+        )
+        np.testing.assert_allclose(answers["ours"], answers["peer"], rtol=1e-3)
+        asked = "exact" if n_probes is None else f"{n_probes} probes"
+        what = (
+            f"effective parameters of a convolutional net under Adam, n = m = {n}, {model.n_stages_} updates: {asked}"
+        )
+        faster = ratio(times["peer"], times["ours"])
+        rows.append(Row(what, f"gradients of single rows {times['peer']}", str(times["ours"]), str(faster)))
+    return Result("Any module", rows)
+
+
+def with_train(quick):
+    """Effective parameters of training and other rows: in one pass, stacked as queries, and in two passes."""
+    n, epochs, repeats = (60, 1, 2) if quick else (500, 5, 3)
+    data = random_rows(n, n, 64)
+    model = net((100,), batch_size=100, max_iter=epochs).fit(data.X, data.y)
+    explained, stacked = model.telescope_, np.concatenate([data.query, data.X])
+    explained.is_sound(np.array([1]))
+    found = {}
+
+    def ask(name, work):
+        explained._probe_values.clear()
+        found[name] = np.hstack(work())
+
+    sets = [np.arange(n), n + np.arange(n)]
+    asked = {"n_probes": 32}
+    ways = {
+        "one": lambda: model.effective_params(data.query, with_train=True, **asked),
+        "stacked": lambda: model.effective_params(stacked, subsets=sets, **asked),
+        "two": lambda: (model.effective_params(data.query, **asked), explained.training_summary(32)[0].value),
+    }
+    times = side_by_side({name: partial(ask, name, work) for name, work in ways.items()}, repeats)
+    for name in ("stacked", "two"):
+        np.testing.assert_allclose(found[name], found["one"], rtol=1e-3)
+    what = f"effective parameters of {n} training and {n} other rows, 64-100-1, {model.n_stages_} updates, 32 probes"
+    names = {"stacked": "both stacked as queries", "two": "two questions"}
+    rows = [
+        Row(what, f"{told} {times[name]}", str(times["one"]), str(ratio(times[name], times["one"])))
+        for name, told in names.items()
+    ]
+    return Result("Training rows in the same pass", rows)
+
+
 # -- the paper's Figure 2 ----------------------------------------------------------------------------------------------
 
 
@@ -304,6 +380,8 @@ BENCHMARKS = {
     "kernel": kernel_block,
     "exact_sgd": exact_sgd,
     "probes": probes,
+    "any_module": any_module,
+    "with_train": with_train,
     "panel": panel,
     "memory": memory,
 }
