@@ -326,7 +326,7 @@ OTHERS = {
 def test_anything_else_is_run_as_it_is(make):
     net, X = seeded(make), normal(4, N_FEATURES)
     net.double()(X)  # lazy layers
-    network, theta = read_module(net, X[:3].numpy(), 0)
+    network, theta, _ = read_module(net, X[:3].numpy())
     assert isinstance(network, FunctionalNetwork)
     torch.testing.assert_close(network.forward(theta, X), net(X.clone())[:, 0])
 
@@ -335,7 +335,7 @@ def test_anything_else_is_run_as_it_is(make):
 def test_parts_of_ones_own_are_differentiated_as_they_are(activation):
     net = seeded(lambda: nn.Sequential(nn.Linear(N_FEATURES, 4), activation, nn.Linear(4, 1)).double())
     X = normal(6, N_FEATURES)
-    network, theta = read_module(net, X[:3].numpy(), 0)
+    network, theta, _ = read_module(net, X[:3].numpy())
     assert isinstance(network.parts[1], Unparametrised)
     torch.testing.assert_close(tangent(network, theta, X).gradients(), trained_jacobian(net, X, 1))
 
@@ -343,15 +343,15 @@ def test_parts_of_ones_own_are_differentiated_as_they_are(activation):
 def test_parts_that_look_at_their_rows_are_refused():
     net = nn.Sequential(nn.Linear(N_FEATURES, 4), Branching(), nn.Linear(4, 1))
     with pytest.raises(ValueError, match=r"torch\.func"):
-        read_module(net, normal(3, N_FEATURES).numpy(), 0)
+        read_module(net, normal(3, N_FEATURES).numpy())
 
 
 def test_perceptrons_stay_perceptrons():
     rows = normal(3, N_FEATURES).numpy()
     plain = nn.Sequential(nn.Linear(N_FEATURES, 4), nn.Tanh(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
-    assert read_module(plain, rows, 0)[0] == Architecture((N_FEATURES, 4, 3, 1), "tanh", "identity")
+    assert read_module(plain, rows)[0] == Architecture((N_FEATURES, 4, 3, 1), "tanh", "identity")
     plain[0].bias.requires_grad_(False)
-    network = read_module(plain, rows, 0)[0]
+    network = read_module(plain, rows)[0]
     assert type(network) is Chain
     assert network.n_params == sum(part.numel() for part in plain.parameters()) - 4
 
