@@ -63,7 +63,7 @@ class MovingDenominators(UpdateRule):
     def _recorded(self, stage: int) -> RecordedUpdate:
         """Look up an update; its gradient is taken again."""
         path = self._path
-        residual = -residuals(path, self._labels, stage) * path.batch_weights(path.batch(stage))[:, None]
+        residual = -residuals(path, self._labels, stage) * path.batch_weights(stage, path.batch(stage))[:, None]
         return RecordedUpdate(
             gradient=path.batch_tangent(stage).vjp(residual.view(-1, 1))[0],
             parameters=path.theta(stage - 1).to(path.dtype),
@@ -135,10 +135,15 @@ class InfluenceTelescope(TangentTelescope):
 
     def _injected(self, columns: Tensor, stage: int) -> Tensor:
         """Return what columns at the rows of an update take from its weighted residuals."""
-        rates = residuals(self.path, self._labels, stage) / len(columns)
+        rates = self._rates(stage)
         return (columns[:, None, :] * rates[:, :, None]).view(len(columns), -1)
+
+    def _rates(self, stage: int) -> Tensor:
+        """Return what a unit of weight adds to the residuals of each row of an update, (b, n_outputs)."""
+        path = self.path
+        return residuals(path, self._labels, stage) * path.unit_factors(stage, path.batch(stage))
 
     def _collected(self, on_residual: Tensor, stage: int) -> Tensor:
         """Return the derivative in the columns at the rows of an update, from that in its residuals: the adjoint."""
-        rates = residuals(self.path, self._labels, stage) / -len(on_residual)
+        rates = -self._rates(stage)
         return torch.einsum("bom,bo->bm", on_residual.view(*rates.shape, -1), rates)

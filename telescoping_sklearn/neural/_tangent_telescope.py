@@ -130,7 +130,7 @@ class TangentTelescope(AnsweringTelescope):
         return Start(np.zeros(self.n_samples), self._by_row(self.path.outputs(self._rows(X), 0)))
 
     def staged_kernel(self, X: NDArray | None, stages: Any = None) -> Iterator[sparse.csr_array]:
-        """k_t(x)_i = w_i / |B_t| J(x)^T diag(1/phi_t) J(x_i) for i in the batch, both at theta_{t-1}."""
+        """k_t(x)_i = c_it J(x)^T diag(1/phi_t) J(x_i) for i in the batch, c_it = w_i / |B_t|, both at theta_{t-1}."""
         rows, outputs = self._rows(X), np.arange(self.n_outputs)
         for stage in resolve_stages(stages, self.n_stages, with_start=False):
             batch = np.add.outer(self.n_outputs * self.path.batch(stage).cpu().numpy(), outputs).ravel()
@@ -387,7 +387,7 @@ class TangentTelescope(AnsweringTelescope):
             response = by_row[batch]
             if stage - 1 > first:
                 carrier.apply(response.view(-1, k), path.rows[batch], first, stage - 1)
-            residual = response.mul_(path.batch_weights(batch)[:, None]).sub_(self._injected(V[batch], stage))
+            residual = response.mul_(path.batch_weights(stage, batch)[:, None]).sub_(self._injected(V[batch], stage))
             carrier.accumulate(stage, path.batch_tangent(stage), residual.view(-1, k))
             if sections.is_end(stage):
                 if stage < stages[-1] or X is None:
@@ -423,7 +423,7 @@ class TangentTelescope(AnsweringTelescope):
                     carrier.accumulate(path.rows, first, stage, on_training)
             on_residual = carrier.apply(stage, path.batch_tangent(stage)).reshape(len(batch), -1)
             weights_of_rows[batch] += self._collected(on_residual, stage)
-            on_residual = on_residual * path.batch_weights(batch)[:, None]
+            on_residual = on_residual * path.batch_weights(stage, batch)[:, None]
             on_rows[batch] += on_residual
             if stage - 1 > first:
                 carrier.accumulate(path.rows[batch], first, stage - 1, on_residual.view(-1, n_query))
@@ -431,22 +431,23 @@ class TangentTelescope(AnsweringTelescope):
 
     def _injected(self, columns: Tensor, stage: int) -> Tensor:
         """Return what columns at the rows of an update take from its weighted residuals; may work in place."""
-        return columns.mul_(self.path.batch_weights(self.path.batch(stage))[:, None])
+        return columns.mul_(self.path.batch_weights(stage, self.path.batch(stage))[:, None])
 
     def _collected(self, on_residual: Tensor, stage: int) -> Tensor:
         """Return the derivative in the columns at the rows of an update, from that in its residuals: the adjoint."""
-        return on_residual * -self.path.batch_weights(self.path.batch(stage))[:, None]
+        return on_residual * -self.path.batch_weights(stage, self.path.batch(stage))[:, None]
 
     def _kernel_blocks(self, rows: Tensor, stage: int) -> Iterator[tuple[slice, slice, Tensor]]:
         """Yield blocks of a stage's kernel: outputs of some queries and of some of the batch, and the kernel there."""
         path, batch = self.path, self.path.batch(stage)
         theta, phi = path.theta(stage - 1), path.phi(stage)
         held = path.network.row_numbers if phi is None else path.network.n_params * self.n_outputs
+        factors = path.factors(stage, batch)
         size = items_per_block(16.0 * held, len(batch))
         for start in range(0, len(batch), size):
             columns = slice(start, min(start + size, len(batch)))
             members = batch[columns]
-            weights = (path.row_weights[members] / len(batch)).repeat_interleave(self.n_outputs)
+            weights = factors[columns].repeat_interleave(self.n_outputs)
             there = path.tangent(theta, path.rows[members])
             directions = None if phi is None else there.gradients() / phi
             products = {"n_others": len(members)} if phi is None else {"n_columns": there.n_pairs}
