@@ -4,49 +4,38 @@ import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import _fit_context
 from sklearn.metrics import r2_score
-from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_parameter_constraints
+from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from telescoping_sklearn import _memory
 from telescoping_sklearn._numbers import plain_number
 from telescoping_sklearn._refit import all_at_once
-from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
+from telescoping_sklearn.base import draw_seed, held_out_rows
 from telescoping_sklearn.neural._convergence import warn_if_nothing_was_learned
 from telescoping_sklearn.neural._float_range import refuse_overflow
 from telescoping_sklearn.neural._isolation import isolated, isolates
 from telescoping_sklearn.neural._modules import read_module
 from telescoping_sklearn.neural._network import ACTIVATIONS, Architecture, FlatModule, Network
 from telescoping_sklearn.neural._optimizers import OPTIMIZERS
-from telescoping_sklearn.neural._path import RULES, Path, as_double
-from telescoping_sklearn.neural._pilot import ResponseAccuracy, refined_sections
+from telescoping_sklearn.neural._path import Path, as_double
 from telescoping_sklearn.neural._record_layout import parse_budget
-from telescoping_sklearn.neural._sections import (
-    LONGEST_EPOCHS,
-    Sections,
-    chosen_sections,
-    equal_sections,
-    gap_rows,
-    largest_gap,
-)
+from telescoping_sklearn.neural._recorded_run import RecordedRunEstimator
 from telescoping_sklearn.neural._tangent import row_blocks
-from telescoping_sklearn.neural._tangent_telescope import TangentTelescope
 from telescoping_sklearn.neural._training import train
 from telescoping_sklearn.neural._training_settings import TrainingRows, TrainingSettings, threads_for, trial_state
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
-#: Parameters that may be set after fitting.
-_AFTER_FITTING = ("rule", "section", "section_tol")
 
 
-class TelescopingMLPRegressor(BaseTelescopingEstimator):
+class TelescopingMLPRegressor(RecordedRunEstimator):
     """Multilayer perceptron, trained through skorch, whose predictions are explained by its training labels.
 
     The loss is half the squared error, 1/2 (y - f)^2, averaged over a batch; sample weights are rescaled to mean 1 over
@@ -202,7 +191,6 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
     True
     """
 
-    _costly = (*BaseTelescopingEstimator._costly, "section_ends_", "section_gap_", "section_bias_", "last_sound_stage_")
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
@@ -228,9 +216,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "init_scale": [Interval(Real, 0, None, closed="left")],
-        "rule": [StrOptions(set(RULES))],
-        "section": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "section_tol": [Interval(Real, 0, None, closed="neither")],
+        **RecordedRunEstimator._after_fitting,
         "dtype": [StrOptions(set(_DTYPES))],
         "device": [str],
         "n_jobs": [Interval(Integral, 1, None, closed="left"), None],
@@ -377,7 +363,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         if trained.trajectory is not None:
             self._trajectory = trained.trajectory
             self._rows = rows
-            self._chosen_sections: dict[tuple[str, float], tuple[Sections, ResponseAccuracy]] = {}
+            self._chosen_sections = {}
         warn_if_nothing_was_learned(
             partial(_predict, settings.network, trained.theta),
             rows.subset(kept),
@@ -385,13 +371,6 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             sigmoid=self.module is None and self.output_activation == "sigmoid",
         )
         return self
-
-    @property
-    def record_nbytes_(self) -> int:
-        """Bytes that the record holds."""
-        if not hasattr(self, "_trajectory"):
-            raise AttributeError(f"This {type(self).__name__} keeps no record.")
-        return self._trajectory.nbytes
 
     @isolates
     def complete_record(self) -> "TelescopingMLPRegressor":
@@ -557,79 +536,9 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         refuse_overflow(X, self.module_.theta.dtype, getattr(self, "feature_names_in_", None))
         return X
 
-    def _answer_settings(self) -> tuple:
-        return tuple(getattr(self, name) for name in _AFTER_FITTING)
-
-    @property
-    def section_ends_(self) -> NDArray:
-        """Last stage of every section, chosen when first asked for and kept with the record."""
-        return cast(TangentTelescope, self.telescope_).sections.ends
-
-    @property
-    @isolates
-    def section_gap_(self) -> float:
-        """Largest mean gap between net and telescope at any section's end, in standard deviations of the labels."""
-        telescope = cast(TangentTelescope, self.telescope_)
-        sample = gap_rows(telescope.path, telescope.trained, self.seed_)
-        return largest_gap(telescope.path, sample, telescope.sections) / self._label_std
-
-    @property
-    def section_bias_(self) -> float:
-        """Relative error of effective parameters at the last sound stage that is due to sections."""
-        telescope = cast(TangentTelescope, self.telescope_)
-        return telescope.accuracy.relative_error(np.array([telescope.last_sound_stage])).item()
-
-    @property
-    def last_sound_stage_(self) -> int:
-        """Last stage at which the label response passes its checks."""
-        return self.telescope_.last_sound_stage
-
-    @isolates
-    def _make_telescope(self) -> TangentTelescope:
-        if not hasattr(self, "_trajectory"):
-            raise self._record_dropped()
-        settings = dict(zip(_AFTER_FITTING, self._answer_settings(), strict=True))
-        constraints = {name: self._parameter_constraints[name] for name in settings}
-        validate_parameter_constraints(constraints, settings, type(self).__name__)  # `fit` has not seen them
-        rows = self._rows
-        path = Path(
-            self.module_.network,
-            self._trajectory,
-            rows.X,
-            rows.weights,
-            rule=self.rule,
-            dtype=self.module_.theta.dtype,
-            device=self.module_.theta.device,
-        )
-
-        def make(sections: Sections, accuracy: ResponseAccuracy | None = None) -> TangentTelescope:
-            return TangentTelescope(
-                path,
-                sections,
-                self._trajectory.make_update_rule,
-                accuracy,
-                y=rows.y,
-                trained=rows.weights > 0,
-                seed=self.seed_,
-            )
-
-        if self.section != "auto":
-            return make(equal_sections(self.n_stages_, int(self.section)))
-        return make(*self._chosen(path, make))
-
-    def _chosen(self, path: Path, make: Callable[..., TangentTelescope]) -> tuple[Sections, ResponseAccuracy]:
-        """Choose sections; they are kept with the record, so that every later question shares them."""
-        key = self.rule, self.section_tol
-        if key not in self._chosen_sections:
-            sample = gap_rows(path, self._rows.weights > 0, self.seed_)
-            longest = LONGEST_EPOCHS * self._trajectory.batches.per_epoch
-            first = chosen_sections(path, sample, self.section_tol, self._label_std, longest)
-            self._chosen_sections[key] = refined_sections(make, first, 2 * self.section_tol)
-        return self._chosen_sections[key]
-
-    @property
-    def _label_std(self) -> float:
-        return float(np.std(self._rows.y[self._rows.weights > 0])) or 1.0
+    def _make_path(self) -> Path:
+        theta, rows = self.module_.theta, self._rows
+        return Path(self.module_.network, self._trajectory, rows.X, rows.weights, self.rule, theta.dtype, theta.device)
 
 
 def _predict(network: Network, theta: Tensor, X: NDArray) -> NDArray:
