@@ -32,10 +32,10 @@ ALLOWED = {
     "datasets": {"_memory"},
     "base": {"_answers", "_estimates", "_refit", "_telescope"},
     "metrics": {"base", "_telescope", "_unwrap"},
-    "fitted": {"base", "_refit", "_unwrap", "boosting"},
+    "fitted": {"base", "_refit", "_unwrap", "boosting", "neural"},
     "displays": {"metrics", "_telescope", "displays"},
     "boosting": {"_answers", "_estimates", "_refit", "base", "_telescope", "losses", "_memory", "_numbers", "boosting"},
-    "neural": {"_answers", "_refit", "base", "_telescope", "losses", "_memory", "_numbers", "neural"},
+    "neural": {"_answers", "_refit", "_unwrap", "base", "_telescope", "losses", "_memory", "_numbers", "neural"},
     "benchmark": {"", "benchmark", "metrics", "datasets", "displays"},  # public names only
     "attribution": {"", "attribution", "benchmark", "boosting", "datasets", "neural"},
     "__main__": {"", "attribution", "benchmark"},

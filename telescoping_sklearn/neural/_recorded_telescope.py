@@ -18,7 +18,7 @@ from telescoping_sklearn.neural._training_recorder import record_of
 
 
 class RecordedTelescope(RecordedRunEstimator):
-    """A module that was trained in one's own loop, and its telescope.
+    r"""A module that was trained in one's own loop, and its telescope.
 
     `telescope` makes one of a module and the record of its training.
 
@@ -55,7 +55,7 @@ class RecordedTelescope(RecordedRunEstimator):
 
     Notes
     -----
-    The gradient of update t in the parameters is :math:`\\sum_i c_{it} J_i^T (f_i - y_i)`, with the factors
+    The gradient of update t in the parameters is :math:`\sum_i c_{it} J_i^T (f_i - y_i)`, with the factors
     :math:`c_{it}` as they were recorded: 2 / b for ``torch.nn.MSELoss``, times the factor of clipping. A row that is
     never used has zero columns. `influence` is the derivative in a factor of the row's loss that is 1 as trained.
     """

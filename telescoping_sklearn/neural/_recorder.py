@@ -55,6 +55,15 @@ class FlatParameters:
         """Parameters, (p,); their own memory where there is one tensor."""
         return _flat([tensor.detach() for tensor in self.tensors])
 
+    def equals(self, theta: Tensor) -> bool:
+        """Whether the parameters are theta, (p,)."""
+        pairs = zip(self.tensors, self.places, strict=True)
+        return all(torch.equal(tensor.detach().reshape(-1), theta[place]) for tensor, place in pairs)
+
+    def largest(self, values: Tensor) -> Tensor:
+        """Largest absolute value in every tensor, given numbers of all parameters, (p,)."""
+        return torch.stack(torch._foreach_norm([values[place] for place in self.places], torch.inf))
+
     def gradient(self) -> Tensor:
         """Gradient, (p,), zero where there is none."""
         return _flat([torch.zeros_like(part) if part.grad is None else part.grad for part in self.tensors])
@@ -185,10 +194,16 @@ class Recorder:
 
     def is_unchanged(self) -> bool:
         """Whether parameters are those that the last step left, where every update is kept."""
-        return self._theta is None or torch.equal(self._theta, self._flat.theta())
+        return self._theta is None or self._flat.equals(self._theta)
 
-    def before_step(self) -> None:
-        """Note learning rates, and parameters and gradient of an update that is checked."""
+    def before_step(self, gradient: Tensor | None = None) -> None:
+        """Note learning rates, and parameters and gradient of an update that is checked.
+
+        Parameters
+        ----------
+        gradient : Tensor of shape (p,), default=None
+            The gradient, whose memory is taken; None looks it up.
+        """
         if not self.is_unchanged():
             raise ValueError(moved_message(len(self._rates) + 1))
         number = len(self._rates)
@@ -200,19 +215,20 @@ class Recorder:
         if self._length is None or number % self._length < _CHECKED:  # it would slow small nets by several percent
             self._refuse_changes()
         if self._length is None or number < _CHECKED:
-            self._before = self._flat.theta().clone(), self._flat.gradient().clone()
+            before = self._flat.theta().clone() if self._theta is None else self._theta
+            self._before = before, self._flat.gradient().clone() if gradient is None else gradient
 
     def after_step(self) -> None:
         """Record the update that the optimiser has just made."""
+        number, phi = len(self._rates), None
         if self._before is not None:
-            self._check_step(*self._before)
+            phi = self._flat.denominators()
+            self._check_step(*self._before, phi)
             self._before = None
-        number = len(self._rates)
         if self._length is None:
-            theta, phi = self._flat.theta(), self._flat.denominators()
-            self._theta = theta.clone()
-            self._segments[number - 1] = Segment.empty(1, theta, phi is not None)
-            self._segments[number - 1].write(0, theta, phi)
+            self._theta = self._flat.theta().clone()
+            kept = self._theta.to("cpu", copy=False)
+            self._segments[number - 1] = Segment(kept[None], None if phi is None else phi.to("cpu")[None])
         elif number % self._length == 0:
             self._checkpoints.append(self._flat.checkpoint())
 
@@ -305,26 +321,23 @@ class Recorder:
                 f"Only learning rates may change while a run is recorded; update {update} changes {changed}."
             )
 
-    def _check_step(self, before: Tensor, gradient: Tensor) -> None:
+    def _check_step(self, before: Tensor, gradient: Tensor, phi: Tensor | None) -> None:
         """Raise ValueError if the rule's response to the gradient is another step than the one taken."""
-        stage, phi = len(self._rates), self._flat.denominators()
+        stage = len(self._rates)
         taken = self._flat.theta() - before
         rate = shared_rate(self._slices, self._rates[-1])
         given = self._rule.step(gradient[None], before[None], stage, rate, phi)[0]
-        eps = torch.finfo(before.dtype).eps
-        gaps, steps, sizes = (taken - given).abs_(), taken.abs(), before.abs()
-        # What holds for every number holds for every tensor, and one test of all is cheaper.
-        if bool((gaps <= 1e-3 * steps + 4 * eps * sizes).all()) or not bool(torch.isfinite(taken).all()):
+        gaps, steps, sizes = (self._flat.largest(values) for values in (given.sub_(taken), taken, before))
+        allowed = 1e-3 * steps + 4 * torch.finfo(before.dtype).eps * sizes
+        if bool((gaps <= allowed).all()) or not bool(torch.isfinite(steps).all()):
             return
-        for where in self._flat.places:
-            gap, largest, rounding = gaps[where].max(), steps[where].max(), 4 * eps * sizes[where].max()
-            if not gap <= 1e-3 * largest + rounding:
-                raise ValueError(
-                    f"optimizer={type(self._flat.optimizer).__name__}: the response registered for it does not give "
-                    f"the step of update {stage} (largest gap {float(gap):.1e}, largest step {float(largest):.1e}). "
-                    "Either it does not cover a setting in optimizer_settings, or it is wrong, or the optimiser made "
-                    "steps before it was recorded, or something else moves the parameters."
-                )
+        worst = int((gaps - allowed).nan_to_num(nan=torch.inf).argmax())
+        raise ValueError(
+            f"optimizer={type(self._flat.optimizer).__name__}: the response registered for it does not give "
+            f"the step of update {stage} (largest gap {float(gaps[worst]):.1e}, largest step "
+            f"{float(steps[worst]):.1e}). Either it does not cover a setting in optimizer_settings, or it is wrong, "
+            "or the optimiser made steps before it was recorded, or something else moves the parameters."
+        )
 
 
 def moved_message(update: int) -> str:

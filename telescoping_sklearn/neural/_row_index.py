@@ -5,6 +5,7 @@ bit by bit. Different rows of the table never share a sum: other random numbers 
 """
 
 from itertools import count
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,13 +57,13 @@ class RowIndex:
         """First row of every content asked for."""
         return self._order[self._starts[groups]]
 
-    def members(self, group: int) -> NDArray:
+    def members(self, group: Any) -> NDArray:
         """Rows of a content, increasing."""
         start = self._starts[group]
         return self._order[start : start + self.counts[group]]
 
     def find(self, rows: NDArray) -> NDArray:
-        """Number of every row's content, (b,); -1 where the table has none such."""
+        """Find the number of every row's content, (b,); -1 where the table has none such."""
         rows = np.ascontiguousarray(rows.reshape(len(rows), -1), self.dtype)
         if rows.shape[1] != self._X.shape[1]:
             return np.full(len(rows), -1)

@@ -1,9 +1,9 @@
 """Records a training loop that is not ours: which rows every step used, and with what factors.
 
-The loop is watched at three places. A forward hook notes the rows that the module was given, and puts an identity behind
-its output, which sees the gradient g_i in the output of every row. For squared error g_i = c w_i (f_i - y_i), so that
-the factor c of every forward pass is measured, whatever the loss averages over; that g has this form is checked. The
-same gradient is pulled back through the module, which gives the gradient that these rows explain. A hook before the
+The loop is watched at three places. A forward hook notes the rows that the module was given, and puts an identity
+behind its output, which sees the gradient g_i in the output of every row. For squared error g_i = c w_i (f_i - y_i), so
+that the factor c of every forward pass is measured, whatever the loss averages over; that g has this form is checked.
+The same gradient is pulled back through the module, which gives the gradient that these rows explain. A hook before the
 step compares it with the gradient that the optimiser is about to use: a common factor, as clipping by norm makes it, is
 recorded as it acted, and anything else is refused. A hook after the step compares the step with the optimiser's rule.
 
@@ -140,13 +140,13 @@ class _Identity(torch.autograd.Function):
     """An identity behind the module's output, which sees the output and the gradient in it."""
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, record: "TrainingRecord", seen: _Forward) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, output: Tensor, record: "TrainingRecord", seen: _Forward) -> Tensor:
         ctx.save_for_backward(output)
         ctx.record, ctx.seen = record, seen
         return output.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (output,) = ctx.saved_tensors
         ctx.record._use(output, gradient, ctx.seen)
         return gradient, None, None
@@ -246,12 +246,13 @@ class TrainingRecord:
         self._pass = -1  # number of the backward pass
         self._leftover = False  # whether the gradient of an update began with something in it
         self._used: list[tuple[NDArray, NDArray]] = []  # rows and factors of the update's forward passes
-        self._explained: Tensor | None = None  # their gradient
+        self._explained: tuple[Tensor | None, ...] | None = None  # their gradient in every tensor
+        self._place = np.zeros(len(rows), dtype=np.int64)  # of a row among those of an update, the last one
         self._step: tuple[NDArray, NDArray] | None = None
         self._rows: list[NDArray] = []
         self._factors: list[NDArray] = []
         self._probe = torch.randn(theta.numel(), generator=torch.Generator().manual_seed(0)).to(theta)
-        self._sketches: list[Tensor] = []  # of every gradient: product with the probe, and norm
+        self._sketches: list[tuple[float, float]] = []  # of every gradient: product with the probe, and norm
         self._handles: list[Any] = []
 
     # -- what users see ----------------------------------------------------------------------------------------------
@@ -280,8 +281,8 @@ class TrainingRecord:
 
     def __repr__(self) -> str:
         """Say how much was recorded."""
-        used = int(self.used_rows(self.n_updates).sum())
-        return f"TrainingRecord({self.n_updates} updates of {self._probe.numel()} parameters, {used} of {len(self._X)} rows)"
+        rows = f"{int(self.used_rows(self.n_updates).sum())} of {len(self._X)} rows"
+        return f"TrainingRecord({self.n_updates} updates of {self._probe.numel()} parameters, {rows})"
 
     def __enter__(self) -> Self:
         """Begin to record, or go on."""
@@ -315,7 +316,7 @@ class TrainingRecord:
             return None
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         groups, refusal = np.empty(0, dtype=np.int64), ""
-        if not self._recorder.is_unchanged():
+        if not self._recorder.is_unchanged():  # also between two forward passes of one update
             return _Identity.apply(output, self, _Forward(groups, given, moved_message(self.n_updates + 1)))
         if len(tensors) != 1 or len(args) + len(kwargs) != 1:
             refusal = f"the module was given {len(args) + len(kwargs)} arguments; it must take its rows as one tensor"
@@ -342,8 +343,9 @@ class TrainingRecord:
         self._used.append(self._rows_and_factors(output, gradient, seen))
         with torch.enable_grad():
             parts = torch.autograd.grad(output, self._flat.tensors, gradient, retain_graph=True, allow_unused=True)
-        explained = _flat_of(parts, self._flat.tensors)
-        self._explained = explained if self._explained is None else self._explained + explained
+        if self._explained is not None:
+            parts = tuple(_sum(before, part) for before, part in zip(self._explained, parts, strict=True))
+        self._explained = parts
 
     def _begin_pass(self) -> None:
         """Look at the gradient where a backward pass begins: what was zeroed does not count any more."""
@@ -384,14 +386,20 @@ class TrainingRecord:
     @torch.no_grad()
     def _before_step(self) -> None:
         """Compare the gradient with what the rows explain, and note the rows."""
-        gradient, scale = self._flat.gradient(), self._scale(self._flat.gradient())
-        rows = np.concatenate([rows for rows, _ in self._used])
-        factors = scale * np.concatenate([factors for _, factors in self._used])
-        distinct, places = np.unique(rows, return_inverse=True)
-        if len(distinct) < len(rows):  # the same row several times: its factors add up
-            rows, factors = distinct, np.bincount(places, factors)
-        self._recorder.before_step()
-        self._sketches.append(torch.stack([gradient @ self._probe, torch.linalg.vector_norm(gradient)]).cpu())
+        gradient = self._flat.gradient()
+        norm = torch.linalg.vector_norm(gradient)
+        if not torch.isfinite(norm):
+            raise ValueError(f"Training diverged: the gradient is not finite at update {self.n_updates + 1}.")
+        scale = self._scale(gradient)
+        rows: NDArray = np.concatenate([rows for rows, _ in self._used])
+        factors: NDArray = scale * np.concatenate([factors for _, factors in self._used])
+        places = np.arange(len(rows))
+        self._place[rows] = places
+        if (self._place[rows] != places).any():  # the same row several times: its factors add up
+            rows, places = np.unique(rows, return_inverse=True)
+            factors = np.bincount(places, factors)
+        self._sketches.append((float(gradient @ self._probe), float(norm)))
+        self._recorder.before_step(gradient)
         self._step = rows.astype(np.min_scalar_type(len(self._X) - 1)), factors
 
     def _after(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
@@ -559,7 +567,7 @@ class TrainingRecord:
 
     def _scale(self, gradient: Tensor) -> float:
         """Measure the factor between the gradient of a step and what its rows explain."""
-        update, explained = self.n_updates + 1, self._explained
+        update, parts = self.n_updates + 1, self._explained
         if any(part._backward_hooks or part._post_accumulate_grad_hooks for part in self._flat.tensors):
             raise ValueError(
                 "A parameter has a hook on its gradient, which may change it unseen. Remove it while training is "
@@ -570,13 +578,14 @@ class TrainingRecord:
                 "The GradScaler leaves it to the fused optimiser to undo its scale inside of the step. Call "
                 "scaler.unscale_(optimizer) before scaler.step, or make the optimiser with fused=False."
             )
-        if explained is None:
+        if parts is None:
             raise ValueError(
                 f"Update {update} follows no backward pass through the recorded module. The loop must call the module "
                 "that is recorded, inside the with statement: not a copy, a part, or what torch.compile made of it."
             )
-        if not torch.isfinite(gradient).all():
-            raise ValueError(f"Training diverged: the gradient is not finite at update {update}.")
+        if all(_is_same(part.grad, own) for part, own in zip(self._flat.tensors, parts, strict=True)):
+            return 1.0
+        explained = _flat_of(parts, self._flat.tensors)
         largest = gradient.abs().max()
         rounding = _ROUNDING * torch.finfo(gradient.dtype).eps * largest
         if bool((gradient - explained).abs().max() <= rounding):
@@ -600,10 +609,10 @@ class TrainingRecord:
                 "out and give the optimiser weight_decay: twice the penalty's factor for the sum of the squares."
             )
         if _is_multiple(rest.abs().cpu().numpy(), (moved != 0).cpu().numpy(), 1e-2):
-            return f"{what}: the rest is constant in size, an L1 penalty in the loss. It has no known response: leave it out."
+            return f"{what}: the rest is constant in size, an L1 penalty in the loss. Leave it out: it has no response."
         largest = gradient.abs().max()
         if torch.equal(gradient, explained.clamp(-largest, largest)):
-            return f"{what}: it was clipped by value. Clip by norm: torch.nn.utils.clip_grad_norm_ is a factor of the step."
+            return f"{what}: it was clipped by value. Clip by norm, with torch.nn.utils.clip_grad_norm_."
         return (
             f"{what}. Something else acted on it: another term of the loss (a penalty of weights: use weight_decay; an "
             "auxiliary loss), noise, clipping by value or of single tensors, or gradients from elsewhere. Only a "
@@ -683,7 +692,7 @@ class TrainingRecord:
             noise = size * (2 * torch.randint(0, 2, size.shape, generator=signs) - 1).to(size)
             residual = weights * self._loss.gradient(labels[batch].to(f), f)
             gradient, rounding = path.batch_tangent(stage).vjp(torch.stack([residual.flatten(), noise.flatten()], 1))
-            product, norm = self._sketches[stage - 1].tolist()
+            product, norm = self._sketches[stage - 1]
             allowed = _GRADIENT_GAP * norm + 4 * float(torch.linalg.vector_norm(rounding))
             gap = abs(float(gradient @ probe) - product)
             if not gap <= 4 * allowed:
@@ -751,6 +760,17 @@ def _row_weights(sample_weight: Any, n_rows: int) -> NDArray:
 def _flat_of(parts: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
     filled = [torch.zeros_like(own) if part is None else part for part, own in zip(parts, like, strict=True)]
     return torch.cat([part.flatten() for part in filled])
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return second if first is None else first if second is None else first + second
+
+
+def _is_same(gradient: Tensor | None, explained: Tensor | None) -> bool:
+    """Whether a gradient is exactly what its rows explain."""
+    if gradient is None or explained is None:
+        return gradient is explained
+    return torch.equal(gradient, explained)
 
 
 def _is_multiple(values: NDArray, of: NDArray, tolerance: float = 1e-4) -> bool:

@@ -1,6 +1,7 @@
 """Records a skorch net while it is fitted: a callback around the record of its module and optimiser."""
 
-from typing import Any
+from collections.abc import Sized
+from typing import Any, cast
 
 import numpy as np
 from skorch import NeuralNet
@@ -70,7 +71,7 @@ class TrainingRecorder(Callback):
         X, y = data_from_dataset(self._rows[0]) if isinstance(self._rows[0], Dataset) else self._rows
         record = getattr(self, "record_", None)
         if record is None or record.module is not net.module_ or record.optimizer is not net.optimizer_:
-            held_out = isinstance(dataset_train, Subset) and len(dataset_train.dataset) == len(X)
+            held_out = isinstance(dataset_train, Subset) and len(cast(Sized, dataset_train.dataset)) == len(X)
             record = TrainingRecord(
                 net.module_,
                 net.optimizer_,
