@@ -21,7 +21,12 @@ _NAMES: dict[type[nn.Module], str] = {
 
 
 def read_module(
-    module: nn.Module | Callable[[int], nn.Module], rows: NDArray, seed: int, *, explained: bool = True
+    module: nn.Module | Callable[[int], nn.Module],
+    rows: NDArray,
+    seed: int,
+    *,
+    n_outputs: int = 1,
+    explained: bool = True,
 ) -> tuple[Network, Tensor]:
     """Make a network of a module, and return the parameters that it starts from, (p,), in float64.
 
@@ -38,6 +43,8 @@ def read_module(
         A few training rows, to try it on.
     seed : int
         Seeds torch's global generators, which are restored afterwards, while a function makes the module.
+    n_outputs : int, default=1
+        Number of outputs that the module must have.
     explained : bool, default=True
         Whether derivatives will be asked for.
     """
@@ -45,14 +52,15 @@ def read_module(
         module = _made(module, rows.shape[1], seed)
     X = torch.tensor(rows, dtype=torch.float64)
     architecture = _as_perceptron(module)
-    functional = FunctionalNetwork(module, X, explained=explained and architecture is None)
+    functional = FunctionalNetwork(module, X, n_outputs, explained=explained and architecture is None)
     theta = functional.initial_parameters()
     if architecture is None:
         return functional, theta
     with torch.no_grad():
         if torch.allclose(architecture.forward(theta, X), functional.forward(theta, X)):
             return architecture, theta
-    return FunctionalNetwork(module, X, explained=explained), theta  # a forward of its own, hidden in an instance
+    # It has a forward of its own, hidden in an instance.
+    return FunctionalNetwork(module, X, n_outputs, explained=explained), theta
 
 
 def _made(make: Callable[[int], nn.Module], n_features: int, seed: int) -> nn.Module:
