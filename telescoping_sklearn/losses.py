@@ -44,6 +44,8 @@ class Loss(ABC):
 
     #: Whether the loss is half the squared error: then g = f - y, and h and q are 1.
     is_quadratic: ClassVar[bool] = False
+    #: Whether outputs are in the units of labels; otherwise they are logits or logarithms.
+    in_label_units: ClassVar[bool] = False
     #: Labels that the loss accepts, in words.
     takes: ClassVar[str]
 
@@ -120,6 +122,7 @@ class SquaredError(Loss):
     """
 
     is_quadratic = True
+    in_label_units = True
     takes = "any labels"
 
     def gradient(self, y: Array, raw: Array) -> Array:
@@ -444,6 +447,7 @@ class Fair(NonQuadraticLoss):
     array([-1.,  1.])
     """
 
+    in_label_units = True
     takes = "any labels"
 
     def __init__(self, c: float = 1.0):

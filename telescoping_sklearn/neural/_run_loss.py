@@ -79,13 +79,13 @@ class BatchLoss:
 
 
 def output_scale(path: Path, loss: Loss, y: NDArray, trained: NDArray) -> NDArray:
-    """Spread of each output, in which gaps are stated, (n_outputs,); 1 where it does not vary.
+    """Spread of each output, in which gaps are stated, (n_outputs,).
 
-    It is the standard deviation of the labels of the rows trained on. Labels of a loss that is not quadratic are not in
-    the units of the outputs: there it is that of the net's own outputs at those rows.
+    It is the standard deviation of the labels of the rows trained on, 1 where they are constant. Where outputs are
+    logits or logarithms, it is the standard deviation of the net's own outputs at those rows, and at least 1.
     """
-    values = y[trained].reshape(int(trained.sum()), -1)
-    if not loss.is_quadratic:
-        values = path.outputs(path.rows, path.trajectory.n_stages).view(len(y), -1).cpu().numpy()[trained]
-    spread = np.std(values, axis=0)
-    return np.where(spread > 0, spread, 1.0)
+    if loss.in_label_units:
+        spread = np.std(y[trained].reshape(int(trained.sum()), -1), axis=0)
+        return np.where(spread > 0, spread, 1.0)
+    outputs = path.outputs(path.rows, path.trajectory.n_stages).view(len(y), -1).cpu().numpy()
+    return np.maximum(np.std(outputs[trained], axis=0), 1.0)
