@@ -7,7 +7,7 @@ prediction are refused in one place where they do not; so are questions beyond t
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, ClassVar, cast
 
@@ -101,17 +101,18 @@ class AnsweringTelescope(Telescope):
         n_query = self.n_query(X)
         return self._weights_plan(n_query) if n_columns is None else self.forward_plan(n_query, n_columns)
 
-    def _weights_plan(self, n_query: int, stages: NDArray | None = None) -> Plan:
-        """Choose the cheapest way to kernel weights, forward or backward, at stages or the last.
+    def _weights_plan(self, n_query: int, stages: NDArray | None = None, output: int | None = None) -> Plan:
+        """Choose the cheapest way to kernel weights, forward or backward, at stages or the last, of all outputs or one.
 
         Forward, all stages are passed on the way; backward starts again from every one.
         """
-        forward = self.forward_plan(n_query, self.n_columns)
-        if not self.has_adjoint:
-            return forward
-        backward = self.backward_plan(n_query)
-        passes = 1.0 if stages is None else stages.sum() / stages[-1] if stages[-1] else 0.0
-        return backward if passes * backward.operations < forward.operations else forward
+        plan = self.forward_plan(n_query, self.n_columns if output is None else self.n_trained)
+        if self.has_adjoint:
+            backward, share = self.backward_plan(n_query), 1.0 if output is None else 1.0 / self.n_outputs
+            passes = 1.0 if stages is None else stages.sum() / stages[-1] if stages[-1] else 0.0
+            if passes * share * backward.operations < plan.operations:
+                plan = replace(backward, column_bytes=share * backward.column_bytes)
+        return plan if output is None else replace(plan, output=output)
 
     def staged_response(
         self, X: NDArray | None, V: NDArray, offset: bool = False, stages: Any = None
@@ -123,36 +124,56 @@ class AnsweringTelescope(Telescope):
         plan = self.forward_plan(self.n_query(X), V.shape[-1] + offset)
         yield from self.apply_response(plan, X, V, offset, resolve_stages(stages, self.n_stages))
 
-    def kernel_weights(self, X: NDArray | None) -> NDArray:
-        """S(x) = F_T(x; I), (n_query, n_train): the weight of every training label in every prediction."""
-        return self._staged_weights(X, np.array([self.n_stages]), "kernel_weights")[0]
+    def kernel_weights(self, X: NDArray | None, output: Any = None) -> NDArray:
+        """S(x) = F_T(x; I), (n_query, n_train): the weight of every training label in every prediction.
 
-    def _staged_weights(self, X: NDArray | None, stages: NDArray, question: str) -> NDArray:
+        With several outputs it is (n_query, n_outputs, n_train, n_outputs); of one output, (n_query, n_train), the
+        weight of its labels in its predictions; with ``output="each"`` these of all, (n_query, n_outputs, n_train).
+        """
+        last = np.array([self.n_stages])
+        if isinstance(output, str) and output == "each" and self.output_shape:
+            self._refuse_large_weights("kernel_weights", self.n_query(X), 1, self.n_outputs * self.n_samples)
+            each = (self._staged_weights(X, last, "kernel_weights", output)[0] for output in range(self.n_outputs))
+            return np.stack(list(each), axis=1)
+        return self._staged_weights(X, last, "kernel_weights", output)[0]
+
+    def _staged_weights(self, X: NDArray | None, stages: NDArray, question: str, output: Any = None) -> NDArray:
         """S_t(x) at stages, (n_stages, n_query, n_train), for a question by its name."""
-        n_query = self.n_query(X)
-        at_stages = f" at {len(stages)} stages" if len(stages) > 1 else ""
-        refuse_if_too_large(
-            8.0 * len(stages) * n_query * self.n_outputs * math.prod(self.column_shape),
-            f"{question} of {n_query} queries by {self.n_samples} training rows{at_stages}",
-            f"Ask for fewer {'stages or ' if at_stages else ''}query rows at a time; effective_params(X, n_probes=32) "
-            "needs no such matrix.",
-        )
+        n_query, output = self.n_query(X), self.resolve_output(output, question)
+        self._refuse_large_weights(question, n_query, len(stages), math.prod(self._axes_of_weights(output)))
         self._refuse_unsound(question, stages)
-        return self._weights(self._weights_plan(n_query, stages), X, stages)
+        return self._weights(self._weights_plan(n_query, stages, output), X, stages)
+
+    def _refuse_large_weights(self, question: str, n_query: int, n_stages: int, n_columns: int) -> None:
+        """Raise MemoryError where an array of weights would not fit; a query has so many columns."""
+        at_stages = f" at {n_stages} stages" if n_stages > 1 else ""
+        of_one = "for one output, or " if self.output_shape and n_columns > self.n_samples else ""
+        refuse_if_too_large(
+            8.0 * n_stages * n_query * n_columns,
+            f"{question} of {n_query} queries by {self.n_samples} training rows{at_stages}",
+            f"Ask {of_one}for fewer {'stages or ' if at_stages else ''}query rows at a time; "
+            "effective_params(X, n_probes=32) needs no such matrix.",
+        )
+
+    def _axes_of_weights(self, output: int | None) -> tuple[int, ...]:
+        """Axes of kernel weights that follow that of queries, of all outputs or one."""
+        return (*self.output_shape, *self.column_shape) if output is None else self.column_shape[:1]
 
     def _weights(self, plan: Plan, X: NDArray | None, stages: NDArray | None = None) -> NDArray:
         """S_t(x) at stages or the last, (n_stages, n_query, n_train), by a plan."""
-        stages = np.array([self.n_stages]) if stages is None else stages
-        weights = np.zeros((len(stages), self.n_query(X), *self.output_shape, *self.column_shape))
+        stages, of = np.array([self.n_stages]) if stages is None else stages, plan.output
+        weights = np.zeros((len(stages), self.n_query(X), *self._axes_of_weights(of)))
         if plan.direction == "backward":
             for position, stage in enumerate(stages):
                 weights[position] = self.apply_adjoint(plan, X, int(stage))
             return weights
-        by_column = weights.reshape(*weights.shape[: 2 + len(self.output_shape)], -1)
+        n_axes = 2 if of is None else 1
+        by_column = weights.reshape(*weights.shape[: n_axes + len(self.output_shape)], -1)
         for columns in trained_blocks(self, plan):
             V = unit_columns(self, columns)
+            places = columns if of is None else columns // math.prod(self.column_shape[1:])
             for position, response in enumerate(self.apply_response(plan, X, V, False, stages)):
-                by_column[position][..., columns] = response
+                by_column[position][..., places] = response if of is None else response[:, of]
         return weights
 
     def own_weights(self) -> NDArray:
@@ -173,19 +194,20 @@ class AnsweringTelescope(Telescope):
 
     # -- influence ---------------------------------------------------------------------------------------------------
 
-    def influence(self, X: NDArray | None, *, denominators: Denominators = "moving") -> NDArray:
+    def influence(self, X: NDArray | None, *, output: Any = None, denominators: Denominators = "moving") -> NDArray:
         """D(x), (n_query, n_train): derivative of every prediction in the weight of every training row.
 
-        ``denominators`` is for nets trained with adaptive optimisers; see `TangentTelescope.influence_telescope`.
+        With several outputs it is (n_query, n_outputs, n_train), or (n_query, n_train) of one. ``denominators`` is for
+        nets trained with adaptive optimisers; see `TangentTelescope.influence_telescope`.
         """
-        return self.staged_influence(X, [self.n_stages], denominators=denominators)[0]
+        return self.staged_influence(X, [self.n_stages], output=output, denominators=denominators)[0]
 
     def staged_influence(
-        self, X: NDArray | None, stages: Any = None, *, denominators: Denominators = "moving"
+        self, X: NDArray | None, stages: Any = None, *, output: Any = None, denominators: Denominators = "moving"
     ) -> NDArray:
         """D_t(x) after each stage, (n_stages, n_query, n_train)."""
         asked = resolve_stages(stages, self.n_stages)
-        return self._of_weights(denominators)._staged_weights(X, asked, "influence")
+        return self._of_weights(denominators)._staged_weights(X, asked, "influence", output)
 
     def self_influence(self, *, denominators: Denominators = "moving") -> NDArray:
         """Take the derivative of every training row's own prediction in its weight, (n_train,), with no matrix."""
@@ -218,24 +240,26 @@ class AnsweringTelescope(Telescope):
         """S(x) y + c(x), (n_query,), raw: its gap to the model shows where it is not sound."""
         return next(self.staged_reconstruction(X, [self.n_stages]))
 
-    def top_examples(self, X: NDArray, k: int, *, by: str = "weight") -> tuple[NDArray[np.intp], NDArray]:
+    def top_examples(
+        self, X: NDArray, k: int, *, by: str = "weight", output: Any = None
+    ) -> tuple[NDArray[np.intp], NDArray]:
         """Find the ``k`` rows of largest weight, or influence, in every prediction; no matrix of all is made.
 
         Returns rows and weights or influence, each (n_query, k), the largest absolute value first. Which of several
-        equal ones are among them is not fixed.
+        equal ones are among them is not fixed. Of several outputs one must be given.
         """
         if by not in ("weight", "influence"):
             raise ValueError(f"by must be 'weight' or 'influence', got {by!r}.")
         if by == "influence":
-            remedy = "influence(X)[:, output]"
-            rows, values = self._of_weights("moving")._top_examples(X, k, "top_examples(by='influence')", remedy)
+            rows, values = self._of_weights("moving")._top_examples(X, k, "top_examples(by='influence')", output)
             self._warn_of_none(values)
             return rows, values
-        return self._top_examples(X, k, "top_examples", "kernel_weights(X)[:, output, :, output]")
+        return self._top_examples(X, k, "top_examples", output)
 
-    def _top_examples(self, X: NDArray, k: int, question: str, for_outputs: str) -> tuple[NDArray[np.intp], NDArray]:
-        """Find the columns of largest weight; the question and what to ask of several outputs are for messages."""
-        self._check_k(k, question, for_outputs)
+    def _top_examples(self, X: NDArray, k: int, question: str, output: Any) -> tuple[NDArray[np.intp], NDArray]:
+        """Find the columns of largest weight; the question is for messages."""
+        self._check_k(k)
+        output = self.resolve_output(output, question, needed=True)
         n_query, columns = len(X), np.flatnonzero(self.trained)
         refuse_if_too_large(
             48.0 * n_query * k,  # rows and weights, and the five columns of the table made of them
@@ -245,7 +269,7 @@ class AnsweringTelescope(Telescope):
         rows, weights = np.empty((n_query, k), dtype=np.intp), np.empty((n_query, k))
         size = items_per_block(8.0 * 4 * self.n_samples, n_query)  # weights, a copy of them, magnitudes and their order
         self._refuse_unsound(question)
-        plan = self._weights_plan(size)
+        plan = self._weights_plan(size, output=output)
         for first in range(0, n_query, size):
             block = slice(first, first + size)
             found = self._weights(plan, X[block])[0][:, columns]
@@ -287,15 +311,26 @@ class AnsweringTelescope(Telescope):
     # -- sums over all label directions ------------------------------------------------------------------------------
 
     def staged_effective_params(
-        self, X: NDArray | None, *, stages: Any = None, n_probes: Any = "auto", subsets: Subsets = None
+        self,
+        X: NDArray | None,
+        *,
+        stages: Any = None,
+        n_probes: Any = "auto",
+        subsets: Subsets = None,
+        output: Any = None,
     ) -> Estimate:
-        """P = n/m sum_j ||s_t(x_j)||^2 after each stage, (n_stages,), or (n_stages, n_subsets) in one pass."""
+        """P = n/m sum_j ||s_t(x_j)||^2 after each stage, (n_stages,), or (n_stages, n_subsets) in one pass.
+
+        With several outputs the sum runs over all, or one, each with the weights of the labels of all outputs.
+        """
         self._refuse_non_smoother("effective_params")
+        output = self.resolve_output(output, "effective_params")
         asked = resolve_stages(stages, self.n_stages)
         sets = resolve_subsets(subsets, self.n_query(X))
         sizes = [self.n_query(X)] if sets is None else [len(rows) for rows in sets]
 
         def energies(V: NDArray, response: NDArray) -> NDArray:
+            response = response if output is None else response[:, output]
             of_sets = [response] if sets is None else [response[rows] for rows in sets]
             means = [_squares(of_set) / size for of_set, size in zip(of_sets, sizes, strict=True)]
             return self.n_trained * np.stack(means)
@@ -303,21 +338,26 @@ class AnsweringTelescope(Telescope):
         def exactly(sums: ExactSums, stages: NDArray) -> NDArray:
             return self.n_trained * (sums.squared_weights(X, sets, stages) / sizes)
 
-        answer = self._sum(X, energies, exactly, n_probes, ("energies", joblib.hash(sets)))
+        answer = self._sum(X, energies, exactly, n_probes, ("energies", joblib.hash(sets), output))
         value, error = self._while_sound(X, asked, answer, "effective_params")
         return Estimate(value, error) if subsets is not None else Estimate(value[:, 0], error[:, 0])
 
     def training_summary(self, n_probes: Any = "auto") -> tuple[Estimate, Estimate]:
-        """Effective parameters on the rows trained on, and the trace of S there, in one pass."""
+        """Effective parameters on the rows trained on, and the trace of S there, in one pass; of all outputs."""
         summaries = self.staged_training_summary(stages=[self.n_stages], n_probes=n_probes)
         p, trace = (Estimate(staged.value[-1], staged.standard_error[-1]) for staged in summaries)
         return p, trace
 
-    def staged_training_summary(self, *, stages: Any = None, n_probes: Any = "auto") -> tuple[Estimate, Estimate]:
+    def staged_training_summary(
+        self, *, stages: Any = None, n_probes: Any = "auto", output: Any = None
+    ) -> tuple[Estimate, Estimate]:
         """Effective parameters on the rows trained on, and the trace of S there, after each stage, in one pass."""
         self._refuse_non_smoother("A count of effective parameters or degrees of freedom")
+        output = self.resolve_output(output, "staged_training_summary")
 
         def energy_and_trace(V: NDArray, response: NDArray) -> NDArray:
+            if output is not None:
+                V, response = V[:, output], response[:, output]
             own = response if self.trained.all() else response[self.trained]
             return np.stack([_squares(own), _products(V, response)])  # V is zero off the rows trained on
 
@@ -325,7 +365,7 @@ class AnsweringTelescope(Telescope):
             rows = None if self.trained.all() else [np.flatnonzero(self.trained)]
             return np.column_stack([sums.squared_weights(None, rows, stages), sums.traces(stages)])
 
-        answer = self._sum(None, energy_and_trace, exactly, n_probes, ("summary",))
+        answer = self._sum(None, energy_and_trace, exactly, n_probes, ("summary", output))
         values, errors = self._while_sound(None, resolve_stages(stages, self.n_stages), answer, "effective_params")
         return Estimate(values[:, 0], errors[:, 0]), Estimate(values[:, 1], errors[:, 1])
 
@@ -368,13 +408,18 @@ class AnsweringTelescope(Telescope):
         ratios = peaks / self._training_peak(asked)
         return ratios if subsets is not None else ratios[0]
 
-    def approximation_error(self, X: NDArray | None, stages: Any = None) -> ApproximationError:
-        """Gaps between the model, the telescoping model and the reconstruction; see `ApproximationError`."""
+    def approximation_error(self, X: NDArray | None, stages: Any = None, output: Any = None) -> ApproximationError:
+        """Gaps between the model, the telescoping model and the reconstruction; see `ApproximationError`.
+
+        Means and maxima are those of all outputs, or of one.
+        """
+        output = self.resolve_output(output, "approximation_error")
         asked = resolve_stages(stages, self.n_stages)
         rows = []
         routes = (self.staged_model(X, asked), self.staged_telescoping(X, asked), self.staged_reconstruction(X, asked))
         for model, telescoping, reconstruction in zip(*routes, strict=True):
             gaps = np.abs(telescoping - model), np.abs(reconstruction - model)
+            gaps = gaps if output is None else (gaps[0][:, output], gaps[1][:, output])
             rows.append([summary for gap in gaps for summary in (gap.mean(), gap.max())])
         names = ["telescoping_mean", "telescoping_max", "reconstruction_mean", "reconstruction_max"]
         by_stage = pd.DataFrame(rows, columns=names, index=pd.Index(asked, name="stage"))
@@ -396,15 +441,10 @@ class AnsweringTelescope(Telescope):
 
     # -- refusals ----------------------------------------------------------------------------------------------------
 
-    def _check_k(self, k: Any, question: str, for_outputs: str) -> None:
+    def _check_k(self, k: Any) -> None:
         """Raise unless ``k`` is a number of rows that were trained on."""
         if not isinstance(k, Integral) or isinstance(k, bool):
             raise TypeError(f"k must be an int, got {k!r}.")
-        if self.output_shape:
-            raise ValueError(
-                f"{question} ranks the rows of one output, and this model has {self.n_outputs}. Rank those of an "
-                f"output by {for_outputs}."
-            )
         if not 1 <= int(k) <= self.n_trained:
             raise ValueError(f"k={k} must lie between 1 and {self.n_trained}, the number of rows trained on.")
 

@@ -146,8 +146,14 @@ def _values(
 
 
 def trained_blocks(telescope: Telescope, plan: Plan) -> Iterator[NDArray]:
-    """Blocks of the labels trained on, or of what columns stand for, numbered row by row; others have no response."""
-    labels = np.flatnonzero(np.repeat(telescope.trained, math.prod(telescope.column_shape[1:])))
+    """Blocks of the labels trained on, or of what columns stand for, numbered row by row; others have no response.
+
+    Where the plan names an output, they are its labels.
+    """
+    of_row = math.prod(telescope.column_shape[1:])
+    labels = np.flatnonzero(np.repeat(telescope.trained, of_row))
+    if plan.output is not None:
+        labels = labels[plan.output % of_row :: of_row]
     return (labels[block] for block in plan.blocks(len(labels)))
 
 

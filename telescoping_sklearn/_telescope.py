@@ -76,12 +76,15 @@ class Plan:
         Memory held for one column: a label direction forward, a query backward.
     fastest_block_bytes : float, default=math.inf
         Bytes of a block of columns beyond which it only gets slower.
+    output : int or None, default=None
+        Output whose kernel weights are asked for, of several; None stands for all.
     """
 
     direction: Literal["forward", "backward"]
     operations: float
     column_bytes: float
     fastest_block_bytes: float = math.inf
+    output: int | None = None
 
     @property
     def route(self) -> str:
@@ -292,7 +295,11 @@ class Telescope(ABC):
         raise NotImplementedError
 
     def apply_adjoint(self, plan: Plan, X: NDArray | None, stage: int | None = None) -> NDArray:
-        """S_t(x), (n_query, n_train), at a stage or the last, by a backward plan; needs `has_adjoint`."""
+        """S_t(x), (n_query, n_train), at a stage or the last, by a backward plan; needs `has_adjoint`.
+
+        With several outputs it is (n_query, n_outputs, n_train, n_outputs); where the plan names one, (n_query,
+        n_train) for that output of the query and of the labels.
+        """
         raise NotImplementedError
 
     def staged_linearized(self, X: NDArray | None, stages: Any = None) -> Iterator[NDArray]:
@@ -344,6 +351,24 @@ class Telescope(ABC):
     def n_outputs(self) -> int:
         """Number of outputs."""
         return math.prod(self.output_shape)
+
+    def resolve_output(self, output: Any, question: str, *, needed: bool = False) -> int | None:
+        """Turn the output that a user asks for into its number; None stands for all, or the only one.
+
+        ``question`` is for messages; ``needed`` says whether it can be answered for one output only.
+        """
+        if output is None and not (needed and self.output_shape):
+            return None
+        last = self.n_outputs - 1
+        if output is None:
+            raise ValueError(
+                f"{question} is about one output, and this model has {self.n_outputs}: give output, from 0 to {last}."
+            )
+        if not isinstance(output, int | np.integer) or isinstance(output, bool):
+            raise TypeError(f"output must be an int from 0 to {last}, got {output!r}.")
+        if not 0 <= output <= last:
+            raise ValueError(f"output={output} must lie between 0 and {last}: this model has {self.n_outputs} outputs.")
+        return int(output) if self.output_shape else None
 
     @property
     def column_shape(self) -> tuple[int, ...]:

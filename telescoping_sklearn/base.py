@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.model_selection import train_test_split
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils import get_tags
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d, validate_data
 
 from telescoping_sklearn._answers import AnsweringTelescope, ApproximationError
 from telescoping_sklearn._estimates import Estimate
@@ -144,11 +145,20 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
     ) -> tuple[NDArray, NDArray, NDArray]:
         """Validate rows that `fit` is given: X and y in float64, and non-negative weights, ones if there are none.
 
+        Labels of one column are (n_train,), those of several (n_train, n_outputs); these are refused where the
+        estimator's tags have no ``multi_output``.
+
         What a record keeps is the fit's own: arrays that share memory with what was given are copied. Columns and the
         index of X are learnt from it, unless `reset` is false: then they are those of an earlier fit, which X must
         have.
         """
-        record = self.record
+        record, multi_output = self.record, get_tags(self).target_tags.multi_output
+        if not multi_output and np.ndim(y) == 2 and np.shape(y)[1] > 1:
+            name = type(self).__name__
+            raise ValueError(
+                f"y should be a 1d array, got an array of shape {np.shape(y)} instead: {name} takes one output. "
+                f"sklearn.multioutput.MultiOutputRegressor({name}(...)) fits one for each output."
+            )
         # Kept for `top_examples` to name rows by; without a record nothing of the training rows is.
         if reset:
             self._training_index = X.index.copy(deep=True) if isinstance(X, pd.DataFrame) and record else None
@@ -160,9 +170,14 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             dtype=np.float64,
             copy=record and _may_be_shared(X),
             y_numeric=True,
+            multi_output=multi_output,
             ensure_all_finite=ensure_all_finite,
             ensure_min_samples=ensure_min_samples,
         )
+        if multi_output:
+            if sparse.issparse(y):
+                raise TypeError("y is sparse, and nets are trained on dense labels. Give y.toarray().")
+            y = column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
         weights = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False, copy=True
         )
@@ -191,7 +206,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
 
     @property
     def kernel_weights_(self) -> NDArray:
-        """Weights of the training labels in the training predictions, (n_train, n_train)."""
+        """Weights of the training labels in the training predictions, (n_train, n_train); see `kernel_weights`."""
         telescope = self.telescope_
         if self._kernel_weights is None:
             self._kernel_weights = read_only(telescope.kernel_weights(None))
@@ -199,7 +214,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
 
     @property
     def self_influence_(self) -> NDArray:
-        """Influence of every training row on its own prediction, (n_train,): the diagonal of `influence`."""
+        """Influence of every training row on its own prediction, (n_train,) or (n_train, n_outputs)."""
         telescope = self.telescope_
         if self._self_influence is None:
             self._self_influence = read_only(telescope.self_influence())
@@ -207,7 +222,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
 
     @property
     def effective_params_(self) -> float:
-        """Effective parameters on the rows trained on."""
+        """Effective parameters on the rows trained on, the sum over outputs."""
         return self._summary()[0].value.item()
 
     @property
@@ -217,7 +232,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
 
     @property
     def degrees_of_freedom_(self) -> float:
-        """Trace of `kernel_weights_`, taken over the rows trained on."""
+        """Trace of `kernel_weights_`, taken over the rows trained on and summed over outputs."""
         return self._summary()[1].value.item()
 
     @property
@@ -248,7 +263,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
 
         Returns
         -------
-        generator of ndarray of shape (n_query,)
+        generator of ndarray of shape (n_query,) or (n_query, n_outputs)
             One prediction a stage.
 
         Raises
@@ -272,30 +287,40 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             return telescope.staged_telescoping(rows, asked)
         return telescope.staged_model(rows, asked)
 
-    def kernel_weights(self, X: Any) -> NDArray:
+    def kernel_weights(self, X: Any, *, output: Any = None) -> NDArray:
         """Weight of every training label in every prediction.
 
         ``kernel_weights(X) @ y + offset(X)`` rebuilds the prediction: exactly for trees, to the accuracy that
         `approximation_error` reports for nets. Units are those of the label that the estimator saw.
 
+        Outputs of one net share its hidden layers, so that a prediction depends on the labels of all outputs:
+        ``numpy.tensordot(kernel_weights(X), y, 2) + offset(X)`` rebuilds it, (n_query, n_outputs).
+
         Parameters
         ----------
         X : array-like of shape (n_query, n_features)
             Query rows.
+        output : int, "each" or None, default=None
+            For models of several outputs: the weights of one output's labels in its own predictions; these for each
+            output; or all weights.
 
         Returns
         -------
         ndarray of shape (n_query, n_train)
-            S; columns follow the rows given to `fit`, rows not trained on have zero columns.
+            S; columns follow the rows given to `fit`, rows not trained on have zero columns. With several outputs it is
+            (n_query, n_outputs, n_train, n_outputs), entry [x, c, i, d] the weight of label d of row i in output c;
+            with ``output="each"`` it is (n_query, n_outputs, n_train).
 
         Raises
         ------
         MemoryError
             If the result would not fit in the machine's memory.
+        ValueError
+            If there is no such output.
         """
-        return self.telescope_.kernel_weights(self._query(X))
+        return self.telescope_.kernel_weights(self._query(X), output)
 
-    def influence(self, X: Any) -> NDArray:
+    def influence(self, X: Any, *, output: int | None = None) -> NDArray:
         """Influence of every training row on every prediction: the derivative of the prediction in the row's weight.
 
         What was learned besides is held fixed: the structure of trees; the batches of a net, its learning rates and the
@@ -314,12 +339,15 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         ----------
         X : array-like of shape (n_query, n_features)
             Query rows.
+        output : int or None, default=None
+            For models of several outputs: the output whose predictions are asked about; None stands for all.
 
         Returns
         -------
         ndarray of shape (n_query, n_train)
-            D; columns follow the rows given to `fit`. A row of weight zero that training was given has the influence
-            that a little weight would have; rows held out for early stopping have zero columns.
+            D, for all of several outputs (n_query, n_outputs, n_train); columns follow the rows given to `fit`. A row
+            of weight zero that training was given has the influence that a little weight would have; rows held out for
+            early stopping have zero columns.
 
         Raises
         ------
@@ -344,9 +372,9 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         >>> stump.influence(X[:1]).round(6) + 0.0
         array([[-0.5,  0.5,  0. ,  0. ]])
         """
-        return self.telescope_.influence(self._query(X))
+        return self.telescope_.influence(self._query(X), output=output)
 
-    def staged_influence(self, X: Any, stages: Any = None) -> NDArray:
+    def staged_influence(self, X: Any, stages: Any = None, *, output: int | None = None) -> NDArray:
         """Influence of every training row on every prediction, along training.
 
         Parameters
@@ -355,6 +383,8 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             Query rows.
         stages : None, int or array-like of int, default=None
             As in `staged_predict`.
+        output : int or None, default=None
+            As in `influence`.
 
         Returns
         -------
@@ -366,9 +396,9 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         MemoryError, ValueError
             As in `influence`.
         """
-        return self.telescope_.staged_influence(self._query(X), stages)
+        return self.telescope_.staged_influence(self._query(X), stages, output=output)
 
-    def top_examples(self, X: Any, k: int = 5, *, by: str = "weight") -> pd.DataFrame:
+    def top_examples(self, X: Any, k: int = 5, *, by: str = "weight", output: int | None = None) -> pd.DataFrame:
         """Find the training rows that weigh most in every prediction, or that influence it most.
 
         Queries are taken in blocks that fit scikit-learn's ``working_memory``, so that the matrix of all weights is
@@ -382,6 +412,8 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             Training rows to find for each query, at most as many as were trained on.
         by : {"weight", "influence"}, default="weight"
             Whether rows are ranked by their kernel weight, or by their `influence`.
+        output : int or None, default=None
+            The output that is asked about, for models of several; its labels are ranked and shown.
 
         Returns
         -------
@@ -395,11 +427,13 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         Raises
         ------
         ValueError
-            If ``k`` is less than 1 or more than the number of rows trained on, or ``by`` is neither of the two.
+            If ``k`` is less than 1 or more than the number of rows trained on, or ``by`` is neither of the two; or if
+            the model has several outputs and none is given.
         """
         telescope = self.telescope_
-        rows, found = telescope.top_examples(self._query(X), k, by=by)
-        table = pd.DataFrame({"row": rows.ravel(), by: found.ravel(), "label": telescope.y[rows.ravel()]})
+        rows, found = telescope.top_examples(self._query(X), k, by=by, output=output)
+        labels = telescope.y[:, output] if telescope.output_shape else telescope.y
+        table = pd.DataFrame({"row": rows.ravel(), by: found.ravel(), "label": labels[rows.ravel()]})
         table.insert(0, "query", _query_labels(X, len(rows)).to_flat_index().repeat(k))
         if self._training_index is not None:
             table.insert(2, "index", self._training_index.to_flat_index()[rows.ravel()])
@@ -420,18 +454,23 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         -------
         pandas.DataFrame
             One line for the start, stage 0, and one for each stage asked for; one column a query, named by its
-            position, or by its label in the index where X is a DataFrame. Columns add up to the telescoping model
-            after the last stage asked for: for trees the prediction, for nets close to it, as `approximation_error`
-            reports.
+            position, or by its label in the index where X is a DataFrame; with several outputs one column a query and
+            output. Columns add up to the telescoping model after the last stage asked for: for trees the prediction,
+            for nets close to it, as `approximation_error` reports.
 
         Raises
         ------
         ValueError
             If a stage does not exist.
         """
-        stages, contributions = self.telescope_.breakdown(self._query(X), stages)
+        telescope = self.telescope_
+        stages, contributions = telescope.breakdown(self._query(X), stages)
+        columns = _query_labels(X, contributions.shape[1])
+        if telescope.output_shape:
+            queries = columns.to_flat_index()
+            columns = pd.MultiIndex.from_product([queries, range(telescope.n_outputs)], names=["query", "output"])
         return pd.DataFrame(
-            contributions, index=pd.Index(stages, name="stage"), columns=_query_labels(X, contributions.shape[1])
+            contributions.reshape(len(stages), -1), index=pd.Index(stages, name="stage"), columns=columns
         )
 
     def offset(self, X: Any) -> NDArray:
@@ -444,15 +483,25 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
 
         Returns
         -------
-        ndarray of shape (n_query,)
+        ndarray of shape (n_query,) or (n_query, n_outputs)
             c(x); zero for trees boosted from the mean.
         """
         return self.telescope_.offset(self._query(X))
 
     def effective_params(
-        self, X: Any, *, n_probes: int | str | None = "auto", return_se: bool = False, subsets: Subsets = None
+        self,
+        X: Any,
+        *,
+        n_probes: int | str | None = "auto",
+        return_se: bool = False,
+        subsets: Subsets = None,
+        output: int | None = None,
     ) -> Any:
         """Effective parameters p = n/m sum_j ||s(x_j)||^2 on any rows.
+
+        With several outputs each has p_c = n/m sum_j ||s_c(x_j)||^2, s_c(x) being its weights of the labels of all
+        outputs, and p is their sum: label noise of variance v in every output gives output c a mean variance of
+        v p_c / n. Nets that share nothing would have the sum of their effective parameters.
 
         Parameters
         ----------
@@ -468,6 +517,8 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         subsets : sequence of array-like of int or bool, default=None
             Rows of X that make up each set, by position or as a mask, at least one. All sets are answered
             in one pass.
+        output : int or None, default=None
+            For models of several outputs: the output whose p_c is asked for; None stands for the sum.
 
         Returns
         -------
@@ -486,7 +537,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         """
         stages = [self.telescope_.n_stages]
         p, se = self.telescope_.staged_effective_params(
-            self._query(X), stages=stages, n_probes=n_probes, subsets=subsets
+            self._query(X), stages=stages, n_probes=n_probes, subsets=subsets, output=output
         )
         value, error = (p[0], se[0]) if subsets is not None else (p.item(), se.item())
         return (value, error) if return_se else value
@@ -499,6 +550,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         n_probes: int | str | None = "auto",
         return_se: bool = False,
         subsets: Subsets = None,
+        output: int | None = None,
     ) -> Any:
         """Effective parameters on any rows along training.
 
@@ -515,6 +567,8 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         subsets : sequence of array-like of int or bool, default=None
             Rows of X that make up each set, by position or as a mask, at least one. All sets and stages are
             answered in one pass.
+        output : int or None, default=None
+            As in `effective_params`.
 
         Returns
         -------
@@ -525,11 +579,13 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             Standard errors, as in `effective_params`; only with ``return_se=True``.
         """
         p, se = self.telescope_.staged_effective_params(
-            self._query(X), stages=stages, n_probes=n_probes, subsets=subsets
+            self._query(X), stages=stages, n_probes=n_probes, subsets=subsets, output=output
         )
         return (p, se) if return_se else p
 
-    def staged_training_summary(self, stages: Any = None, *, n_probes: int | str | None = "auto") -> pd.DataFrame:
+    def staged_training_summary(
+        self, stages: Any = None, *, n_probes: int | str | None = "auto", output: int | None = None
+    ) -> pd.DataFrame:
         """Effective parameters and degrees of freedom on the rows trained on, along training, in one pass.
 
         Parameters
@@ -538,6 +594,8 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             As in `staged_predict`.
         n_probes : int, "auto" or None, default="auto"
             As in `effective_params`.
+        output : int or None, default=None
+            As in `effective_params`; degrees of freedom of an output are those of its own labels.
 
         Returns
         -------
@@ -546,7 +604,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             ``degrees_of_freedom_se``. The last stage has the values of the attributes of those names.
         """
         telescope = self.telescope_
-        p, trace = telescope.staged_training_summary(stages=stages, n_probes=n_probes)
+        p, trace = telescope.staged_training_summary(stages=stages, n_probes=n_probes, output=output)
         columns = {
             "effective_params": p.value,
             "effective_params_se": p.standard_error,
@@ -569,7 +627,8 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         Returns
         -------
         generator of scipy.sparse.csr_array of shape (n_query, n_train)
-            k_t, without learning rate or regularisation.
+            k_t, without learning rate or regularisation. With several outputs it has a line for every output of a query
+            and a column for every output of a training row, those of a row one after the other.
         """
         telescope = self.telescope_
         asked = resolve_stages(stages, telescope.n_stages, with_start=False)
@@ -588,7 +647,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
 
         Returns
         -------
-        ndarray of shape (n_stages, n_query)
+        ndarray of shape (n_stages, n_query) or (n_stages, n_query, n_outputs)
             ||k_t(x)||_2.
         """
         return self.telescope_.kernel_norms(self._query(X), stages)
@@ -596,7 +655,8 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
     def kernel_norm_ratio(self, X: Any, stages: Any = "auto", *, subsets: Subsets = None) -> Any:
         """Compare the largest kernel norms at query rows with those at the rows trained on.
 
-        The stage mean of the largest kernel norm among the query rows, over the same for the rows trained on. Above 1,
+        The stage mean of the largest kernel norm among the query rows, over the same for the rows trained on; with
+        several outputs the largest of them all. Above 1,
         the largest kernel norm, averaged over stages, is larger at the query rows than at the rows trained on. At
         single stages it may be smaller.
 
@@ -622,7 +682,7 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         ratio = self.telescope_.kernel_norm_ratio(self._query(X), stages, subsets)
         return ratio if subsets is not None else ratio.item()
 
-    def approximation_error(self, X: Any, stages: Any = None) -> ApproximationError:
+    def approximation_error(self, X: Any, stages: Any = None, *, output: int | None = None) -> ApproximationError:
         """Report how far the telescope is from the model.
 
         Parameters
@@ -631,13 +691,15 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
             Query rows.
         stages : None, int or array-like of int, default=None
             Stages to report, as in `staged_predict`; the headline numbers are those of the last one.
+        output : int or None, default=None
+            For models of several outputs: the output whose gaps are asked for; None takes them all together.
 
         Returns
         -------
         ApproximationError
             Mean and largest gap of the telescoping model and of the reconstruction, at the end and by stage.
         """
-        return self.telescope_.approximation_error(self._query(X), stages)
+        return self.telescope_.approximation_error(self._query(X), stages, output)
 
     # -- representations compute nothing -----------------------------------------------------------------------------
 

@@ -1,20 +1,115 @@
-"""Losses of the estimators: their derivatives and the constant that training starts from.
+"""Losses of the estimators and of recorded runs: their derivatives and the constant that training starts from.
 
-Squared error is used by trees and nets and takes NumPy arrays or torch tensors. The non-quadratic losses take raw
-predictions as NumPy arrays.
+Derivatives are taken in the outputs f of a row: raw scores, before any link. They take NumPy arrays, and torch tensors
+where nets are trained; trees use one output, (n_rows,), nets one or several, (n_rows, n_outputs).
+
+A recorded run has one loss, a `Loss`. Its gradient g says what the run took; q = -dg/dy and h = dg/df say how that
+gradient responds to labels and to outputs, so that the response F to labels V carries h F - q V. With squared error
+this is F - V at every output, and only then do weights times labels rebuild the prediction.
 """
 
+import sys
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import expit, logit
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, logit, softmax
 
-Array = TypeVar("Array", bound=Any)
+Array: TypeAlias = Any  #: A NumPy array, or a torch tensor.
 
 
-class SquaredError:
+def _namespace(array: Any) -> Any:
+    """Return the module of an array's functions: NumPy, or torch, which is loaded where there are tensors."""
+    return sys.modules["torch"] if type(array).__module__.partition(".")[0] == "torch" else np
+
+
+def _exp(raw: Array) -> Array:
+    return _namespace(raw).exp(raw)
+
+
+def _ones_like(raw: Array) -> Array:
+    return _namespace(raw).ones_like(raw)
+
+
+def _expit(raw: Array) -> Array:
+    return expit(raw) if _namespace(raw) is np else raw.sigmoid()
+
+
+class Loss(ABC):
+    """A loss of the outputs of a row: what a recorded run needs to know of it.
+
+    The loss of a row of several outputs is the sum over them, except for `CrossEntropy`, which joins them.
+    """
+
+    #: Whether the loss is half the squared error: then g = f - y, and h and q are 1.
+    is_quadratic: ClassVar[bool] = False
+    #: Whether outputs are in the units of labels; otherwise they are logits or logarithms.
+    in_label_units: ClassVar[bool] = False
+    #: Labels that the loss accepts, in words.
+    takes: ClassVar[str]
+
+    @abstractmethod
+    def gradient(self, y: Array, raw: Array) -> Array:
+        """Return g, the first derivative of the loss in each output."""
+
+    @abstractmethod
+    def label_rate(self, y: Array, raw: Array) -> Array:
+        """Return q = -dg/dy of each output in its own label; it depends on no other label."""
+
+    @abstractmethod
+    def curvature_product(self, y: Array, raw: Array, columns: Array) -> Array:
+        """Return h times columns of the outputs, (n_rows, n_outputs, k), with h the matrix dg/df of each row.
+
+        h is symmetric, so that this is its own adjoint.
+        """
+
+    @abstractmethod
+    def covers(self, y: NDArray) -> bool:
+        """Whether the loss accepts every label."""
+
+    def labels(self, y: ArrayLike, n_outputs: int) -> NDArray:
+        """Return labels as a run of so many outputs has them.
+
+        Parameters
+        ----------
+        y : array-like of shape (n_rows,) or (n_rows, n_outputs)
+            Labels as the loss was given them.
+        n_outputs : int
+            Number of outputs.
+
+        Returns
+        -------
+        ndarray of shape (n_rows,) or (n_rows, n_outputs)
+            Labels in float64, one for each output; one axis where there is one output.
+
+        Raises
+        ------
+        ValueError
+            If y has another shape, holds NaN or infinity, or labels that the loss does not accept.
+        """
+        given = np.asarray(y)
+        labels = self._by_output(given, n_outputs)
+        if labels.size != len(given) * n_outputs:
+            raise ValueError(
+                f"y has shape {given.shape}, and the net {n_outputs} outputs: give {self._shapes(n_outputs)}."
+            )
+        if not np.isfinite(labels).all():
+            raise ValueError("y contains NaN or infinity. Give a finite label for every output.")
+        if not self.covers(labels):
+            raise ValueError(f"{type(self).__name__} takes {self.takes}, and y holds others.")
+        return labels.reshape(len(given), *([] if n_outputs == 1 else [n_outputs]))
+
+    def _by_output(self, y: NDArray, n_outputs: int) -> NDArray:
+        """Return labels of each output."""
+        return y.astype(np.float64)
+
+    def _shapes(self, n_outputs: int) -> str:
+        """Shapes of labels that a run of so many outputs takes, in words."""
+        return "one label for each row" if n_outputs == 1 else f"labels of shape (n_rows, {n_outputs})"
+
+
+class SquaredError(Loss):
     """Half the squared error, 1/2 (y - f)^2, the convention of this library.
 
     ``torch.nn.MSELoss`` is twice as large: gradients, and so the steps at a given learning rate, are twice as long.
@@ -26,9 +121,25 @@ class SquaredError:
     array([-1., -2.])
     """
 
-    def gradient(self, y: Array, prediction: Array) -> Array:
+    is_quadratic = True
+    in_label_units = True
+    takes = "any labels"
+
+    def gradient(self, y: Array, raw: Array) -> Array:
         """Return f - y, the first derivative of the loss in the prediction, of every row."""
-        return prediction - y
+        return raw - y
+
+    def label_rate(self, y: Array, raw: Array) -> Array:
+        """Return 1."""
+        return _ones_like(raw)
+
+    def curvature_product(self, y: Array, raw: Array, columns: Array) -> Array:
+        """Return the columns: h is 1."""
+        return columns
+
+    def covers(self, y: NDArray) -> bool:
+        """Whether labels are in range: all are."""
+        return True
 
     def weighted_mean(self, gradient: Array, weighted_gradient: Array) -> Array:
         """Return the weighted mean of the loss, from its derivatives and the same times normalised row weights."""
@@ -39,27 +150,81 @@ class SquaredError:
         return row_weights / row_weights.sum()
 
 
-class NonQuadraticLoss(ABC):
-    """A non-quadratic loss of the raw prediction f.
+class CrossEntropy(Loss):
+    """Cross-entropy of the softmax of several outputs, log sum_l e^(f_l) - sum_l y_l f_l: g = p - y.
 
-    Subclasses define its derivatives and the link between f and the mean label; all take and return arrays of shape
-    (n,). Definitions follow LightGBM, whose hessian H may differ from h.
+    Labels are shares of the classes that sum to 1; whole numbers stand for one class each. This is
+    ``torch.nn.CrossEntropyLoss`` on logits. As a function of labels that need not sum to 1 its gradient is still p - y,
+    so that q = 1; h = diag(p) - p p^T. To move a row from class a to class b changes the labels of both: the response
+    to it is that of label b less that of label a.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> loss = CrossEntropy()
+    >>> loss.labels([1, 0], 2)
+    array([[0., 1.],
+           [1., 0.]])
+    >>> loss.gradient(loss.labels([1, 0], 2), np.zeros((2, 2)))
+    array([[ 0.5, -0.5],
+           [-0.5,  0.5]])
     """
 
-    #: Labels that the loss accepts, in words.
-    takes: ClassVar[str]
+    takes = "numbers of classes, or shares of the classes, not negative, that sum to 1 in every row"
+
+    def gradient(self, y: Array, raw: Array) -> Array:
+        """Return p - y, with p the softmax of the outputs."""
+        return self.probabilities(raw) - y
+
+    def label_rate(self, y: Array, raw: Array) -> Array:
+        """Return 1."""
+        return _ones_like(raw)
+
+    def curvature_product(self, y: Array, raw: Array, columns: Array) -> Array:
+        """Return p F - p (p . F) of columns F."""
+        p = self.probabilities(raw)[..., None]
+        of_columns = p * columns
+        return of_columns - p * of_columns.sum(1)[:, None]
+
+    def probabilities(self, raw: Array) -> Array:
+        """Return the softmax of the outputs, (n_rows, n_outputs)."""
+        return softmax(raw, axis=-1) if _namespace(raw) is np else raw.softmax(-1)
+
+    def covers(self, y: NDArray) -> bool:
+        """Whether labels are shares of the classes."""
+        return bool(y.min() >= 0 and np.abs(y.sum(axis=-1) - 1).max() <= 1e-6)
+
+    def _by_output(self, y: NDArray, n_outputs: int) -> NDArray:
+        """Turn numbers of classes into shares of 0 and 1."""
+        if n_outputs < 2:
+            raise ValueError("CrossEntropy takes a net of two outputs or more; for one logit use Logistic.")
+        if y.ndim != 1:
+            return y.astype(np.float64)
+        if y.dtype.kind not in "iub" or y.min() < 0 or y.max() >= n_outputs:
+            raise ValueError(
+                f"y of one axis must hold numbers of classes, ints from 0 to {n_outputs - 1}, got {y.dtype} from "
+                f"{y.min()} to {y.max()}."
+            )
+        return np.eye(n_outputs)[y.astype(np.intp)]
+
+    def _shapes(self, n_outputs: int) -> str:
+        return f"numbers of classes, (n_rows,), or shares of the classes, (n_rows, {n_outputs})"
+
+
+class NonQuadraticLoss(Loss):
+    """A non-quadratic loss of one raw prediction f, or of each of several on its own.
+
+    Subclasses define its derivatives and the link between f and the mean label; all are elementwise. Definitions follow
+    LightGBM, whose hessian H may differ from h; nets use g, q and h only.
+    """
 
     @abstractmethod
-    def gradient(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Return g, the first derivative in f."""
-
-    @abstractmethod
-    def label_rate(self, y: NDArray, raw: NDArray) -> NDArray:
-        """Return q = -dg/dy."""
-
-    @abstractmethod
-    def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
+    def curvature(self, y: Array, raw: Array) -> Array:
         """Return h = dg/df."""
+
+    def curvature_product(self, y: Array, raw: Array, columns: Array) -> Array:
+        """Return h times columns of the outputs, (n_rows, n_outputs, k)."""
+        return self.curvature(y, raw)[..., None] * columns
 
     def hessian(self, y: NDArray, raw: NDArray) -> NDArray:
         """Return H of the leaf denominators: h, unless a subclass overrides it."""
@@ -76,10 +241,6 @@ class NonQuadraticLoss(ABC):
     def raw(self, mean: float) -> float:
         """Convert a mean label to a raw prediction."""
         return float(np.log(mean))
-
-    @abstractmethod
-    def covers(self, y: NDArray) -> bool:
-        """Whether the loss accepts every label."""
 
     def accepts(self, y: NDArray) -> bool:
         """Whether the loss accepts the labels and has a finite start at their mean."""
@@ -116,17 +277,17 @@ class Poisson(NonQuadraticLoss):
     def __init__(self, max_delta_step: float = 0.7):
         self.max_delta_step = max_delta_step
 
-    def gradient(self, y: NDArray, raw: NDArray) -> NDArray:
+    def gradient(self, y: Array, raw: Array) -> Array:
         """Return e^f - y."""
-        return np.exp(raw) - y
+        return _exp(raw) - y
 
-    def label_rate(self, y: NDArray, raw: NDArray) -> NDArray:
+    def label_rate(self, y: Array, raw: Array) -> Array:
         """Return 1."""
-        return np.ones_like(raw)
+        return _ones_like(raw)
 
-    def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
+    def curvature(self, y: Array, raw: Array) -> Array:
         """Return e^f."""
-        return np.exp(raw)
+        return _exp(raw)
 
     def hessian(self, y: NDArray, raw: NDArray) -> NDArray:
         """Return e^(f + max_delta_step)."""
@@ -153,17 +314,17 @@ class Gamma(NonQuadraticLoss):
 
     takes = "positive labels"
 
-    def gradient(self, y: NDArray, raw: NDArray) -> NDArray:
+    def gradient(self, y: Array, raw: Array) -> Array:
         """Return 1 - y e^-f."""
-        return 1 - y * np.exp(-raw)
+        return 1 - y * _exp(-raw)
 
-    def label_rate(self, y: NDArray, raw: NDArray) -> NDArray:
+    def label_rate(self, y: Array, raw: Array) -> Array:
         """Return e^-f."""
-        return np.exp(-raw)
+        return _exp(-raw)
 
-    def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
+    def curvature(self, y: Array, raw: Array) -> Array:
         """Return y e^-f."""
-        return y * np.exp(-raw)
+        return y * _exp(-raw)
 
     def hessian_slope(self, y: NDArray, raw: NDArray) -> NDArray:
         """Return -y e^-f."""
@@ -194,18 +355,18 @@ class Tweedie(NonQuadraticLoss):
     def __init__(self, power: float = 1.5):
         self.power = power
 
-    def gradient(self, y: NDArray, raw: NDArray) -> NDArray:
+    def gradient(self, y: Array, raw: Array) -> Array:
         """Return e^((2 - rho) f) - y e^((1 - rho) f)."""
-        return np.exp((2 - self.power) * raw) - y * np.exp((1 - self.power) * raw)
+        return _exp((2 - self.power) * raw) - y * _exp((1 - self.power) * raw)
 
-    def label_rate(self, y: NDArray, raw: NDArray) -> NDArray:
+    def label_rate(self, y: Array, raw: Array) -> Array:
         """Return e^((1 - rho) f)."""
-        return np.exp((1 - self.power) * raw)
+        return _exp((1 - self.power) * raw)
 
-    def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
+    def curvature(self, y: Array, raw: Array) -> Array:
         """Return (2 - rho) e^((2 - rho) f) - (1 - rho) y e^((1 - rho) f)."""
         far, near = 2 - self.power, 1 - self.power
-        return far * np.exp(far * raw) - near * y * np.exp(near * raw)
+        return far * _exp(far * raw) - near * y * _exp(near * raw)
 
     def hessian_slope(self, y: NDArray, raw: NDArray) -> NDArray:
         """Return (2 - rho)^2 e^((2 - rho) f) - (1 - rho)^2 y e^((1 - rho) f)."""
@@ -240,17 +401,17 @@ class Logistic(NonQuadraticLoss):
         """Labels that the loss accepts, in words."""
         return "labels 0 and 1, both of them" if self.binary else "labels in [0, 1] that are not all 0 or all 1"
 
-    def gradient(self, y: NDArray, raw: NDArray) -> NDArray:
+    def gradient(self, y: Array, raw: Array) -> Array:
         """Return sigma(f) - y."""
-        return expit(raw) - y
+        return _expit(raw) - y
 
-    def label_rate(self, y: NDArray, raw: NDArray) -> NDArray:
+    def label_rate(self, y: Array, raw: Array) -> Array:
         """Return 1."""
-        return np.ones_like(raw)
+        return _ones_like(raw)
 
-    def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
+    def curvature(self, y: Array, raw: Array) -> Array:
         """Return sigma(f) (1 - sigma(f))."""
-        return expit(raw) * expit(-raw)
+        return _expit(raw) * _expit(-raw)
 
     def hessian_slope(self, y: NDArray, raw: NDArray) -> NDArray:
         """Return sigma(f) (1 - sigma(f)) (1 - 2 sigma(f))."""
@@ -286,22 +447,23 @@ class Fair(NonQuadraticLoss):
     array([-1.,  1.])
     """
 
+    in_label_units = True
     takes = "any labels"
 
     def __init__(self, c: float = 1.0):
         self.c = c
 
-    def gradient(self, y: NDArray, raw: NDArray) -> NDArray:
+    def gradient(self, y: Array, raw: Array) -> Array:
         """Return c (f - y) / (|f - y| + c)."""
-        return self.c * (raw - y) / (np.abs(raw - y) + self.c)
+        return self.c * (raw - y) / (abs(raw - y) + self.c)
 
-    def label_rate(self, y: NDArray, raw: NDArray) -> NDArray:
+    def label_rate(self, y: Array, raw: Array) -> Array:
         """Return h: the loss depends on f - y alone."""
         return self.curvature(y, raw)
 
-    def curvature(self, y: NDArray, raw: NDArray) -> NDArray:
+    def curvature(self, y: Array, raw: Array) -> Array:
         """Return (c / (|f - y| + c))^2."""
-        return (self.c / (np.abs(raw - y) + self.c)) ** 2
+        return (self.c / (abs(raw - y) + self.c)) ** 2
 
     def hessian_slope(self, y: NDArray, raw: NDArray) -> NDArray:
         """Give -2 c^2 sign(f - y) / (|f - y| + c)^3."""

@@ -162,8 +162,8 @@ def test_the_pilot_knows_the_labels_column(rows):
 def pilot_of(residuals, gaps=0.0):
     """A pilot of two training rows with given residuals of its random columns."""
     n = len(residuals)
-    random = np.ones((n, 4, 4)) - np.asarray(residuals, dtype=float)[:, None, None]
-    return Pilot(np.arange(1, n + 1), np.ones((2, 4)), random, np.full((n, 4), gaps))
+    left = np.tile(np.asarray(residuals, dtype=float)[:, None, None], (1, 2, 4))
+    return Pilot(np.arange(1, n + 1), left, np.ones((n, 4, 4)) - left[:, :1], np.full((n, 4), gaps))
 
 
 @pytest.mark.parametrize(

@@ -316,6 +316,60 @@ def test_stage_kernels_hold_the_factors(data):
     np.testing.assert_allclose(explained.kernel_norms(query, [2])[0], np.linalg.norm(expected, axis=1), rtol=1e-10)
 
 
+LOSSES = {
+    "cross_entropy": (nn.CrossEntropyLoss, lambda y: (y[:, 0] > 0).long() + (y[:, 0] > 1).long(), 3),
+    "binary_cross_entropy": (nn.BCEWithLogitsLoss, lambda y: (y > 0).double(), 1),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_on_logits(data, name):
+    """Kernel weights are the derivative in labels: one step is linear in them."""
+    make_loss, labels, n_outputs = LOSSES[name]
+    X, y = data[0], labels(data[1])
+    module = make_module(n_outputs)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    with record_training(module, optimizer, X, y, loss=name) as run:
+        plain_loop(module, optimizer, epochs(3, X, y), make_loss())
+        n_updates = run.n_updates
+    explained = telescope(module, X, y, record=run, section=1, rule="gauss2")
+    np.testing.assert_allclose(run._factors[0], 1 / 8)
+    outputs = module(X).detach().numpy().reshape(explained.predict(X).shape)
+    np.testing.assert_allclose(explained.predict(X), outputs)
+    (rebuilt,) = explained.staged_predict(X, [n_updates], approximation="telescoping")
+    np.testing.assert_allclose(rebuilt, outputs, atol=1e-7)
+    with pytest.raises(ValueError, match="effective parameters"):
+        explained.effective_params_  # noqa: B018
+
+    def start(shares):
+        """One step on soft labels, (n, o)."""
+        net = make_module(n_outputs)
+        first = torch.optim.SGD(net.parameters(), lr=0.1)
+        with record_training(net, first, X, shares, loss=name) as one:
+            plain_loop(net, first, [(X, shares)], make_loss())
+        return net, one
+
+    shares = torch.nn.functional.one_hot(y, 3).double() if n_outputs > 1 else y
+    shares = 0.8 * shares + 0.2 / max(n_outputs, 2)
+    net, one = start(shares)
+    weights = telescope(net, X, shares, record=one, rule="left").kernel_weights(X[:2]).reshape(2 * n_outputs, -1)
+    moved = shares.clone()
+    moved[4, 0], moved[4, -1] = (0.5, 0.4) if n_outputs > 1 else (0.5, 0.5)
+    if n_outputs > 1:
+        moved[4, 1] = 0.1
+    change = (start(moved)[0](X[:2]) - net(X[:2])).detach().numpy().ravel()
+    np.testing.assert_allclose(weights @ (moved - shares).numpy().ravel(), change, rtol=0.05, atol=1e-4)
+    with pytest.raises(ValueError, match=f"but of loss='{name}'. Record with it"):
+        plain_recording_of_squared_error(X, shares, make_loss())
+
+
+def plain_recording_of_squared_error(X, y, loss_fn):
+    module = make_module(y.shape[1])
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    with record_training(module, optimizer, X, y):
+        plain_loop(module, optimizer, [(X, y)], loss_fn)
+
+
 # -- the same run by every door ----------------------------------------------------------------------------------------
 
 
@@ -679,7 +733,7 @@ WRONG_STEPS = {
     "weight_decay: twice": {"loss": lambda f, y, net: mean_loss(f, y) + 0.01 * squares(net)},
     "an L1 penalty in the loss": {"loss": lambda f, y, net: mean_loss(f, y) + 0.01 * absolutes(net)},
     "auxiliary loss": {"loss": lambda f, y, net: mean_loss(f, y) + net[0].weight[0].prod()},
-    "still held that of an earlier step": {"zero": False},
+    "still holds that of an earlier step": {"zero": False},
     "parameters changed between updates 1 and 2": {"after": edit},
     "weights that are clipped": {"after": edit_data},
     "does not give the step of update 2": {"after": reset_momentum},
@@ -736,6 +790,26 @@ def test_penalties_that_begin_late_are_refused(data):
     with run, pytest.raises(ValueError, match="gradient of update 7"):
         wrong_loop({"loss": late}, module, optimizer, X, y)
     assert run.n_updates == 6
+
+
+@pytest.mark.parametrize(("updates", "message"), [((20, 40), "gradient of update 33 "), ((20, 30), "update 21 is not")])
+def test_penalties_between_checked_updates_are_refused_later(data, updates, message):
+    X, y = data
+    module = make_module()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
+    seen = []
+
+    def sometimes(f, y):
+        seen.append(f)
+        return mean_loss(f, y) + (updates[0] < len(seen) <= updates[1]) * squares(module)
+
+    def train_and_explain():
+        with record_training(module, optimizer, X, y) as run:
+            plain_loop(module, optimizer, epochs(10, X, y), sometimes)
+        telescope(module, X, y, record=run)
+
+    with pytest.raises(ValueError, match=message):
+        train_and_explain()
 
 
 def test_single_rows_must_keep_their_factor(data):

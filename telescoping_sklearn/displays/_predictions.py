@@ -76,7 +76,15 @@ class StagedPredictionsDisplay(AxesDisplay):
 
     @classmethod
     def from_estimator(
-        cls, estimator: Any, X: Any, *, stages: Any = 20, kind: str = "values", ax: Any = None, **kwargs: Any
+        cls,
+        estimator: Any,
+        X: Any,
+        *,
+        stages: Any = 20,
+        kind: str = "values",
+        output: int | None = None,
+        ax: Any = None,
+        **kwargs: Any,
     ) -> Self:
         """Compute the staged predictions of a fitted estimator, and draw them.
 
@@ -90,6 +98,8 @@ class StagedPredictionsDisplay(AxesDisplay):
             As in `staged_predict`.
         kind : {"values", "gap"}, default="values"
             As in `plot`.
+        output : int or None, default=None
+            The output that is drawn, for models of several.
         ax : matplotlib.axes.Axes or None, default=None
             Axes to draw on; None creates a figure.
         **kwargs : dict
@@ -103,21 +113,25 @@ class StagedPredictionsDisplay(AxesDisplay):
         Raises
         ------
         ValueError
-            If `kind` is unknown, or it is "values" and there are more rows than colours.
+            If `kind` is unknown, or it is "values" and there are more rows than colours; or if the model has several
+            outputs and none is given.
         """
         found, seen = find_telescoping_estimator(estimator, X)
         _check_kind(kind, len(seen))
         telescope = found.telescope_
+        number = telescope.resolve_output(output, cls.__name__, needed=True)
+        of_output = slice(None) if number is None else (slice(None), slice(None), number)
         routes: dict[str, Any] = {"model": None, "telescoping": "telescoping"}
         if telescope.has_linearized:
             routes["linearized"] = "linearized"
         predictions = {
-            name: np.stack(list(found.staged_predict(seen, stages, approximation=route)))
+            name: np.stack(list(found.staged_predict(seen, stages, approximation=route)))[of_output]
             for name, route in routes.items()
         }
         gap = None
         if kind == "gap":
-            gap = found.approximation_error(seen, stages).by_stage["reconstruction_mean"].to_numpy()
+            error = found.approximation_error(seen, stages, output=number)
+            gap = error.by_stage["reconstruction_mean"].to_numpy()
         numbers = resolve_stages(stages, telescope.n_stages)
         names = list(X.index) if isinstance(X, pd.DataFrame) else None
         display = cls(stages=numbers, reconstruction_gap=gap, row_names=names, **predictions)

@@ -71,6 +71,7 @@ class EffectiveParamsDisplay(CurvesDisplay):
         *,
         stages: Any = 20,
         n_probes: int | str | None = "auto",
+        output: int | None = None,
         ax: Any = None,
         **kwargs: Any,
     ) -> Self:
@@ -86,6 +87,8 @@ class EffectiveParamsDisplay(CurvesDisplay):
             As in `staged_effective_params`.
         n_probes : int, "auto" or None, default="auto"
             As in `effective_params`.
+        output : int or None, default=None
+            As in `effective_params`.
         ax : matplotlib.axes.Axes or None, default=None
             Axes to draw on; None creates a figure.
         **kwargs : dict
@@ -97,9 +100,9 @@ class EffectiveParamsDisplay(CurvesDisplay):
             The Display, drawn.
         """
         found, seen = find_telescoping_estimator(estimator, X)
-        summary = found.staged_training_summary(stages, n_probes=n_probes)
+        summary = found.staged_training_summary(stages, n_probes=n_probes, output=output)
         train = Band(summary["effective_params"].to_numpy(), summary["effective_params_se"].to_numpy())
-        test = Band(*found.staged_effective_params(seen, stages, n_probes=n_probes, return_se=True))
+        test = Band(*found.staged_effective_params(seen, stages, n_probes=n_probes, return_se=True, output=output))
         return cls(stages=summary.index.to_numpy(), train=train, test=test).plot(ax=ax, **kwargs)
 
     def _draw(self, kwargs: dict[str, Any]) -> None:
@@ -163,7 +166,16 @@ class KernelNormsDisplay(CurvesDisplay):
         return float(self.test.max(axis=1).mean() / self.train.max(axis=1).mean())
 
     @classmethod
-    def from_estimator(cls, estimator: Any, X: Any, *, stages: Any = "auto", ax: Any = None, **kwargs: Any) -> Self:
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        *,
+        stages: Any = "auto",
+        output: int | None = None,
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> Self:
         """Compute the kernel norms of a fitted estimator by stage, and draw them.
 
         Parameters
@@ -174,6 +186,8 @@ class KernelNormsDisplay(CurvesDisplay):
             Rows other than the training rows.
         stages : "auto", None, int or array-like of int, default="auto"
             As in `kernel_norms`.
+        output : int or None, default=None
+            The output that is drawn, for models of several.
         ax : matplotlib.axes.Axes or None, default=None
             Axes to draw on; None creates a figure.
         **kwargs : dict
@@ -183,12 +197,19 @@ class KernelNormsDisplay(CurvesDisplay):
         -------
         KernelNormsDisplay
             The Display, drawn.
+
+        Raises
+        ------
+        ValueError
+            If the model has several outputs and none is given.
         """
         found, seen = find_telescoping_estimator(estimator, X)
         telescope = found.telescope_
+        number = telescope.resolve_output(output, cls.__name__, needed=True)
+        of_output = slice(None) if number is None else (slice(None), slice(None), number)
         numbers = telescope.kernel_stages(stages)
-        train = telescope.kernel_norms(None, numbers)[:, telescope.trained]
-        return cls(stages=numbers, train=train, test=found.kernel_norms(seen, numbers)).plot(ax=ax, **kwargs)
+        train, test = telescope.kernel_norms(None, numbers)[:, telescope.trained], found.kernel_norms(seen, numbers)
+        return cls(stages=numbers, train=train[of_output], test=test[of_output]).plot(ax=ax, **kwargs)
 
     def _draw(self, kwargs: dict[str, Any]) -> None:
         self.lines_ = []

@@ -82,9 +82,20 @@ class KernelWeightsDisplay(AxesDisplay):
 
     @classmethod
     def from_estimator(
-        cls, estimator: Any, x: Any, *, k: int = 10, row_names: ArrayLike | None = None, ax: Any = None, **kwargs: Any
+        cls,
+        estimator: Any,
+        x: Any,
+        *,
+        k: int = 10,
+        row_names: ArrayLike | None = None,
+        output: int | None = None,
+        ax: Any = None,
+        **kwargs: Any,
     ) -> Self:
         """Compute the kernel weights of one prediction, and draw the largest.
+
+        Of a model of several outputs, the labels of one are drawn. What the labels of the others add to its prediction
+        is part of the offset.
 
         Parameters
         ----------
@@ -96,6 +107,8 @@ class KernelWeightsDisplay(AxesDisplay):
             Number of training rows to draw.
         row_names : sequence of shape (n_train,) or None, default=None
             Names of the rows passed to `fit`, such as the index of a DataFrame; None means their positions.
+        output : int or None, default=None
+            The output that is drawn, for models of several.
         ax : matplotlib.axes.Axes or None, default=None
             Axes to draw on; None creates a figure.
         **kwargs : dict
@@ -109,16 +122,23 @@ class KernelWeightsDisplay(AxesDisplay):
         Raises
         ------
         ValueError
-            If `x` is not one row, `k` is less than 1, or `row_names` does not have one name for each training row.
+            If `x` is not one row, `k` is less than 1, or `row_names` does not have one name for each training row; or
+            if the model has several outputs and none is given.
         """
         if np.ndim(x) != 2 or len(x) != 1:
             raise ValueError(f"x must be one row of shape (1, n_features), got shape {np.shape(x)}.")
         found, seen = find_telescoping_estimator(estimator, x)
-        labels = found.telescope_.y
+        telescope = found.telescope_
+        labels, number = telescope.y, telescope.resolve_output(output, cls.__name__, needed=True)
         if row_names is not None and len(np.asarray(row_names)) != len(labels):
             raise ValueError(f"row_names must name all {len(labels)} training rows, got {len(np.asarray(row_names))}.")
-        weights, offset = found.kernel_weights(seen)[0], float(found.offset(seen)[0])
-        display = cls(weights=weights, labels=labels, offset=offset, row_names=row_names)
+        weights, offset = found.kernel_weights(seen)[0], found.offset(seen)[0]
+        if number is not None:
+            of_output = weights[number]
+            weights, offset = of_output[:, number], offset[number] + (of_output * labels).sum()
+            labels = labels[:, number]
+            offset -= weights @ labels
+        display = cls(weights=weights, labels=labels, offset=float(offset), row_names=row_names)
         return display.plot(ax=ax, k=k, **kwargs)
 
     def plot(self, ax: Any = None, *, k: int = 10, **kwargs: Any) -> Self:

@@ -1,6 +1,7 @@
 """Loss and gradient of a batch, by hand for multilayer perceptrons and through autograd for other modules.
 
-The loss is the weighted sum of the rows' losses over the number of rows of the batch.
+The loss is the weighted sum of the rows' losses over the number of rows of the batch; that of a row is the sum over its
+outputs. Labels and weights come as (b, n_outputs) and (b, 1).
 """
 
 from typing import Protocol, cast
@@ -51,10 +52,10 @@ class LayerwisePropagation:
         for (_, transposed, bias), activation in zip(self._layers, self._activations, strict=True):
             before.append(torch.addmm(bias, inputs[-1], transposed))
             inputs.append(activation.value(before[-1]))
-        residual = self._loss.gradient(y, inputs.pop()[:, 0])
+        residual = self._loss.gradient(y, inputs.pop())
         share = weights * residual
         share /= len(y)
-        back = share[:, None]
+        back = share
         for level in range(len(before) - 1, -1, -1):
             back = self._activations[level].pull_back(back, before[level])
             for_weight, for_bias = self._slots[level]
@@ -63,7 +64,7 @@ class LayerwisePropagation:
             if level:
                 back = back @ self._layers[level][0]
         self._theta.grad = self.gradient
-        return self._loss.weighted_mean(residual, share)
+        return self._loss.weighted_mean(residual.view(-1), share.view(-1))
 
 
 class AutogradPropagation:
@@ -77,10 +78,10 @@ class AutogradPropagation:
     def __call__(self, X: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         """Loss of a batch, a scalar; its gradient is left in ``theta.grad``."""
         theta = self._module.theta
-        prediction = self._module(X)
+        prediction = self._module(X).reshape(y.shape)
         residual = self._loss.gradient(y, prediction.detach())
         share = weights * residual / len(y)
         (gradient,) = torch.autograd.grad(prediction, theta, share)
         self.gradient.copy_(gradient)
         theta.grad = self.gradient
-        return self._loss.weighted_mean(residual, share)
+        return self._loss.weighted_mean(residual.view(-1), share.view(-1))

@@ -29,6 +29,8 @@ def warn_if_nothing_was_learned(
 ) -> None:
     """Warn if a net explains nothing of the labels that it was trained on, and units are the likely reason.
 
+    With several outputs, all labels count together, each in units of its own spread.
+
     Parameters
     ----------
     predict : callable
@@ -45,19 +47,26 @@ def warn_if_nothing_was_learned(
     ConvergenceWarning
         With R^2, mean and standard deviation of the labels, and a line of code that scales what needs it.
     """
-    mean = float(np.average(rows.y, weights=rows.weights))
-    variance = float(np.average((rows.y - mean) ** 2, weights=rows.weights))
-    if variance <= 1e-24 * mean**2 or (loss is not None and 1 - 2 * loss / variance >= LEAST_R2):
+    labels = rows.y.reshape(len(rows.y), -1)
+    means = np.average(labels, axis=0, weights=rows.weights)
+    variances = np.average((labels - means) ** 2, axis=0, weights=rows.weights)
+    vary = variances > 1e-24 * means**2
+    if not vary.any() or (len(means) == 1 and loss is not None and 1 - 2 * loss / variances[0] >= LEAST_R2):
         return  # no variance to explain, or enough explained: the loss is half the squared error, before each update
-    scale_y = not (_within_reach(rows.y[rows.weights > 0]) if sigmoid else _in_unit_scale(mean, variance**0.5))
+    scale_y = not (
+        _within_reach(labels[rows.weights > 0])
+        if sigmoid
+        else all(map(_in_unit_scale, means[vary], variances[vary] ** 0.5))
+    )
     sizes = np.sqrt(np.average(rows.X**2, axis=0, weights=rows.weights))
     scale_X = bool(sizes.max() > _SIZES[1] or sizes.max() < _SIZES[0])
     if not (scale_y or scale_X):
         return
-    r2 = 1 - float(np.average((rows.y - predict(rows.X)) ** 2, weights=rows.weights)) / variance
+    errors = np.average((labels - predict(rows.X).reshape(labels.shape)) ** 2, axis=0, weights=rows.weights)
+    r2 = 1 - float(np.mean(errors[vary] / variances[vary]))
     if r2 >= LEAST_R2:
         return
-    faults = f"the labels have mean {mean:.3g} and standard deviation {variance**0.5:.3g}"
+    faults = f"the labels have mean {_listed(means)} and standard deviation {_listed(variances**0.5)}"
     if scale_X:
         faults += f", and columns of X root mean squares from {sizes.min():.3g} to {sizes.max():.3g}"
     warnings.warn(
@@ -71,6 +80,10 @@ def warn_if_nothing_was_learned(
 
 def _in_unit_scale(mean: float, std: float) -> bool:
     return _STDS[0] <= std <= _STDS[1] and abs(mean) <= _LARGEST_MEAN
+
+
+def _listed(values: NDArray) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
 
 
 def _within_reach(y: NDArray) -> bool:

@@ -38,9 +38,9 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class TelescopingMLPRegressor(RecordedRunEstimator):
     """Multilayer perceptron, trained through skorch, whose predictions are explained by its training labels.
 
-    The loss is half the squared error, 1/2 (y - f)^2, averaged over a batch; sample weights are rescaled to mean 1 over
-    the rows trained on. Predictions are evaluated in float64, whatever `dtype` trained; label responses and kernels in
-    the precision of training.
+    The loss is half the squared error, 1/2 (y - f)^2, summed over outputs and averaged over a batch; sample weights are
+    rescaled to mean 1 over the rows trained on. Predictions are evaluated in float64, whatever `dtype` trained; label
+    responses and kernels in the precision of training.
 
     Parameters
     ----------
@@ -52,9 +52,9 @@ class TelescopingMLPRegressor(RecordedRunEstimator):
         Function after the output; the model is then sigma(g(x)), still with squared error.
     module : None, torch.nn.Module or callable, default=None
         A network in place of the three parameters above: a module that maps rows (n_rows, n_features) to one number
-        each, with its initial parameters; or a function of the number of features that makes such a module, called with
-        torch's generator seeded from `random_state`. Chains of linear layers are differentiated layer by layer, other
-        modules through ``torch.func``, which is slower. Dropout and batch normalisation are refused.
+        for each output, with its initial parameters; or a function of the number of features that makes such a module,
+        called with torch's generator seeded from `random_state`. Chains of linear layers are differentiated layer by
+        layer, other modules through ``torch.func``, which is slower. Dropout and batch normalisation are refused.
     optimizer : {"sgd", "adam", "adamw"} or subclass of torch.optim.Optimizer, default="adam"
         torch's optimiser. A class takes its settings from `optimizer_settings` alone, and must be registered with
         `telescoping_sklearn.neural.register_update_rule`.
@@ -94,7 +94,8 @@ class TelescopingMLPRegressor(RecordedRunEstimator):
     n_iter_no_change : int, default=10
         Epochs without progress before training stops.
     early_stopping : bool, default=False
-        Whether to hold out a share, score it by R^2 after each epoch, and keep the best parameters.
+        Whether to hold out a share, score it by R^2 after each epoch, and keep the best parameters. With several
+        outputs it is the mean R^2.
     validation_fraction : float, default=0.1
         Share held out with `early_stopping`; its kernel weights are zero.
     init_scale : float, default=1.0
@@ -141,6 +142,8 @@ class TelescopingMLPRegressor(RecordedRunEstimator):
         The last of them.
     validation_scores_, best_validation_score_ : tuple of float, float
         R^2 on the held-out rows by epoch, and the best of them; only with `early_stopping`.
+    n_outputs_ : int
+        Number of outputs: columns of y.
     module_ : torch.nn.Module
         The trained net; its only parameter, ``theta``, is laid out as ``torch.nn.Linear`` layers, weight before bias,
         or as the ``named_parameters`` of `module`.
@@ -156,7 +159,7 @@ class TelescopingMLPRegressor(RecordedRunEstimator):
         Last stage of every section.
     section_gap_ : float
         Largest mean gap between the net and its telescope at any section's end on 256 training rows, in units of the
-        labels' standard deviation.
+        labels' standard deviation, that of each output.
     section_bias_ : float
         Relative error of effective parameters due to sections, measured by pilot columns; 0 with sections of one
         update. It is part of every standard error.
@@ -164,9 +167,9 @@ class TelescopingMLPRegressor(RecordedRunEstimator):
         Last stage at which the label response passes its checks; `n_stages_` where all do. Answers end there.
     telescope_ : Telescope
         The telescope, made when first asked for.
-    kernel_weights_ : ndarray of shape (n_train, n_train)
+    kernel_weights_ : ndarray of shape (n_train, n_train) or (n_train, n_outputs, n_train, n_outputs)
         Weights of the training labels in the training predictions.
-    self_influence_ : ndarray of shape (n_train,)
+    self_influence_ : ndarray of shape (n_train,) or (n_train, n_outputs)
         Influence of every training row on its own prediction, for finding rows that are mislabelled.
     effective_params_, effective_params_se_ : float
         Effective parameters on the rows trained on, and their standard error.
@@ -309,8 +312,8 @@ class TelescopingMLPRegressor(RecordedRunEstimator):
         ----------
         X : array-like of shape (n_train, n_features)
             Training rows, finite; scale them first.
-        y : array-like of shape (n_train,)
-            Training labels, finite.
+        y : array-like of shape (n_train,) or (n_train, n_outputs)
+            Training labels, finite; with several outputs one net predicts them all. One column counts as (n_train,).
         sample_weight : array-like of shape (n_train,), default=None
             Non-negative weights of the rows; a weight of zero gives a zero column of kernel weights.
 
@@ -343,6 +346,7 @@ class TelescopingMLPRegressor(RecordedRunEstimator):
         row_weights = np.zeros(len(y))
         row_weights[kept] = weights[kept] * (len(kept) / weights[kept].sum())
 
+        self.n_outputs_ = 1 if y.ndim == 1 else y.shape[1]
         network, theta = self._network(X[kept[:3]])
         settings = self._training_settings(len(kept), network)
         rows = TrainingRows(X, y, row_weights)
@@ -424,7 +428,7 @@ class TelescopingMLPRegressor(RecordedRunEstimator):
 
         Returns
         -------
-        ndarray of shape (n_query,)
+        ndarray of shape (n_query,) or (n_query, n_outputs)
             Predictions, evaluated in float64.
         """
         X = self._query(X)
@@ -433,11 +437,11 @@ class TelescopingMLPRegressor(RecordedRunEstimator):
     def _network(self, some_rows: NDArray) -> tuple[Network, Tensor]:
         """Make the network, and the parameters that it starts from."""
         if self.module is not None:
-            return read_module(self.module, some_rows, self.seed_, explained=self.record)
+            return read_module(self.module, some_rows, self.seed_, n_outputs=self.n_outputs_, explained=self.record)
         sizes = np.atleast_1d(self.hidden_layer_sizes).tolist()
         if any(not isinstance(size, int) or size < 1 for size in sizes):
             raise ValueError(f"hidden_layer_sizes={self.hidden_layer_sizes!r} must hold positive ints.")
-        network = Architecture((self.n_features_in_, *sizes, 1), self.activation, self.output_activation)
+        network = Architecture((self.n_features_in_, *sizes, self.n_outputs_), self.activation, self.output_activation)
         return network, network.initial_parameters(self.seed_)
 
     def _training_settings(self, n_rows: int, network: Network) -> TrainingSettings:
@@ -540,9 +544,15 @@ class TelescopingMLPRegressor(RecordedRunEstimator):
         theta, rows = self.module_.theta, self._rows
         return Path(self.module_.network, self._trajectory, rows.X, rows.weights, self.rule, theta.dtype, theta.device)
 
+    def __sklearn_tags__(self):
+        """Return the tags of a regressor of one output or several."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
 
 def _predict(network: Network, theta: Tensor, X: NDArray) -> NDArray:
-    """Predict in float64, in blocks of rows, (n_query,)."""
+    """Predict in float64, in blocks of rows, (n_query,) or (n_query, n_outputs)."""
     rows, theta = as_double(X, theta.device), theta.double()
     blocks = row_blocks(network, len(rows), n_columns=1)
     return torch.cat([network.forward(theta, rows[block]) for block in blocks]).cpu().numpy()

@@ -1,7 +1,8 @@
 """The response of a recorded run to the weights of its training rows.
 
 A unit of a row's weight adds the row's own gradient to that of its batch: a column of weights U enters the gradient by
--1/|B| sum_i U_i J_i^T r_i with r_i = y_i - f_{t-1}(x_i), where a column of labels enters by -1/|B| sum_i w_i J_i^T V_i.
+1/|B| sum_i U_i J_i^T g_i with g_i the derivative of the loss in the outputs at f_{t-1}(x_i), f - y for squared error,
+where a column of labels enters by -1/|B| sum_i w_i J_i^T q_i V_i.
 The rest is the recursion of the response to labels, over the same sections, with the Jacobians held as recorded.
 Weights are those of mean 1 over the rows trained on; what scales them to that mean is held fixed.
 
@@ -22,15 +23,9 @@ from telescoping_sklearn._telescope import Denominators, UnknownInfluenceError
 from telescoping_sklearn.neural._isolation import isolates, isolates_public_methods
 from telescoping_sklearn.neural._path import Path
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, influence_accuracy
+from telescoping_sklearn.neural._run_loss import BatchLoss
 from telescoping_sklearn.neural._tangent_telescope import TangentTelescope
 from telescoping_sklearn.neural._update_rules import RecordedUpdate, UpdateRule
-
-
-def residuals(path: Path, labels: Tensor, stage: int) -> Tensor:
-    """Labels less predictions of the rows of an update, before it, (b, n_outputs)."""
-    batch = path.batch(stage)
-    outputs = path.outputs(path.rows[batch], stage - 1).to(path.dtype)
-    return labels[batch] - outputs.view(len(batch), -1)
 
 
 class MovingDenominators(UpdateRule):
@@ -42,12 +37,12 @@ class MovingDenominators(UpdateRule):
         The optimiser's response with fresh state.
     path : Path
         The recorded run.
-    labels : Tensor of shape (n_train, n_outputs)
-        Training labels.
+    update : callable
+        Gives the loss at the rows of an update.
     """
 
-    def __init__(self, rule: UpdateRule, path: Path, labels: Tensor):
-        self._rule, self._path, self._labels = rule, path, labels
+    def __init__(self, rule: UpdateRule, path: Path, update: Callable[[int], BatchLoss]):
+        self._rule, self._path, self._update = rule, path, update
         self.has_adjoint = rule.has_moving_adjoint
 
     def step(self, gradient: Tensor, parameters: Tensor, stage: int, rate: float, phi: Tensor | None) -> Tensor:
@@ -62,8 +57,8 @@ class MovingDenominators(UpdateRule):
 
     def _recorded(self, stage: int) -> RecordedUpdate:
         """Look up an update; its gradient is taken again."""
-        path = self._path
-        residual = -residuals(path, self._labels, stage) * path.batch_weights(stage, path.batch(stage))[:, None]
+        path, update = self._path, self._update(stage)
+        residual = update.gradient * update.weights[:, None]
         return RecordedUpdate(
             gradient=path.batch_tangent(stage).vjp(residual.view(-1, 1))[0],
             parameters=path.theta(stage - 1).to(path.dtype),
@@ -72,8 +67,10 @@ class MovingDenominators(UpdateRule):
         )
 
 
-def _moving(make_update_rule: Callable[[], UpdateRule], path: Path, labels: Tensor) -> MovingDenominators:
-    return MovingDenominators(make_update_rule(), path, labels)
+def _moving(
+    make_update_rule: Callable[[], UpdateRule], path: Path, update: Callable[[int], BatchLoss]
+) -> MovingDenominators:
+    return MovingDenominators(make_update_rule(), path, update)
 
 
 @isolates_public_methods
@@ -100,7 +97,6 @@ class InfluenceTelescope(TangentTelescope):
 
     def __init__(self, of_labels: TangentTelescope, denominators: Denominators):
         path, make_update_rule = of_labels.path, of_labels._make_update_rule
-        labels = torch.tensor(of_labels.y, dtype=path.dtype, device=path.device).view(of_labels.n_samples, -1)
         if denominators not in ("moving", "held"):
             raise ValueError(f"denominators must be 'moving' or 'held', got {denominators!r}.")
         if denominators == "moving" and path.trajectory.adaptive:
@@ -111,14 +107,13 @@ class InfluenceTelescope(TangentTelescope):
                     "gradients. Ask with them held, telescope_.influence(X, denominators='held'), or register a "
                     "response with a method moving_step; see register_update_rule."
                 )
-            make_update_rule = partial(_moving, make_update_rule, path, labels)
+            make_update_rule = partial(_moving, make_update_rule, path, of_labels._update)
             self.parameter_blocks = of_labels.parameter_blocks + 3
         trained = np.zeros(of_labels.n_samples, dtype=bool)
         for stage in range(1, of_labels.n_stages + 1):
             trained[path.batch(stage).cpu().numpy()] = True
         rows: dict[str, Any] = {"y": of_labels.y, "trained": trained}
-        super().__init__(path, of_labels.sections, make_update_rule, seed=of_labels.seed, **rows)
-        self._labels = labels
+        super().__init__(path, of_labels.sections, make_update_rule, loss=of_labels.loss, seed=of_labels.seed, **rows)
 
     @property
     @isolates
@@ -133,17 +128,12 @@ class InfluenceTelescope(TangentTelescope):
         """Shape of a column that is carried: one weight a row."""
         return (self.n_samples,)
 
-    def _injected(self, columns: Tensor, stage: int) -> Tensor:
+    def _injected(self, columns: Tensor, update: BatchLoss) -> Tensor:
         """Return what columns at the rows of an update take from its weighted residuals."""
-        rates = self._rates(stage)
+        rates = update.unit_gradient.neg()
         return (columns[:, None, :] * rates[:, :, None]).view(len(columns), -1)
 
-    def _rates(self, stage: int) -> Tensor:
-        """Return what a unit of weight adds to the residuals of each row of an update, (b, n_outputs)."""
-        path = self.path
-        return residuals(path, self._labels, stage) * path.unit_factors(stage, path.batch(stage))
-
-    def _collected(self, on_residual: Tensor, stage: int) -> Tensor:
-        """Return the derivative in the columns at the rows of an update, from that in its residuals: the adjoint."""
-        rates = -self._rates(stage)
+    def _collected(self, on_residual: Tensor, update: BatchLoss) -> Tensor:
+        """Return the adjoint of `_injected`, from the derivative in the residuals."""
+        rates = update.unit_gradient.neg()
         return torch.einsum("bom,bo->bm", on_residual.view(*rates.shape, -1), rates)

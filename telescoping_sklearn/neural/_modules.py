@@ -25,8 +25,8 @@ def read_module(
     rows: NDArray,
     seed: int,
     *,
-    explained: bool = True,
     n_outputs: int = 1,
+    explained: bool = True,
 ) -> tuple[Network, Tensor]:
     """Make a network of a module, and return the parameters that it starts from, (p,), in float64.
 
@@ -43,10 +43,10 @@ def read_module(
         A few training rows, to try it on.
     seed : int
         Seeds torch's global generators, which are restored afterwards, while a function makes the module.
+    n_outputs : int, default=1
+        Number of outputs that the module must have.
     explained : bool, default=True
         Whether derivatives will be asked for.
-    n_outputs : int, default=1
-        Number of outputs.
     """
     if not isinstance(module, nn.Module):
         module = _made(module, rows.shape[1], seed)
@@ -59,9 +59,8 @@ def read_module(
     with torch.no_grad():
         if torch.allclose(architecture.forward(theta, X), functional.forward(theta, X)):
             return architecture, theta
-    return FunctionalNetwork(
-        module, X, n_outputs, explained=explained
-    ), theta  # a forward of its own, hidden in an instance
+    # It has a forward of its own, hidden in an instance.
+    return FunctionalNetwork(module, X, n_outputs, explained=explained), theta
 
 
 def _made(make: Callable[[int], nn.Module], n_features: int, seed: int) -> nn.Module:

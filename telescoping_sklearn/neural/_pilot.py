@@ -4,7 +4,8 @@ The response of labels is another recursion than the prediction: every column en
 Jacobians that cover whole sections. It can be biased, or grow without bound, while the telescoping model is close to
 the net. A pilot carries a few columns along the run, before any question is answered. The column V = y, started from
 the net, has a known answer: the net itself. Random columns stand for all others. Their residual V - F falls from V as
-the net learns; where it grows instead, the recursion is unstable. Carried over the sections and over their halves, the
+the net learns; where it grows instead, the recursion is unstable. For a loss that is not quadratic it is q V - h F: the
+response of the gradient in the outputs. Carried over the sections and over their halves, the
 pilot measures what the sections cost in effective parameters.
 """
 
@@ -20,6 +21,7 @@ from scipy.ndimage import convolve1d
 from torch import Tensor
 
 from telescoping_sklearn._telescope import read_only
+from telescoping_sklearn.losses import Loss
 from telescoping_sklearn.neural._path import Path
 from telescoping_sklearn.neural._sections import Sections
 
@@ -52,9 +54,14 @@ class CarriesColumns(Protocol):
     """Members of a telescope that a pilot needs."""
 
     path: Path
+    loss: Loss
     y: NDArray
     trained: NDArray
     seed: int
+
+    @property
+    def output_scale(self) -> NDArray:
+        """Spread of each output, (n_outputs,)."""
 
     def carry_columns(self, X: NDArray, labels: NDArray, stages: NDArray) -> Iterator[Tensor]:
         """Yield the response of queries to label columns, (n_pairs, k), of which the last starts from the net."""
@@ -81,16 +88,18 @@ class Pilot:
     ----------
     stages : ndarray of int of shape (n_read,)
         Stages read.
-    labels : ndarray of shape (n_rows, RANDOM_COLUMNS)
-        Random labels of the training rows read; with several outputs, one line an output of a row, here and below.
+    left : ndarray of shape (n_read, n_rows, RANDOM_COLUMNS)
+        What is left of the random labels of the training rows read, V - F, or q V - h F for a loss that is not
+        quadratic; with several outputs, one line an output of a row, here and below.
     random : ndarray of shape (n_read, 2 * n_rows, RANDOM_COLUMNS)
         Response to the random columns, of the training rows and then of the mixtures.
     gaps : ndarray of shape (n_read, 2 * n_rows)
-        Absolute gaps between S y + c and the net, in units of the labels' standard deviation, that of each output.
+        Absolute gaps between S y + c and the net, in units of the spread of each output: the labels' standard
+        deviation for squared error.
     """
 
     stages: NDArray[np.intp]
-    labels: NDArray
+    left: NDArray
     random: NDArray
     gaps: NDArray
 
@@ -102,10 +111,9 @@ class Pilot:
 
     @cached_property
     def residuals(self) -> NDArray:
-        """Root mean square of V - F over the random columns, (n_read,)."""
-        left = self.labels - self.random[:, : len(self.labels)]
+        """Root mean square of what is left of the random columns, (n_read,)."""
         with np.errstate(over="ignore"):
-            return np.sqrt((left**2).mean(axis=(1, 2)))
+            return np.sqrt((self.left**2).mean(axis=(1, 2)))
 
     @property
     def sound(self) -> NDArray:
@@ -179,14 +187,20 @@ def run_pilot(telescope: CarriesColumns, stages: NDArray[np.intp]) -> Pilot:
     chosen, queries, rng = _rows_read(telescope)
     labels = _random_columns(rng, telescope.y.shape)
     on_device = torch.from_numpy(queries).to(path.device)
-    scale = np.tile(_label_std(telescope), len(queries))
-    random, gaps = [], []
+    scale = np.tile(telescope.output_scale, len(queries))
+    of_rows, y = labels[chosen].reshape(len(chosen), -1, RANDOM_COLUMNS), telescope.y[chosen].reshape(len(chosen), -1)
+    left, random, gaps = [], [], []
     carried = telescope.carry_columns(queries, np.concatenate([labels, telescope.y[..., None]], axis=-1), stages)
     for stage, response in zip(stages, carried, strict=True):
         at = response.double()
+        outputs = path.outputs(on_device, int(stage))
         random.append(at[:, :-1].cpu().numpy())
-        gaps.append((at[:, -1] - path.outputs(on_device, int(stage))).abs().cpu().numpy() / scale)
-    return Pilot(stages, labels[chosen].reshape(-1, RANDOM_COLUMNS), np.stack(random), np.stack(gaps))
+        gaps.append((at[:, -1] - outputs).abs().cpu().numpy() / scale)
+        raw, at_rows = outputs.cpu().numpy()[: y.size].reshape(y.shape), random[-1][: y.size].reshape(of_rows.shape)
+        remaining = telescope.loss.label_rate(y, raw)[..., None] * of_rows
+        remaining -= telescope.loss.curvature_product(y, raw, at_rows)
+        left.append(remaining.reshape(-1, RANDOM_COLUMNS))
+    return Pilot(stages, np.stack(left), np.stack(random), np.stack(gaps))
 
 
 def _rows_read(telescope: CarriesColumns) -> tuple[NDArray, NDArray, np.random.Generator]:
@@ -202,12 +216,6 @@ def _rows_read(telescope: CarriesColumns) -> tuple[NDArray, NDArray, np.random.G
 def _random_columns(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray:
     """Draw columns of signs."""
     return np.where(rng.random((*shape, RANDOM_COLUMNS)) < 0.5, -1.0, 1.0)
-
-
-def _label_std(telescope: CarriesColumns) -> NDArray:
-    """Take the standard deviation of every output; 1 where labels are constant, which gives absolute gaps."""
-    label_std = np.std(telescope.y[telescope.trained], axis=0)
-    return np.where(label_std > 0, label_std, 1.0)
 
 
 def influence_accuracy(telescope: CarriesWeights) -> ResponseAccuracy:
@@ -229,7 +237,8 @@ def influence_accuracy(telescope: CarriesWeights) -> ResponseAccuracy:
     """
     stages = _stages_read(telescope.n_stages)
     _, queries, rng = _rows_read(telescope)
-    columns, scale = _random_columns(rng, (len(telescope.y),)), _label_std(telescope)[..., None]
+    columns, scale = _random_columns(rng, (len(telescope.y),)), telescope.output_scale
+    scale = scale.reshape(*telescope.y.shape[1:], 1)
     sizes = []
     with np.errstate(over="ignore", invalid="ignore"):
         for response in telescope.staged_response(queries, columns, stages=stages):

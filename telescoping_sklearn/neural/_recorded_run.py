@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 
 from telescoping_sklearn.base import BaseTelescopingEstimator
+from telescoping_sklearn.losses import Loss, SquaredError
 from telescoping_sklearn.neural._isolation import isolates
 from telescoping_sklearn.neural._path import RULES, Path
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, refined_sections
+from telescoping_sklearn.neural._run_loss import output_scale
 from telescoping_sklearn.neural._sections import (
     LONGEST_EPOCHS,
     Sections,
@@ -46,6 +48,8 @@ class RecordedRunEstimator(BaseTelescopingEstimator):
     seed_: int
     _trajectory: Trajectory
     _rows: TrainingRows
+    #: Loss that the run took gradients of.
+    _loss: Loss = SquaredError()
     _chosen_sections: dict[tuple[str, float], tuple[Sections, ResponseAccuracy]]
 
     @abstractmethod
@@ -70,7 +74,7 @@ class RecordedRunEstimator(BaseTelescopingEstimator):
         """Largest mean gap between net and telescope at any section's end, in standard deviations of the labels."""
         telescope = cast(TangentTelescope, self.telescope_)
         sample = gap_rows(telescope.path, telescope.trained, self.seed_)
-        return largest_gap(telescope.path, sample, telescope.sections) / self._label_std
+        return largest_gap(telescope.path, sample, telescope.sections, telescope.output_scale)
 
     @property
     def section_bias_(self) -> float:
@@ -100,6 +104,7 @@ class RecordedRunEstimator(BaseTelescopingEstimator):
                 sections,
                 self._trajectory.make_update_rule,
                 accuracy,
+                loss=self._loss,
                 y=rows.y,
                 trained=rows.weights > 0,
                 seed=self.seed_,
@@ -115,10 +120,7 @@ class RecordedRunEstimator(BaseTelescopingEstimator):
         if key not in self._chosen_sections:
             sample = gap_rows(path, self._rows.weights > 0, self.seed_)
             longest = LONGEST_EPOCHS * self._trajectory.batches.per_epoch
-            first = chosen_sections(path, sample, self.section_tol, self._label_std, longest)
+            scale = output_scale(path, self._loss, self._rows.y, self._rows.weights > 0)
+            first = chosen_sections(path, sample, self.section_tol, scale, longest)
             self._chosen_sections[key] = refined_sections(make, first, 2 * self.section_tol)
         return self._chosen_sections[key]
-
-    @property
-    def _label_std(self) -> float:
-        return float(np.std(self._rows.y[self._rows.weights > 0])) or 1.0

@@ -124,7 +124,7 @@ class RecordedTelescope(RecordedRunEstimator):
         self._row_shape = record.row_shape
         validate_data(self, self._flat_rows(X), dtype=np.float64)
         self._trajectory = record.trajectory(stage)
-        self._rows = record.training_rows(stage)
+        self._rows, self._loss = record.training_rows(stage), record.loss
         self._network, self._dtype, self._device = record.network, record.dtype, record.device
         self._chosen_sections = {}
         self._around = self._around._replace(model=None)

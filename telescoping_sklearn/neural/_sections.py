@@ -79,14 +79,14 @@ def gap_rows(path: Path, trained: NDArray, seed: int) -> torch.Tensor:
     return path.rows[torch.from_numpy(np.sort(chosen)).to(path.device)]
 
 
-def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, label_std: float, longest: int) -> Sections:
+def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, scale: NDArray, longest: int) -> Sections:
     """Choose sections of at most `longest` updates, in one pass over the run, so that their summed gaps stay small.
 
-    `tolerance` is the mean absolute gap on `rows` allowed at any section's end, in units of `label_std`. If single
-    updates exceed it, so does the gap that is left; see `largest_gap`.
+    `tolerance` is the mean absolute gap on `rows` allowed at any section's end, in units of `scale`, (n_outputs,), the
+    spread of each output. If single updates exceed it, so does the gap that is left; see `largest_gap`.
     """
     n_stages = path.trajectory.n_stages
-    allowed = tolerance * label_std
+    allowed = tolerance * scale.mean()
     ends: list[int] = []
     first, length = 0, 1
     outputs = path.outputs(rows, 0)
@@ -94,7 +94,7 @@ def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, label_std:
     while first < n_stages:
         length = min(length, n_stages - first)
         while True:
-            gap, reached = _gap(path, rows, outputs, first, first + length)
+            gap, reached = _gap(path, rows, outputs, first, first + length, scale)
             # Gaps of sections have no common sign, so that their squares add up: a share is the root of a length.
             within = _mean(gap) <= allowed * (length / n_stages) ** 0.5
             if length == 1 or (within and _mean(so_far + gap) <= max(allowed, _mean(so_far))):
@@ -106,15 +106,18 @@ def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, label_std:
     return Sections(np.array(ends, dtype=np.intp), chosen=True)
 
 
-def largest_gap(path: Path, rows: torch.Tensor, sections: Sections) -> float:
-    """Largest mean absolute gap between the net and its telescope at any section's end, on the rows given."""
+def largest_gap(path: Path, rows: torch.Tensor, sections: Sections, scale: NDArray) -> float:
+    """Largest mean absolute gap between net and telescope at any section's end, on the rows given, in units of scale.
+
+    The scale, (n_outputs,), is the spread of each output.
+    """
     outputs = path.outputs(rows, 0)
     first, so_far, largest = 0, torch.zeros_like(outputs), 0.0
     for last in sections.ends.tolist():
-        gap, outputs = _gap(path, rows, outputs, first, last)
+        gap, outputs = _gap(path, rows, outputs, first, last, scale)
         first, so_far = last, so_far + gap
         largest = max(largest, _mean(so_far))
-    return largest
+    return largest / scale.mean()
 
 
 def _mean(gap: torch.Tensor) -> float:
@@ -122,9 +125,11 @@ def _mean(gap: torch.Tensor) -> float:
 
 
 def _gap(
-    path: Path, rows: torch.Tensor, outputs: torch.Tensor, first: int, last: int
+    path: Path, rows: torch.Tensor, outputs: torch.Tensor, first: int, last: int, scale: NDArray
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gap of one section at every row, and the net's outputs at its end."""
+    """Gap of one section at every row, in units of the mean scale, and the net's outputs at its end."""
     reached = path.outputs(rows, last)
     change = path.change(rows, first, last, path.step(first, last))[:, 0]
-    return reached - outputs - change, reached
+    relative = torch.from_numpy(scale / scale.mean()).to(reached)
+    gap = (reached - outputs - change).view(-1, len(relative)) / relative
+    return gap.flatten(), reached

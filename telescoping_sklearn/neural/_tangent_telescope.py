@@ -13,6 +13,7 @@ plan is the cheapest.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch import Tensor
 from telescoping_sklearn._answers import AnsweringTelescope
 from telescoping_sklearn._memory import items_per_block
 from telescoping_sklearn._telescope import Denominators, Plan, Start, read_only, refuse_other_columns, resolve_stages
+from telescoping_sklearn.losses import Loss, SquaredError
 from telescoping_sklearn.neural._carriers import (
     AdjointCarrier,
     AdjointKernelCarrier,
@@ -37,6 +39,7 @@ from telescoping_sklearn.neural._isolation import isolates, isolates_public_meth
 from telescoping_sklearn.neural._network import pairs_of
 from telescoping_sklearn.neural._path import Path, as_double
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, measured_accuracy
+from telescoping_sklearn.neural._run_loss import BatchLoss, output_scale
 from telescoping_sklearn.neural._sections import Sections
 from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._update_rules import UpdateRule
@@ -80,6 +83,9 @@ class TangentTelescope(AnsweringTelescope):
         Makes the optimiser's linear response, with fresh state.
     accuracy : ResponseAccuracy or None, default=None
         How far the response can be trusted over these sections; None measures it when a response is first asked for.
+    loss : Loss or None, default=None
+        The loss that the run took gradients of; None is squared error. With another loss the outputs are raw scores,
+        and their response to labels is a derivative with h and q held at the run's own outputs: no smoother.
     **kwargs
         What `Telescope` takes.
     """
@@ -98,9 +104,13 @@ class TangentTelescope(AnsweringTelescope):
         sections: Sections,
         make_update_rule: Callable[[], UpdateRule],
         accuracy: ResponseAccuracy | None = None,
+        *,
+        loss: Loss | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        self.loss = SquaredError() if loss is None else loss
+        self.is_smoother = self.loss.is_quadratic
         if self.n_outputs != path.network.n_outputs:
             raise ValueError(f"y has {self.n_outputs} outputs, and the network {path.network.n_outputs}: give as many.")
         self.path = path
@@ -117,6 +127,11 @@ class TangentTelescope(AnsweringTelescope):
     def n_stages(self) -> int:
         """Number of parameter updates."""
         return self.path.trajectory.n_stages
+
+    @cached_property
+    def output_scale(self) -> NDArray:
+        """Spread of each output, (n_outputs,): the unit of gaps; see `_run_loss`."""
+        return output_scale(self.path, self.loss, self.y, self.trained)
 
     @property
     def row_weights(self) -> NDArray:
@@ -167,9 +182,9 @@ class TangentTelescope(AnsweringTelescope):
         yield from self._forward(self.forward_plan(len(X), labels.shape[-1]), X, labels, True, stages)
 
     def apply_adjoint(self, plan: Plan, X: NDArray | None, stage: int | None = None) -> NDArray:
-        """S_t(x), (n_query, n_train), from the queries back to the labels."""
+        """S_t(x), (n_query, n_train), from the queries back to the labels, of all outputs or that of the plan."""
         rows, last = self._rows(X), self.n_stages if stage is None else stage
-        weights = np.zeros((len(rows), *self.output_shape, *self.column_shape))
+        weights = np.zeros((len(rows), *self._axes_of_weights(plan.output)))
         for block in plan.blocks(len(rows)):
             found = self._backward(cast(TangentPlan, plan), rows[block], last)
             weights[block] = found.reshape(-1, *weights.shape[1:])
@@ -263,9 +278,8 @@ class TangentTelescope(AnsweringTelescope):
 
     def _with_sections(self, sections: Sections) -> "TangentTelescope":
         """Cut the same run in another way."""
-        return TangentTelescope(
-            self.path, sections, self._make_update_rule, None, y=self.y, trained=self.trained, seed=self.seed
-        )
+        rows: dict[str, Any] = {"y": self.y, "trained": self.trained, "seed": self.seed}
+        return TangentTelescope(self.path, sections, self._make_update_rule, loss=self.loss, **rows)
 
     # -- what it costs -----------------------------------------------------------------------------------------------
 
@@ -383,11 +397,14 @@ class TangentTelescope(AnsweringTelescope):
         if 0 in asked:
             yield query.clone()
         for stage in self.progress(range(1, int(stages[-1]) + 1), "labels through the updates"):
-            first, batch = sections.first_of(stage), path.batch(stage)
+            first, update = sections.first_of(stage), self._update(stage)
+            batch = update.batch
             response = by_row[batch]
             if stage - 1 > first:
                 carrier.apply(response.view(-1, k), path.rows[batch], first, stage - 1)
-            residual = response.mul_(path.batch_weights(stage, batch)[:, None]).sub_(self._injected(V[batch], stage))
+            residual = update.of_outputs(response).sub_(self._injected(V[batch], update))
+            if offset and not self.loss.is_quadratic:
+                residual.view(*update.outputs.shape, k)[..., -1] += update.remainder()
             carrier.accumulate(stage, path.batch_tangent(stage), residual.view(-1, k))
             if sections.is_end(stage):
                 if stage < stages[-1] or X is None:
@@ -404,38 +421,53 @@ class TangentTelescope(AnsweringTelescope):
 
     def _backward(self, plan: TangentPlan, rows: Tensor, last: int) -> NDArray:
         """Kernel weights of the outputs of a block of queries, by label: the adjoint of the recursion in `_carry`."""
-        path, n_query = self.path, len(rows) * self.n_outputs
+        path, of = self.path, plan.output
+        own = torch.eye(len(rows) * self.n_outputs, dtype=path.dtype, device=path.device)
+        own = own if of is None else own[:, of :: self.n_outputs].contiguous()
+        n_query = own.shape[1]
         carrier: AdjointCarrier
         if plan.form == "kernel":
             carrier = AdjointKernelCarrier(path)
         else:
             carrier = AdjointParameterCarrier(path, self._make_update_rule(), n_query)
-        own = torch.eye(n_query, dtype=path.dtype, device=path.device)
         on_training = torch.zeros((self.y.size, n_query), dtype=path.dtype, device=path.device)
         weights = on_training.new_zeros((math.prod(self.column_shape), n_query))
         on_rows, weights_of_rows = (part.view(self.n_samples, -1) for part in (on_training, weights))
         for stage in self.progress(range(last, 0, -1), "queries back through the updates"):
-            first, batch = plan.sections.first_of(stage), path.batch(stage)
+            first, update = plan.sections.first_of(stage), self._update(stage)
+            batch = update.batch
             if stage == last or plan.sections.is_end(stage):
                 carrier.start_section()
                 carrier.accumulate(rows, first, stage, own)
                 if stage < last:
                     carrier.accumulate(path.rows, first, stage, on_training)
             on_residual = carrier.apply(stage, path.batch_tangent(stage)).reshape(len(batch), -1)
-            weights_of_rows[batch] += self._collected(on_residual, stage)
-            on_residual = on_residual * path.batch_weights(stage, batch)[:, None]
+            weights_of_rows[batch] -= self._collected(on_residual.clone(), update)
+            on_residual = update.of_outputs(on_residual)
             on_rows[batch] += on_residual
             if stage - 1 > first:
                 carrier.accumulate(path.rows[batch], first, stage - 1, on_residual.view(-1, n_query))
+        if of is not None:
+            of_row = math.prod(self.column_shape[1:])
+            weights = weights[of % of_row :: of_row]
         return weights.T.double().cpu().numpy()
 
-    def _injected(self, columns: Tensor, stage: int) -> Tensor:
-        """Return what columns at the rows of an update take from its weighted residuals; may work in place."""
-        return columns.mul_(self.path.batch_weights(stage, self.path.batch(stage))[:, None])
+    @cached_property
+    def _labels(self) -> Tensor:
+        """Training labels in the working precision, (n_train, n_outputs)."""
+        return as_double(self.y, self.path.device).to(self.path.dtype).view(self.n_samples, -1)
 
-    def _collected(self, on_residual: Tensor, stage: int) -> Tensor:
-        """Return the derivative in the columns at the rows of an update, from that in its residuals: the adjoint."""
-        return on_residual * -self.path.batch_weights(stage, self.path.batch(stage))[:, None]
+    def _update(self, stage: int) -> BatchLoss:
+        """Return the loss at the rows of an update."""
+        return BatchLoss(self.path, self.loss, self._labels, stage)
+
+    def _injected(self, columns: Tensor, update: BatchLoss) -> Tensor:
+        """Return what columns at the rows of an update take from its weighted residuals; may work in place."""
+        return update.of_labels(columns)
+
+    def _collected(self, on_residual: Tensor, update: BatchLoss) -> Tensor:
+        """Return the adjoint of `_injected`, from the derivative in the residuals; may work in place."""
+        return update.of_labels(on_residual)
 
     def _kernel_blocks(self, rows: Tensor, stage: int) -> Iterator[tuple[slice, slice, Tensor]]:
         """Yield blocks of a stage's kernel: outputs of some queries and of some of the batch, and the kernel there."""

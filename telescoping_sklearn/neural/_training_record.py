@@ -3,16 +3,18 @@
 The loop is watched at three places. A forward hook notes the rows that the module was given, and puts an identity
 behind its output, which sees the gradient g_i in the output of every row. For squared error g_i = c w_i (f_i - y_i), so
 that the factor c of every forward pass is measured, whatever the loss averages over; that g has this form is checked.
-The same gradient is pulled back through the module, which gives the gradient that these rows explain. A hook before the
-step compares it with the gradient that the optimiser is about to use: a common factor, as clipping by norm makes it, is
+In the first updates, and regularly later, the same gradient is pulled back through the module, which gives the gradient
+that these rows explain; between them the gradient that the backward pass left stands for it. A hook before the step
+compares it with the gradient that the optimiser is about to use: a common factor, as clipping by norm makes it, is
 recorded as it acted, and anything else is refused. A hook after the step compares the step with the optimiser's rule.
 
 So a record holds only steps that it explains. Whether the module is the function of its parameters that the telescope
 takes it for is checked when the telescope is made: every gradient is computed again from the record, and compared.
 """
 
+import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -22,8 +24,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from telescoping_sklearn._memory import available_memory
-from telescoping_sklearn.losses import SquaredError
-from telescoping_sklearn.neural._isolation import isolates
+from telescoping_sklearn.losses import CrossEntropy, Logistic, Loss, SquaredError
+from telescoping_sklearn.neural._isolation import isolates, seeded
 from telescoping_sklearn.neural._modules import read_module
 from telescoping_sklearn.neural._path import Path
 from telescoping_sklearn.neural._record_layout import parse_budget
@@ -33,9 +35,16 @@ from telescoping_sklearn.neural._training_settings import TrainingRows
 from telescoping_sklearn.neural._trajectory import RecordedBatches, Trajectory
 
 _ROUNDING = 64  # units of rounding that one operation more or less in the loop's loss may make
+_EXPLAINED = 16  # first updates, and one in so many later, whose gradient is compared with that of their rows
 _READ = 3  # rows that a module is tried on
 #: Relative difference allowed between a gradient and the same computed again from the record.
 _GRADIENT_GAP = 1e-3
+#: Losses by name, as torch has them on logits.
+LOSSES: dict[str, Callable[[], Loss]] = {
+    "squared_error": SquaredError,
+    "cross_entropy": CrossEntropy,
+    "binary_cross_entropy": Logistic,
+}
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _DRAWING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 
@@ -47,6 +56,7 @@ def record_training(
     y: ArrayLike,
     sample_weight: ArrayLike | None = None,
     *,
+    loss: str = "squared_error",
     record_budget: str | int = "1GiB",
 ) -> "TrainingRecord":
     """Record one's own training loop, so that `telescope` can explain the module afterwards.
@@ -65,9 +75,13 @@ def record_training(
     X : array-like or tensor of shape (n_train, ...)
         All training rows, as the module is given them: scaled, and not augmented.
     y : array-like or tensor of shape (n_train,) or (n_train, n_outputs)
-        Their labels, as the loss is given them.
+        Their labels, as the loss is given them; numbers of classes for cross-entropy.
     sample_weight : array-like of shape (n_train,), default=None
         Weights of the rows in the loss; None where it has none. Their scale plays no part.
+    loss : {"squared_error", "cross_entropy", "binary_cross_entropy"}, default="squared_error"
+        The loss that is trained: ``torch.nn.MSELoss``, ``CrossEntropyLoss`` or ``BCEWithLogitsLoss``, of any reduction
+        and scale. With the last two the answers are about logits, and kernel weights are their derivative in the
+        labels: there are no effective parameters.
     record_budget : str or int, default="1GiB"
         Memory that the record may take, such as "500MiB", or bytes. Every update is kept: p numbers, and with Adam
         2 p.
@@ -94,7 +108,7 @@ def record_training(
 
     Notes
     -----
-    The loss is squared error, such as ``torch.nn.MSELoss``, of any reduction and scale, and may be weighted. Several
+    Rows of the loss may be weighted. Several
     backward passes before a step, clipping by norm, schedules of the learning rate, parameter groups and frozen
     parameters are recorded as they act. Other losses, penalties in the loss, clipping by value, changed gradients, and
     parameters changed by anything but the optimiser raise an error that names them.
@@ -124,7 +138,7 @@ def record_training(
     >>> telescope(model, X, y, record=run).kernel_weights(X[:2]).shape
     (2, 60)
     """
-    return TrainingRecord(module, optimizer, X, y, sample_weight, record_budget=record_budget)
+    return TrainingRecord(module, optimizer, X, y, sample_weight, loss=loss, record_budget=record_budget)
 
 
 @dataclass
@@ -173,7 +187,7 @@ class TrainingRecord:
 
     Parameters
     ----------
-    module, optimizer, X, y, sample_weight, record_budget
+    module, optimizer, X, y, sample_weight, loss, record_budget
         As in `record_training`.
     among : ndarray of int, default=None
         Rows of X that training may use; None for all.
@@ -196,6 +210,7 @@ class TrainingRecord:
         y: ArrayLike,
         sample_weight: ArrayLike | None = None,
         *,
+        loss: str = "squared_error",
         record_budget: str | int = "1GiB",
         among: NDArray | None = None,
     ):
@@ -209,18 +224,19 @@ class TrainingRecord:
         if rows.ndim < 2 or not len(rows):
             raise ValueError(f"X must hold training rows, (n_train, n_features) or more axes, got shape {rows.shape}.")
         self.row_shape = rows.shape[1:]
-        labels = as_array(y, "y").astype(np.float64)
-        if len(labels) != len(rows) or labels.ndim not in (1, 2):
-            raise ValueError(f"y has shape {labels.shape}, and X {len(rows)} rows. Give one label for every output.")
-        self.n_outputs = 1 if labels.ndim == 1 else labels.shape[1]
+        if loss not in LOSSES:
+            raise ValueError(f"loss={loss!r} must be one of {', '.join(map(repr, LOSSES))}.")
+        self.loss_name, self.loss = loss, LOSSES[loss]()
         self._X = rows.reshape(len(rows), -1).astype(np.float64)
-        self._y = labels.reshape(len(rows), -1)
-        for name, values in (("X", self._X), ("y", self._y)):
-            if not np.isfinite(values).all():
-                raise ValueError(f"{name} contains NaN or infinity.")
+        if not np.isfinite(self._X).all():
+            raise ValueError("X contains NaN or infinity.")
+        self._given_y = as_array(y, "y").copy()
+        if len(self._given_y) != len(rows) or self._given_y.ndim not in (1, 2):
+            raise ValueError(f"y has shape {self._given_y.shape}, and X {len(rows)} rows. Give labels for every row.")
+        self.n_outputs = self._count_outputs()
+        self._y = self.loss.labels(self._given_y, self.n_outputs).reshape(len(rows), -1)
         self._weights = _row_weights(sample_weight, len(rows))
         self._among = np.arange(len(rows)) if among is None else np.sort(among)
-        self._loss = SquaredError()
 
         self._recorder = Recorder(self.module.parameters(), optimizer)
         self._flat = self._recorder._flat
@@ -339,24 +355,38 @@ class TrainingRecord:
             return
         if seen.refusal:
             raise ValueError(seen.refusal)
-        self._begin_pass()
+        is_new = self._begin_pass()
         self._used.append(self._rows_and_factors(output, gradient, seen))
+        if not self._explains_next():
+            if is_new:
+                torch.autograd.Variable._execution_engine.queue_callback(self._keep_gradient)
+            return
         with torch.enable_grad():
             parts = torch.autograd.grad(output, self._flat.tensors, gradient, retain_graph=True, allow_unused=True)
         if self._explained is not None:
-            parts = tuple(_sum(before, part) for before, part in zip(self._explained, parts, strict=True))
-        self._explained = parts
+            self._explained = tuple(_sum(first, part) for first, part in zip(self._explained, parts, strict=True))
+        else:
+            self._explained = parts
 
-    def _begin_pass(self) -> None:
+    def _explains_next(self) -> bool:
+        """Whether the gradient of the next update is compared with that of its rows; else what backward left is it."""
+        return self.n_updates < _EXPLAINED or self.n_updates % _EXPLAINED == 0
+
+    def _keep_gradient(self) -> None:
+        """Copy the gradient at the end of a backward pass."""
+        self._explained = tuple(None if part.grad is None else part.grad.clone() for part in self._flat.tensors)
+
+    def _begin_pass(self) -> bool:
         """Look at the gradient where a backward pass begins: what was zeroed does not count any more."""
         number = torch._C._current_graph_task_id()
         if number == self._pass:
-            return
+            return False
         self._pass = number
         if all(part.grad is None or not part.grad.any() for part in self._flat.tensors):
             self._forget_passes()
         elif not self._used:
             self._leftover = True
+        return True
 
     def _forget_passes(self) -> None:
         self._used, self._explained, self._leftover = [], None, False
@@ -515,7 +545,7 @@ class TrainingRecord:
 
     def _residuals(self, f: NDArray, rows: NDArray) -> NDArray:
         """Gradient of the loss in the outputs of rows, in the precision of the outputs, (b, n_outputs)."""
-        return self._loss.gradient(self._y[rows].astype(f.dtype), f).astype(np.float64)
+        return self.loss.gradient(self._y[rows].astype(f.dtype), f).astype(np.float64)
 
     def _factor(self, f: NDArray, g: NDArray, rows: NDArray) -> tuple[float, NDArray]:
         """Measure the factor c in g_i = c w_i (f_i - y_i), and say which rows have it.
@@ -525,7 +555,7 @@ class TrainingRecord:
         weights = self._weights[rows, None]
         unit = weights * self._residuals(f, rows)
         eps = _ROUNDING * float(np.finfo(f.dtype).eps)
-        rounding = eps * weights * (np.abs(f) + np.abs(self._y[rows]))
+        rounding = eps * weights * self._size(np.abs(f), np.abs(self._y[rows]))
         g = g.astype(np.float64)
 
         def fits(factor: float) -> NDArray:
@@ -541,16 +571,23 @@ class TrainingRecord:
             return factor, np.zeros(1, dtype=bool)
         return factor, fits(factor)
 
+    def _size(self, f: Any, y: Any) -> Any:
+        """Size of what a derivative of the loss is computed from, given absolute outputs and labels."""
+        return f + y if self.loss.is_quadratic else 1 + f
+
     def _other_loss(self, f: NDArray, g: NDArray, rows: NDArray, fits: NDArray) -> str:
         """Say what the loss may be, whose gradient in the outputs is not a multiple of f - y."""
         update, y, residuals = self.n_updates + 1, self._y[rows], self._residuals(f, rows)
-        what = f"In update {update} the gradient of the loss in the outputs is not a multiple of f - y"
+        unit = "f - y" if self.loss.is_quadratic else f"that of loss={self.loss_name!r}"
+        what = f"In update {update} the gradient of the loss in the outputs is not a multiple of {unit}"
         if g.size == 1 or not np.abs(residuals).max() > 0:
             return (
                 f"{what} with the factor of earlier updates, or all residuals are too small to measure one. A batch of "
                 "one row must have the same factor every time: any loss of one row looks like a squared error with "
                 "some factor. Use batches of two rows or more."
             )
+        if not self.loss.is_quadratic:
+            return f"{what}. Give y and sample_weight as the loss has them, and outputs that are logits."
         over_batch = f - y.mean(axis=0)
         if len(f) > 1 and _is_multiple(g, over_batch):
             return (
@@ -559,6 +596,11 @@ class TrainingRecord:
             )
         if _is_multiple(np.abs(g), np.ones_like(g)):
             return f"{what}, but constant in size: the loss is the absolute error. Record squared error."
+        for name, make in LOSSES.items():
+            other = make()
+            if not other.is_quadratic and (name != "cross_entropy" or f.shape[1] > 1) and other.covers(y):
+                if _is_multiple(g, self._weights[rows, None] * other.gradient(y, f.astype(np.float64))):
+                    return f"{what}, but of loss={name!r}. Record with it."
         return (
             f"{what}, for {int((~fits).sum())} of {len(f)} rows. The loss must be the squared error of y with the "
             "weights in sample_weight: give y as the loss is given it (scaled labels), weights that the loss uses, "
@@ -583,6 +625,11 @@ class TrainingRecord:
                 f"Update {update} follows no backward pass through the recorded module. The loop must call the module "
                 "that is recorded, inside the with statement: not a copy, a part, or what torch.compile made of it."
             )
+        if self._leftover:
+            raise ValueError(
+                f"The gradient of update {update} still holds that of an earlier step. Call optimizer.zero_grad() in "
+                "every step."
+            )
         if all(_is_same(part.grad, own) for part, own in zip(self._flat.tensors, parts, strict=True)):
             return 1.0
         explained = _flat_of(parts, self._flat.tensors)
@@ -599,8 +646,6 @@ class TrainingRecord:
     def _other_gradient(self, gradient: Tensor, explained: Tensor) -> str:
         """Say what else may be in a gradient."""
         what = f"The gradient of update {self.n_updates + 1} is not a multiple of the one that its rows explain"
-        if self._leftover:
-            return f"{what}: it still held that of an earlier step. Call optimizer.zero_grad() in every step."
         moved = self._flat.theta()
         rest = gradient - explained
         if _is_multiple(rest.cpu().numpy(), moved.cpu().numpy(), 1e-2):
@@ -664,7 +709,7 @@ class TrainingRecord:
         rows = X.reshape(len(X), -1)
         if rows.shape != self._X.shape or not np.array_equal(rows.astype(np.float64), self._X):
             raise ValueError("X is not the X that was recorded. Give telescope the same rows in the same order.")
-        if y.size != self._y.size or not np.array_equal(y.reshape(self._y.shape).astype(np.float64), self._y):
+        if y.size != self._given_y.size or not np.array_equal(y.reshape(self._given_y.shape), self._given_y):
             raise ValueError("y is not the y that was recorded. Give telescope the same labels in the same order.")
 
     def trajectory(self, n_stages: int) -> Trajectory:
@@ -688,9 +733,9 @@ class TrainingRecord:
             batch = path.batch(stage)
             f = path.outputs(path.rows[batch], stage - 1, path.dtype).view(len(batch), -1)
             weights = path.batch_weights(stage, batch)[:, None]
-            size = eps * weights * (f.abs() + labels[batch].abs().to(f))
+            size = eps * weights * self._size(f.abs(), labels[batch].abs().to(f))
             noise = size * (2 * torch.randint(0, 2, size.shape, generator=signs) - 1).to(size)
-            residual = weights * self._loss.gradient(labels[batch].to(f), f)
+            residual = weights * self.loss.gradient(labels[batch].to(f), f)
             gradient, rounding = path.batch_tangent(stage).vjp(torch.stack([residual.flatten(), noise.flatten()], 1))
             product, norm = self._sketches[stage - 1]
             allowed = _GRADIENT_GAP * norm + 4 * float(torch.linalg.vector_norm(rounding))
@@ -701,6 +746,14 @@ class TrainingRecord:
                     f"{gap / max(norm, 1e-300):.1e}). Something changed the module for its training only: a mode of "
                     "train() and eval(), buffers, hooks, or parameters that were exchanged between two steps."
                 )
+
+    def _count_outputs(self) -> int:
+        """Count outputs: columns of y, or what a copy of the module returns where y holds numbers of classes."""
+        if self.loss.is_quadratic or self._given_y.ndim == 2:
+            return self._given_y[0].size
+        copied = copy.deepcopy(self.module).double().cpu()
+        with seeded(0), torch.no_grad():
+            return torch.as_tensor(copied(torch.from_numpy(self._X[:2].reshape(-1, *self.row_shape))))[0].numel()
 
     def _read(self) -> Any:
         """Read the module as a function of its parameters and of flat rows."""

@@ -20,6 +20,8 @@ class TrainingRecorder(Callback):
     ----------
     sample_weight : array-like of shape (n_train,), default=None
         Weights of the rows in the net's loss; None where it has none.
+    loss : {"squared_error", "cross_entropy", "binary_cross_entropy"}, default="squared_error"
+        The loss that the net trains; see `record_training`.
     record_budget : str or int, default="1GiB"
         Memory that the record may take; see `record_training`.
 
@@ -53,8 +55,9 @@ class TrainingRecorder(Callback):
     (15, 48)
     """
 
-    def __init__(self, sample_weight: Any = None, record_budget: str | int = "1GiB"):
+    def __init__(self, sample_weight: Any = None, loss: str = "squared_error", record_budget: str | int = "1GiB"):
         self.sample_weight = sample_weight
+        self.loss = loss
         self.record_budget = record_budget
 
     def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
@@ -78,6 +81,7 @@ class TrainingRecorder(Callback):
                 X,
                 y,
                 self.sample_weight,
+                loss=self.loss,
                 record_budget=self.record_budget,
                 among=np.unique(np.asarray(dataset_train.indices)) if held_out else None,
             )

@@ -25,12 +25,13 @@ class TrainingRows:
     """Rows as given to `fit`, held once."""
 
     X: NDArray  # (n_train, n_features)
-    y: NDArray  # (n_train,)
+    y: NDArray  # (n_train,) or (n_train, n_outputs)
     weights: NDArray  # (n_train,), of mean 1 over the rows trained on; zero for rows held out
 
     def tensors(self, dtype: torch.dtype, device: str) -> list[Tensor]:
-        """Return copies to train on."""
-        return [torch.tensor(array, dtype=dtype, device=device) for array in (self.X, self.y, self.weights)]
+        """Return copies to train on: X, labels (n_train, n_outputs) and weights (n_train, 1)."""
+        columns = self.X, self.y.reshape(len(self.y), -1), self.weights[:, None]
+        return [torch.tensor(array, dtype=dtype, device=device) for array in columns]
 
     def subset(self, rows: NDArray) -> "TrainingRows":
         """Return some of the rows."""
