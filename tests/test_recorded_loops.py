@@ -1,10 +1,12 @@
 """Loops that users write, in plain torch and with skorch, are recorded, explained, or refused by name."""
 
 import copy
+import doctest
 import pickle
 import warnings
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -626,6 +628,13 @@ def test_copies_of_the_module_and_pickles_of_the_answers_stand_alone(data):
     assert not np.allclose(loaded.kernel_weights(X), explained.kernel_weights(X))
     with pytest.raises(TypeError, match="cannot be run again"):
         loaded.fit(X, y)
+
+
+def test_the_guide_runs_as_it_is_printed():
+    page = Path(__file__).parents[1] / "docs" / "own_networks.rst"
+    failed, tried = doctest.testfile(str(page), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert tried > 15
+    assert not failed
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------

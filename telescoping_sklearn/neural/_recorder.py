@@ -57,12 +57,15 @@ class FlatParameters:
 
     def equals(self, theta: Tensor) -> bool:
         """Whether the parameters are theta, (p,)."""
-        pairs = zip(self.tensors, self.places, strict=True)
-        return all(torch.equal(tensor.detach().reshape(-1), theta[place]) for tensor, place in pairs)
+        pairs = zip(self.tensors, self._split(theta), strict=True)
+        return all(torch.equal(tensor.detach().reshape(-1), part) for tensor, part in pairs)
 
     def largest(self, values: Tensor) -> Tensor:
         """Largest absolute value in every tensor, given numbers of all parameters, (p,)."""
-        return torch.stack(torch._foreach_norm([values[place] for place in self.places], torch.inf))
+        return torch.stack(torch._foreach_norm(self._split(values), torch.inf))
+
+    def _split(self, values: Tensor) -> tuple[Tensor, ...]:
+        return values.split([place.stop - place.start for place in self.places])
 
     def gradient(self) -> Tensor:
         """Gradient, (p,), zero where there is none."""
