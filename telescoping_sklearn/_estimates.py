@@ -188,8 +188,8 @@ def probe_blocks(telescope: Telescope, X: NDArray | None, first: int, last: int)
 
     def stack(block: slice) -> NDArray:
         numbers = range(first + max(block.start - ahead, 0), first + max(block.stop - ahead, 0))
-        V = np.column_stack([*columns[block], *(_probe(telescope, number, leading) for number in numbers)])
-        return V.reshape(*telescope.y.shape, -1)
+        drawn = np.stack([*columns[block], *(_probe(telescope, number, leading) for number in numbers)])
+        return np.ascontiguousarray(drawn.T).reshape(*telescope.y.shape, -1)
 
     return plan, map(stack, plan.blocks(n_columns))
 

@@ -20,8 +20,8 @@ class HeldTrees:
 
     def leaf(self, tree, leaf, weights, residuals):
         rows = [row for row in range(len(self.y)) if self.train[tree][row] == leaf and self.bags[tree][row]]
-        pull = sum(weights[row] * residuals[row] for row in rows)
-        return self.rate * pull / (sum(weights[row] for row in rows) + self.ridge)
+        total = sum(weights[row] * residuals[row] for row in rows)
+        return self.rate * total / (sum(weights[row] for row in rows) + self.ridge)
 
     def fit(self, weights, moves):
         """Predictions of the query rows, and of the training rows before each tree, with other weights of the rows.

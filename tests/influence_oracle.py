@@ -22,7 +22,7 @@ def weight_differences(predict, weights, step=1e-5):
     return np.column_stack(columns)
 
 
-def pull_and_hessian(model, y, f):
+def residual_and_hessian(model, y, f):
     """-g and H of rows, for a loss by its name."""
     if model.objective in RAW_LOSSES:
         gradient, hessian, _ = RAW_LOSSES[model.objective](model)
@@ -62,11 +62,11 @@ class TreesAgain:
         for leaves, bag, ridges in list(zip(self.leaves, self.bags, self.ridges, strict=True))[: self.n_stages]:
             if len(ridges) == 1:
                 continue  # the start alone
-            pulls, hessians = pull_and_hessian(model, self.y, f[:n])
+            residuals, hessians = residual_and_hessian(model, self.y, f[:n])
             after = f.copy()
             for leaf, ridge in ridges.items():
                 rows = bag[leaves[bag] == leaf]
-                total = weights[rows] @ pulls[rows]
+                total = weights[rows] @ residuals[rows]
                 left = np.sign(total) * max(abs(total) - model.reg_alpha, 0)
                 value = left / (weights[rows] @ hessians[rows] + ridge)
                 if model.max_delta_step > 0:

@@ -72,25 +72,25 @@ def by_hand_quantile(values, weights, level):
 
 
 def newton_leaf(ridge=0.0, learning_rate=1.0, penalty=0.0, limit=0.0):
-    """Value of a leaf as ``a @ pulls + b`` of its rows, thresholds and all, from sums of pulls and hessians."""
+    """Value of a leaf as ``a @ residuals + b`` of its rows, thresholds and all, from sums of residuals and hessians."""
 
-    def leaf(pulls, weights, hessians):
-        total, whole = (weights * pulls).sum(), (weights * hessians).sum() + ridge
+    def leaf(residuals, weights, hessians):
+        total, whole = (weights * residuals).sum(), (weights * hessians).sum() + ridge
         if whole <= 0 or (penalty > 0 and abs(total) <= penalty):
-            return np.zeros(len(pulls)), 0.0
+            return np.zeros(len(residuals)), 0.0
         value = (total - np.sign(total) * penalty) / whole
         if limit and abs(value) > limit:
-            return np.zeros(len(pulls)), learning_rate * np.sign(value) * limit
+            return np.zeros(len(residuals)), learning_rate * np.sign(value) * limit
         return learning_rate * weights / whole, -learning_rate * np.sign(total) * penalty / whole
 
     return leaf
 
 
 def quantile_leaf(weigh, learning_rate=1.0):
-    """Value of a leaf as ``a @ pulls``, a quantile; ``weigh(residuals, weights)`` gives the weights of its rows."""
+    """Value of a leaf as ``a @ residuals``, a quantile; ``weigh(residuals, weights)`` gives the weights of its rows."""
 
-    def leaf(pulls, weights, hessians):
-        return learning_rate * weigh(pulls, weights), 0.0
+    def leaf(residuals, weights, hessians):
+        return learning_rate * weigh(residuals, weights), 0.0
 
     return leaf
 
@@ -113,17 +113,17 @@ def dense_telescope(y, leaves, query_leaves, leaf, *, start, row_weights=None, b
     derivatives = loss or Squared()
     for t in range(len(leaves)):
         rule = leaf[t] if isinstance(leaf, list) else leaf
-        pulls = -derivatives.gradient(y.astype(float_type), raw)
+        residuals = -derivatives.gradient(y.astype(float_type), raw)
         rates = derivatives.label_rate(y, raw), derivatives.curvature(y, raw), derivatives.hessian(y, raw)
         weights = w if bags is None else w * bags[t]
         added = []
         for number_of_leaf in np.unique(leaves[t]):
             rows = np.flatnonzero(leaves[t] == number_of_leaf)
             q, h, H = (rate[rows] for rate in rates)
-            a, b = rule(pulls[rows], weights[rows], H)
+            a, b = rule(residuals[rows], weights[rows], H)
             of_labels = -(a * h) @ S[rows]
             of_labels[rows] += a * q
-            added.append((number_of_leaf, of_labels, b - (a * h) @ c[rows], a @ pulls[rows] + b))
+            added.append((number_of_leaf, of_labels, b - (a * h) @ c[rows], a @ residuals[rows] + b))
         for number_of_leaf, of_labels, of_offset, value in added:
             inside, asked = leaves[t] == number_of_leaf, query_leaves[t] == number_of_leaf
             S[inside] += of_labels

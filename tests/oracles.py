@@ -278,11 +278,11 @@ class AffineLeafLoops:
         for leaf, rows in members.items():
             sums[leaf], totals[leaf], weights[leaf] = np.zeros(before.shape[1]), 0.0, 0.0
             for i in rows:
-                pull, q, h, hessian, near = row_derivatives(self.model, self.y[i], f[i])
+                residual, q, h, hessian, near = row_derivatives(self.model, self.y[i], f[i])
                 sums[leaf] -= self.w[i] * h * before[i]
                 sums[leaf][i] += self.w[i] * q
-                sums[leaf][-1] += self.w[i] * (pull - q * self.y[i] + h * f[i])
-                totals[leaf] += self.w[i] * pull
+                sums[leaf][-1] += self.w[i] * (residual - q * self.y[i] + h * f[i])
+                totals[leaf] += self.w[i] * residual
                 weights[leaf] += self.w[i] * hessian
                 self.close |= bool(near)
         counts = {leaf: len(rows) for leaf, rows in members.items()}

@@ -258,10 +258,10 @@ def test_labels_that_float32_loses_are_refused(rows, scale):
     X, y = rows
     with pytest.raises(ValueError, match=r"y has absolute values .* float32 .* Rescale y"):
         make_trees().fit(X, y * scale)
-    watched = make_trees(early_stopping_rounds=2)
+    stopped = make_trees(early_stopping_rounds=2)
     if scale != 1e-16:  # a start of zero is lost on the rows trained on only
         with pytest.raises(ValueError, match="Rescale y_val"):
-            watched.fit(X, y, X_val=X, y_val=y * scale)
+            stopped.fit(X, y, X_val=X, y_val=y * scale)
 
 
 @pytest.mark.parametrize("scale", [1e39, 1e38, 1e-50])

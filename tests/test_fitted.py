@@ -63,7 +63,7 @@ N, M = 90, 15
 
 @pytest.fixture(scope="module")
 def rows():
-    """Rows and labels that nobody would take for each other."""
+    """Rows and labels that differ in shape and scale."""
     X, y = random_rows(N, seed=5)
     return X, 8 + y
 

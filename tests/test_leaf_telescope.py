@@ -94,7 +94,7 @@ def test_routes_blocks_and_memory_give_the_weights_of_the_leaf_loops(
     telescope = model.telescope_
     with pytest.MonkeyPatch.context() as patched, config_context(working_memory=working_memory):
         patched.setattr("telescoping_sklearn.boosting._leaf_carriers._BLOCK_BYTES", block_bytes)
-        patched.setattr("telescoping_sklearn.boosting._leaf_space._ROWS_OF_COUNTS", 7)
+        patched.setattr("telescoping_sklearn.boosting._leaf_space._PAIRS_AT_ONCE", 7)
         np.testing.assert_allclose(forward_weights(telescope, query, size), reached, atol=1e-12)
         np.testing.assert_allclose(backward_weights(telescope, query, size), reached, atol=1e-12)
         np.testing.assert_allclose(telescope.kernel_weights(query), reached, atol=1e-12)

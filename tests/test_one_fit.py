@@ -90,7 +90,7 @@ def spoil(arrays):
 
 @functools.cache
 def expected_answers(family, dtype):
-    """Answers of a model that was given arrays that nobody changes."""
+    """Answers of a model that was given arrays that are not changed."""
     given = {name: array.astype(dtype) for name, array in given_to_fit(family).items()}
     return answers(BUILD[family]().fit(**given), QUERY.to_numpy())
 
@@ -191,7 +191,7 @@ def early(seed, n_features=4):
 
 REFITS = {
     "trees": (make_trees(), frames(1), {}, frames(2, 6)),
-    "trees watched": (make_trees(early_stopping_rounds=3), early(1), {"reg_lambda": 1.0}, early(2, 6)),
+    "trees, early stopping": (make_trees(early_stopping_rounds=3), early(1), {"reg_lambda": 1.0}, early(2, 6)),
     "trees split": (make_trees(early_stopping_rounds=3), frames(1), {"record": False}, frames(2, 6)),
     "trees warm": (
         make_trees(warm_start=True, subsample=0.6, subsample_freq=1),

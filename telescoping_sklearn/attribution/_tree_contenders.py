@@ -17,17 +17,17 @@ from scipy import sparse
 
 
 class _Tree(NamedTuple):
-    """A tree: leaves of rows, rates lr / (H + lambda) of leaves, weights w_i and pulls r_i - theta of training rows."""
+    """A tree: leaves, rates lr / (H + lambda) of leaves, weights w_i and deviations r_i - theta of training rows."""
 
     query: NDArray
     train: NDArray
     rates: NDArray
     weights: NDArray
-    pulls: NDArray
+    deviations: NDArray
 
 
 def boostin(telescope: Any, X: NDArray | None) -> NDArray:
-    """BoostIn: the row's own pull on the leaves that it shares with the query, later residuals held.
+    """BoostIn: the row's own effect on the values of the leaves that it shares with the query, later residuals held.
 
     sum_t lr 1{same leaf} (r_i - theta) / (H + lambda): TracIn for boosted trees, with leaf values as parameters.
 
@@ -50,7 +50,7 @@ def boostin(telescope: Any, X: NDArray | None) -> NDArray:
     """
     scores = np.zeros((telescope.n_query(X), telescope.n_samples))
     for tree in _trees(telescope, X):
-        scores += _same_leaf(tree) * (tree.rates[tree.train] * tree.pulls)
+        scores += _same_leaf(tree) * (tree.rates[tree.train] * tree.deviations)
     return scores
 
 
@@ -86,7 +86,7 @@ def leaf_influence(telescope: Any, X: NDArray | None) -> NDArray:
     for tree in _trees(telescope, X):
         members = sparse.csr_array((tree.weights, (tree.train, rows)), shape=(len(tree.rates), n_train))
         sums = -(members @ at_train)
-        sums[tree.train, rows] += tree.pulls
+        sums[tree.train, rows] += tree.deviations
         values = tree.rates[:, None] * sums
         at_query += values[tree.query]
         at_train += values[tree.train]
@@ -118,7 +118,7 @@ def leaf_influence_single_point(telescope: Any, X: NDArray | None) -> NDArray:
     """
     scores, own = np.zeros((telescope.n_query(X), telescope.n_samples)), np.zeros(telescope.n_samples)
     for tree in _trees(telescope, X):
-        added = tree.rates[tree.train] * (tree.pulls - tree.weights * own)
+        added = tree.rates[tree.train] * (tree.deviations - tree.weights * own)
         scores += _same_leaf(tree) * added
         own += added
     return scores
@@ -163,8 +163,8 @@ def _trees(telescope: Any, X: NDArray | None) -> Iterator[_Tree]:
         residuals = telescope.y - fitted
         theta = rates * ensemble.leaf_sums(stage, weights * residuals) / terms.learning_rate
         counts = terms.counts(stage) if callable(terms.counts) else terms.counts
-        pulls = counts * (residuals - theta[train])
-        yield _Tree(leaves[stage - 1].astype(np.intp), train.astype(np.intp), rates, weights, pulls)
+        deviations = counts * (residuals - theta[train])
+        yield _Tree(leaves[stage - 1].astype(np.intp), train.astype(np.intp), rates, weights, deviations)
 
 
 def _terms(ensemble: Any) -> Any:

@@ -13,7 +13,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -303,9 +303,8 @@ def _make_empty(path: Path) -> None:
             connection.execute(f"PRAGMA user_version = {_FORMAT}")
             connection.executescript(_SCHEMA)
             connection.execute("PRAGMA journal_mode = WAL")
-        os.link(name, path)
-    except FileExistsError:
-        pass
+        with suppress(FileExistsError):  # another process made the store meanwhile, as empty as this one
+            os.link(name, path)
     finally:
         os.unlink(name)
 

@@ -19,10 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from telescoping_sklearn._memory import items_per_block
 from telescoping_sklearn.boosting._ensemble import LeafEnsemble
 
-#: Rows of a block of leaf numbers and counts that stays in the caches.
-_ROWS_OF_COUNTS = 32768
+#: Pairs of leaves that are numbered at once: their numbers stay in the caches.
+_PAIRS_AT_ONCE = 65536
+#: Trees whose leaves are counted at once against those of a later one: the counts stay in the caches.
+_TREES_AT_ONCE = 16
 
 #: Gives the weights of all rows in a stage, (n_rows,), or None for ones.
 StageRates = Callable[[int], NDArray | None]
@@ -131,26 +134,40 @@ def shared_weight(
     ndarray of shape (n_leaves_of_stages, n_leaves_of_stages)
         Block (t, s) is the sum of left_t right_s over rows in both leaves; zero above the diagonal blocks.
     """
-    trees = range(stages.start, stages.stop)
-    offsets = offsets_of(n_leaves[stages])
+    leaves, offsets = leaves[stages], offsets_of(n_leaves[stages])
     shared = np.zeros((offsets[-1], offsets[-1]))
-    for t, later in enumerate(trees):
-        weights = left(later + 1)
-        for s, earlier in enumerate(trees[: t + 1] if right is not None else trees[:t]):
-            other = None if right is None else right(earlier + 1)
-            both = weights if other is None else other if weights is None else weights * other
-            counts = _pair_sums(leaves[later], leaves[earlier], int(n_leaves[later]), int(n_leaves[earlier]), both)
-            shared[offsets[t] : offsets[t + 1], offsets[s] : offsets[s + 1]] = counts
+    at_once = items_per_block(16.0 * leaves.shape[1], _TREES_AT_ONCE)
+    for t, later in enumerate(leaves):
+        own, weights = slice(offsets[t], offsets[t + 1]), left(stages.start + t + 1)
+        for some in row_blocks(t if right is None else t + 1, at_once):
+            starts, stop = offsets[some] - offsets[some.start], offsets[some.stop]
+            both = weights
+            if right is not None:
+                both = _products(weights, [right(stages.start + s + 1) for s in range(some.start, some.stop)])
+            shape = int(n_leaves[stages][t]), int(stop - offsets[some.start])
+            shared[own, offsets[some.start] : stop] = _pair_sums(later, leaves[some], starts, shape, both)
     return shared
 
 
-def _pair_sums(rows: NDArray, columns: NDArray, n_rows: int, n_columns: int, weights: NDArray | None) -> NDArray:
-    """Weight of every pair of leaves, (n_rows, n_columns)."""
-    sums = np.zeros(n_rows * n_columns)
-    for block in row_blocks(len(rows), _ROWS_OF_COUNTS):
-        pairs = rows[block] * np.intp(n_columns) + columns[block]
-        sums += np.bincount(pairs, weights=None if weights is None else weights[block], minlength=len(sums))
-    return sums.reshape(n_rows, n_columns)
+def _products(weights: NDArray | None, others: list[NDArray | None]) -> NDArray | None:
+    """Multiply weights of rows by those in several trees, (n_trees, n_rows); None stands for ones."""
+    if all(other is None for other in others):
+        return weights
+    products = np.stack([other for other in others if other is not None])
+    return products if weights is None else np.multiply(products, weights, out=products)
+
+
+def _pair_sums(
+    rows: NDArray, columns: NDArray, starts: NDArray, shape: tuple[int, int], weights: NDArray | None
+) -> NDArray:
+    """Weight that leaves of one tree, (n_rows,), share with those of several, (n_trees, n_rows), stacked."""
+    sums = np.zeros(shape[0] * shape[1])
+    for block in row_blocks(len(rows), max(1, _PAIRS_AT_ONCE // len(columns))):
+        pairs = columns[:, block] + starts[:, None]
+        pairs += rows[block] * np.intp(shape[1])
+        of_pairs = None if weights is None else np.broadcast_to(weights[..., block], pairs.shape).ravel()
+        sums += np.bincount(pairs.ravel(), weights=of_pairs, minlength=len(sums))
+    return sums.reshape(shape)
 
 
 class TreeGroup:

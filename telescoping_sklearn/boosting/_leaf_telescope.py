@@ -393,5 +393,5 @@ class LeafTelescope(AnsweringTelescope):
 
 def _digest(labels: NDArray, offset: bool) -> bytes:
     """Tell columns of labels apart, far faster than carrying them; with ``offset`` the last one is the offset's."""
-    person = b"offset" if offset else b""
-    return hashlib.blake2b(np.ascontiguousarray(labels, dtype=np.float64).data, digest_size=16, person=person).digest()
+    kind = b"offset" if offset else b""
+    return kind + hashlib.sha256(np.ascontiguousarray(labels, dtype=np.float64).data, usedforsecurity=False).digest()

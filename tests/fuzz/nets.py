@@ -40,11 +40,11 @@ TIGHT, SINGLE = 1e-10, 5e-5
 
 
 class RMSprop(torch.optim.RMSprop):
-    """A class of its own, so that what is registered here is known to nobody else."""
+    """A class of its own, so that nothing else uses what is registered here."""
 
 
 class Adagrad(torch.optim.Adagrad):
-    """A class of its own, so that what is registered here is known to nobody else."""
+    """A class of its own, so that nothing else uses what is registered here."""
 
 
 class RMSpropResponse:
