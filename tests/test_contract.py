@@ -602,7 +602,7 @@ def test_missing_values_are_refused_by_nets_and_taken_by_trees(data, query):
         (np.zeros((5, 2)), np.zeros(5), np.ones(4), "sample_weight"),
         (np.zeros((5, 2)), np.zeros(5), -np.ones(5), "[Nn]egative"),
         (np.zeros((5, 2)), np.zeros(5), np.zeros(5), "[Ss]ample.weight"),
-        (np.zeros((5, 2)), np.zeros((5, 2)), None, "1d array"),
+        (np.zeros((5, 2)), np.zeros((5, 2, 2)), None, "(dim|array)"),
         (np.zeros(5), np.zeros(5), None, "2D array"),
         (np.zeros((0, 2)), np.zeros(0), None, "0 sample"),
         (np.array([["a"], ["b"]]), np.zeros(2), None, "convert string"),

@@ -251,10 +251,8 @@ def test_a_row_of_several_outputs_has_one_weight(optimizer, functional, denomina
     diagonal = np.einsum("iji->ij", telescope.influence(run.X, denominators=denominators))
     np.testing.assert_allclose(own, diagonal, **near)
     assert of_weights.accuracy.sound.all()
-    message = r"^top_examples\(by='influence'\) ranks .*by influence\(X\)\[:, output\]\.$"
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(ValueError, match=r"^top_examples\(by='influence'\) is about one output"):
         telescope.top_examples(run.query, 2, by="influence")
-    assert "kernel_weights" not in str(caught.value)
 
 
 # -- optimisers that users register ------------------------------------------------------------------------------------
