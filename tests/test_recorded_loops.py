@@ -955,6 +955,20 @@ def test_modules_that_cannot_be_recorded_are_named(data):
         record_training(pair, optimizer, X, y)
 
 
+def test_a_compiled_module_is_recorded_if_it_is_the_one_that_is_called(data):
+    X, y = data
+    for records_compiled in (True, False):
+        module = make_module()
+        compiled = torch.compile(module, backend="eager")
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
+        refused = pytest.raises(ValueError, match=r"not a copy, a part, or what torch\.compile made of it")
+        run = record_training(compiled if records_compiled else module, optimizer, X, y)
+        with run, nullcontext() if records_compiled else refused:
+            plain_loop(compiled, optimizer, epochs(1, X, y), mean_loss)
+        if records_compiled:
+            assert telescope(compiled, X, y, record=run, section=1).n_stages_ == 4
+
+
 def test_a_module_of_two_arguments_is_refused(data):
     X, y = data
 

@@ -544,12 +544,6 @@ class TelescopingMLPRegressor(RecordedRunEstimator):
         theta, rows = self.module_.theta, self._rows
         return Path(self.module_.network, self._trajectory, rows.X, rows.weights, self.rule, theta.dtype, theta.device)
 
-    def __sklearn_tags__(self):
-        """Return the tags of a regressor of one output or several."""
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        return tags
-
 
 def _predict(network: Network, theta: Tensor, X: NDArray) -> NDArray:
     """Predict in float64, in blocks of rows, (n_query,) or (n_query, n_outputs)."""

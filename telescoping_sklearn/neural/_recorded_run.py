@@ -124,3 +124,9 @@ class RecordedRunEstimator(BaseTelescopingEstimator):
             first = chosen_sections(path, sample, self.section_tol, scale, longest)
             self._chosen_sections[key] = refined_sections(make, first, 2 * self.section_tol)
         return self._chosen_sections[key]
+
+    def __sklearn_tags__(self):
+        """Return the tags of a regressor of one output or several."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
