@@ -118,8 +118,7 @@ def record_training(
     >>> import torch
     >>> from torch import nn
     >>> from torch.utils.data import DataLoader, TensorDataset
-    >>> from telescoping_sklearn import telescope
-    >>> from telescoping_sklearn.neural import record_training
+    >>> from telescoping_sklearn import record_training, telescope
     >>> _ = torch.manual_seed(0)
     >>> X = torch.randn(60, 3)
     >>> y = X[:, :1] ** 2

@@ -44,8 +44,7 @@ class TrainingRecorder(Callback):
     >>> import numpy as np
     >>> import torch
     >>> from skorch import NeuralNetRegressor
-    >>> from telescoping_sklearn import telescope
-    >>> from telescoping_sklearn.neural import TrainingRecorder
+    >>> from telescoping_sklearn import TrainingRecorder, telescope
     >>> X = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
     >>> y = X[:, :1] ** 2
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
@@ -61,14 +60,32 @@ class TrainingRecorder(Callback):
         self.record_budget = record_budget
 
     def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        """Note the rows; the rows that are held out are not known yet."""
+        """Note the rows; the rows that are held out are not known yet.
+
+        Parameters
+        ----------
+        net : NeuralNet
+            The net.
+        X, y : object, default=None
+            What `fit` was given.
+        **kwargs : object
+            Not used.
+        """
         self._rows = X, y
         self._running = False
 
-    def on_epoch_begin(
-        self, net: NeuralNet, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any
-    ) -> None:
-        """Begin to record in the first epoch."""
+    def on_epoch_begin(self, net: NeuralNet, dataset_train: Any = None, **kwargs: Any) -> None:
+        """Begin to record in the first epoch.
+
+        Parameters
+        ----------
+        net : NeuralNet
+            The net.
+        dataset_train : object, default=None
+            The rows that are trained on.
+        **kwargs : object
+            Not used.
+        """
         if self._running:
             return
         X, y = data_from_dataset(self._rows[0]) if isinstance(self._rows[0], Dataset) else self._rows
@@ -89,7 +106,17 @@ class TrainingRecorder(Callback):
         self._running = True
 
     def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        """End the record."""
+        """End the record.
+
+        Parameters
+        ----------
+        net : NeuralNet
+            The net.
+        X, y : object, default=None
+            What `fit` was given.
+        **kwargs : object
+            Not used.
+        """
         if self._running:
             self.record_.__exit__()
         self._running = False
@@ -118,6 +145,6 @@ def record_of(model: Any, record: Any) -> tuple[TrainingRecord, nn.Module]:
         raise TypeError(
             "A net is explained by the record of its training, which cannot be made afterwards. Train it inside "
             "`with record_training(module, optimizer, X, y) as run:` and give record=run; give a skorch net "
-            "callbacks=[TrainingRecorder()]. Both are in telescoping_sklearn.neural."
+            "callbacks=[TrainingRecorder()]. Both are in telescoping_sklearn."
         )
     return record, model
