@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         irregularity_scores,
         mixture_test_sets,
     )
-    from telescoping_sklearn.neural import TelescopingMLPRegressor
+    from telescoping_sklearn.neural import TelescopingMLPRegressor, TrainingRecorder, record_training
 
 __all__ = [
     "BaseTelescopingEstimator",
@@ -33,11 +33,13 @@ __all__ = [
     "TabularPreparation",
     "TelescopingGBTRegressor",
     "TelescopingMLPRegressor",
+    "TrainingRecorder",
     "fetch_tabular",
     "irregular_rows",
     "irregularity_scores",
     "load_lucas_county",
     "mixture_test_sets",
+    "record_training",
     "telescope",
 ]
 __version__ = "0.1.0"
@@ -53,11 +55,13 @@ _MODULE_OF = {
     "TabularPreparation": "irregularity",
     "TelescopingGBTRegressor": "boosting",
     "TelescopingMLPRegressor": "neural",
+    "TrainingRecorder": "neural",
     "fetch_tabular": "datasets",
     "irregular_rows": "irregularity",
     "irregularity_scores": "irregularity",
     "load_lucas_county": "datasets",
     "mixture_test_sets": "irregularity",
+    "record_training": "neural",
     "telescope": "fitted",
 }
 _SUBMODULES = (

@@ -2,7 +2,8 @@
 
 `telescope` takes a fitted model of a library that has a reader (`boosting.libraries`), alone or inside pipelines,
 target transformers and searches, with the rows that it was trained on. What it returns, a `FittedTelescope`, can be
-asked everything that the estimators of this package can be asked.
+asked everything that the estimators of this package can be asked. A net comes with the record of its training, and
+becomes a `RecordedTelescope`.
 """
 
 import copy
@@ -36,7 +37,7 @@ _TAKEN = (
 
 
 def telescope(
-    model: Any, X: Any, y: Any, sample_weight: Any = None, *, output: Any = None
+    model: Any, X: Any, y: Any, sample_weight: Any = None, *, output: Any = None, record: Any = None, **settings: Any
 ) -> "FittedTelescope | BaseTelescopingEstimator":
     """Make the telescope of a fitted model.
 
@@ -56,18 +57,25 @@ def telescope(
         The weights that `model` was fitted with.
     output : object, default=None
         Class whose score is explained, for classifiers. None for regressors, and for the second of two classes.
+    record : TrainingRecord, default=None
+        The record of training, for a ``torch.nn.Module``: what ``with record_training(...) as run`` gave. A skorch net
+        has it where its callbacks hold a `TrainingRecorder`.
+    **settings : object
+        For nets, parameters of `RecordedTelescope`: ``rule``, ``section``, ``section_tol``, ``random_state`` and
+        ``verbose``.
 
     Returns
     -------
-    FittedTelescope
-        An estimator that predicts as `model` does, and explains its predictions.
+    FittedTelescope or RecordedTelescope
+        An estimator that predicts as `model` does, and explains its predictions; a `RecordedTelescope` for nets.
 
     Raises
     ------
     TypeError
-        If no reader takes the model.
+        If no reader takes the model, or a net comes without a record.
     ValueError
-        If a setting of the model has no known algebra, which the error names; or if the rows, labels, weights or their
+        If the record is not that of the net or of the rows, or does not explain its training. If a setting of the model
+        has no known algebra, which the error names; or if the rows, labels, weights or their
         order are not those of the fit. The telescope then misses the model's own predictions, and the error says by
         how much, and what the cause may be.
     sklearn.exceptions.NotFittedError
@@ -94,6 +102,15 @@ def telescope(
     True
     """
     found = unwrap(model)
+    if record is not None or _is_net(found.model):
+        from telescoping_sklearn.neural._recorded_telescope import recorded_telescope
+
+        for name, value in (("sample_weight", sample_weight), ("output", output)):
+            if value is not None:
+                raise ValueError(f"{name} must be None for nets: weights belong to the record of the training.")
+        return recorded_telescope(model, X, y, record, **settings)
+    if settings:
+        raise TypeError(f"telescope() got {', '.join(sorted(settings))}, which are settings for recorded nets only.")
     if isinstance(found.model, BaseTelescopingEstimator):
         check_is_fitted(found.model)
         return found.model
@@ -320,6 +337,11 @@ class FittedTelescope(BaseTelescopingEstimator):
         if isinstance(self.model, BaseEstimator):
             tags.input_tags = replace(get_tags(self.model).input_tags, sparse=False)
         return tags
+
+
+def _is_net(model: Any) -> bool:
+    """Whether a model is a module of torch or a net of skorch, which need not be loaded."""
+    return bool({"torch", "skorch"} & {base.__module__.partition(".")[0] for base in type(model).__mro__})
 
 
 def _labels(X: Any, y: Any, model: Any) -> NDArray:

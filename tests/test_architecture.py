@@ -34,7 +34,7 @@ ALLOWED = {
     "datasets": {"_memory"},
     "base": {"_answers", "_estimates", "_refit", "_telescope"},
     "metrics": {"base", "_telescope", "_unwrap"},
-    "fitted": {"base", "_refit", "_unwrap", "boosting"},
+    "fitted": {"base", "_refit", "_unwrap", "boosting", "neural"},
     "displays": {"metrics", "_telescope", "displays"},
     "boosting": {
         "_answers",
@@ -48,7 +48,18 @@ ALLOWED = {
         "_numbers",
         "boosting",
     },
-    "neural": {"_answers", "_fit_tasks", "_refit", "base", "_telescope", "losses", "_memory", "_numbers", "neural"},
+    "neural": {
+        "_answers",
+        "_fit_tasks",
+        "_refit",
+        "_unwrap",
+        "base",
+        "_telescope",
+        "losses",
+        "_memory",
+        "_numbers",
+        "neural",
+    },
     "benchmark": {"", "benchmark", "metrics", "datasets", "displays"},  # public names only
     "attribution": {"", "attribution", "benchmark", "boosting", "datasets", "neural"},
     "__main__": {"", "attribution", "benchmark"},

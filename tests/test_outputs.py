@@ -21,7 +21,7 @@ from torch import nn
 
 from telescoping_sklearn._estimates import probe_blocks
 from telescoping_sklearn.neural._functional import FunctionalNetwork
-from telescoping_sklearn.neural._modules import _as_perceptron
+from telescoping_sklearn.neural._modules import read_module
 from telescoping_sklearn.neural._path import Path
 from telescoping_sklearn.neural._recorder import Recorder
 from telescoping_sklearn.neural._sections import Sections, equal_sections
@@ -97,8 +97,12 @@ class Run:
             ends,
             rule,
         )
-        network = None if functional else _as_perceptron(module)
-        network = network or FunctionalNetwork(module, torch.as_tensor(self.X[:3]), n_outputs)
+        some = self.X[:3]
+        network = (
+            FunctionalNetwork(module, torch.as_tensor(some), n_outputs)
+            if functional
+            else read_module(module, some, n_outputs=n_outputs)[0]
+        )
         self.recorded = self.train(module, cls, settings)
         np.testing.assert_allclose(self.recorded.parameters, torch.stack(self.loops.path), atol=1e-6)
         phis = self.recorded.denominators
@@ -292,7 +296,7 @@ def test_estimates_of_several_outputs_agree_with_exact_values(module, optimizer)
 def test_tangents_of_several_outputs_by_both_routes():
     X, Z = (torch.as_tensor(random_rows(n, seed=n)[0]) for n in (5, 3))
     module = perceptron((4, 5, 1, 3), "gelu", "sigmoid")
-    networks = _as_perceptron(module), FunctionalNetwork(module, X, 3)
+    networks = read_module(module, X.numpy(), n_outputs=3)[0], FunctionalNetwork(module, X, 3)
     theta = networks[1].initial_parameters()
     J, other = (
         torch.func.jacrev(lambda at, rows=rows: networks[0].forward(at, rows).flatten())(theta) for rows in (X, Z)

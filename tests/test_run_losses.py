@@ -21,7 +21,7 @@ from torch.nn import functional
 from telescoping_sklearn._telescope import NotASmootherError
 from telescoping_sklearn.losses import CrossEntropy, Gamma, Logistic, Loss, Poisson, SquaredError, Tweedie
 from telescoping_sklearn.neural._functional import FunctionalNetwork
-from telescoping_sklearn.neural._modules import _as_perceptron
+from telescoping_sklearn.neural._modules import read_module
 from telescoping_sklearn.neural._path import Path
 from telescoping_sklearn.neural._pilot import run_pilot
 from telescoping_sklearn.neural._recorder import Recorder
@@ -77,7 +77,7 @@ class LossRun:
         self.X, self.query = random_rows(N)[0], random_rows(M, seed=1)[0]
         self.y, (cls, settings) = labels_of(loss, self.o), OPTIMIZERS[optimizer]
         net = seeded(lambda: fresh_net((4, 5, self.o), "tanh", "identity")).double() if module is None else module()
-        network = _as_perceptron(net) or FunctionalNetwork(net, torch.as_tensor(self.X[:3]), self.o)
+        network, _, _ = read_module(net, self.X[:3], n_outputs=self.o)
         self.recorded = self.train(copy.deepcopy(net), cls, settings)
         self.path = Path(network, self.recorded, self.X, WEIGHTS, rule, torch.float64, torch.device("cpu"))
         y = loss.labels(self.y, self.o)

@@ -48,7 +48,7 @@ def tracin(telescope: Any, X: NDArray | None) -> NDArray:
         batch = path.batch(stage)
         members = batch.cpu().numpy()
         residuals = telescope.y[members] - _array(path.outputs(path.rows[batch], stage - 1))
-        steps = path.trajectory.learning_rate(stage) * _array(path.batch_weights(batch)) * residuals
+        steps = path.trajectory.learning_rate(stage) * _array(path.batch_weights(stage, batch)) * residuals
         kernel = path.tangent(path.theta(stage - 1), rows).kernel(path.batch_tangent(stage))
         scores[:, members] += _array(kernel) * steps
     return scores

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import _fit_context, clone
 from sklearn.metrics import r2_score
-from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_parameter_constraints
+from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
@@ -22,8 +22,7 @@ from telescoping_sklearn._fit_tasks import CallbackSupportMixin, FitTasks, with_
 from telescoping_sklearn._numbers import plain_number
 from telescoping_sklearn._refit import all_at_once
 from telescoping_sklearn._telescope import resolve_stage
-from telescoping_sklearn.base import BaseTelescopingEstimator, draw_seed, held_out_rows
-from telescoping_sklearn.losses import SquaredError
+from telescoping_sklearn.base import draw_seed, held_out_rows
 from telescoping_sklearn.neural._activations import ACTIVATIONS
 from telescoping_sklearn.neural._children import child_orders, refuse_changes, spawn_point
 from telescoping_sklearn.neural._convergence import warn_if_nothing_was_learned
@@ -39,20 +38,10 @@ from telescoping_sklearn.neural._module_settings import (
 from telescoping_sklearn.neural._modules import perceptron, read_module, set_parameters
 from telescoping_sklearn.neural._network import Architecture, FlatModule, Network
 from telescoping_sklearn.neural._optimizers import OPTIMIZERS
-from telescoping_sklearn.neural._path import RULES, Path, as_double
-from telescoping_sklearn.neural._pilot import ResponseAccuracy, refined_sections
+from telescoping_sklearn.neural._path import Path, as_double
 from telescoping_sklearn.neural._record_layout import parse_budget
-from telescoping_sklearn.neural._run_loss import output_scale
-from telescoping_sklearn.neural._sections import (
-    LONGEST_EPOCHS,
-    Sections,
-    chosen_sections,
-    equal_sections,
-    gap_rows,
-    largest_gap,
-)
+from telescoping_sklearn.neural._recorded_run import RecordedRunEstimator
 from telescoping_sklearn.neural._tangent import row_blocks
-from telescoping_sklearn.neural._tangent_telescope import TangentTelescope
 from telescoping_sklearn.neural._training import SpawnPoint, TrainedNet, train
 from telescoping_sklearn.neural._training_settings import (
     EpochOrders,
@@ -64,11 +53,9 @@ from telescoping_sklearn.neural._training_settings import (
 )
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
-#: Parameters that may be set after fitting.
-_AFTER_FITTING = ("rule", "section", "section_tol")
 
 
-class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
+class TelescopingMLPRegressor(CallbackSupportMixin, RecordedRunEstimator):
     """Multilayer perceptron, trained through skorch, whose predictions are explained by its training labels.
 
     The loss is half the squared error, 1/2 (y - f)^2, summed over outputs and averaged over a batch; sample weights are
@@ -232,7 +219,6 @@ class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
     True
     """
 
-    _costly = (*BaseTelescopingEstimator._costly, "section_ends_", "section_gap_", "section_bias_", "last_sound_stage_")
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
@@ -258,9 +244,7 @@ class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "init_scale": [Interval(Real, 0, None, closed="left")],
-        "rule": [StrOptions(set(RULES))],
-        "section": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "section_tol": [Interval(Real, 0, None, closed="neither")],
+        **RecordedRunEstimator._after_fitting,
         "dtype": [StrOptions(set(_DTYPES))],
         "device": [str],
         "n_jobs": [Interval(Integral, 1, None, closed="left"), None],
@@ -480,7 +464,7 @@ class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
         if trained.trajectory is not None:
             self._trajectory = trained.trajectory
             self._rows = rows
-            self._chosen_sections: dict[tuple[str, float], tuple[Sections, ResponseAccuracy]] = {}
+            self._chosen_sections = {}
             self._scored, self._progress, self._given = scored, trained.progress, self.get_params(deep=False)
         return trained
 
@@ -760,9 +744,7 @@ class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
     @property
     def record_nbytes_(self) -> int:
         """Bytes that the record holds."""
-        if not hasattr(self, "_trajectory"):
-            raise AttributeError(f"This {type(self).__name__} keeps no record.")
-        return self._trajectory.nbytes + self._progress.losses.nbytes
+        return super().record_nbytes_ + self._progress.losses.nbytes
 
     @isolates
     def complete_record(self) -> "TelescopingMLPRegressor":
@@ -953,82 +935,9 @@ class TelescopingMLPRegressor(CallbackSupportMixin, BaseTelescopingEstimator):
         refuse_overflow(X, self.module_.theta.dtype, getattr(self, "feature_names_in_", None))
         return X
 
-    def _answer_settings(self) -> tuple:
-        return tuple(getattr(self, name) for name in _AFTER_FITTING)
-
-    @property
-    def section_ends_(self) -> NDArray:
-        """Last stage of every section, chosen when first asked for and kept with the record."""
-        return cast(TangentTelescope, self.telescope_).sections.ends
-
-    @property
-    @isolates
-    def section_gap_(self) -> float:
-        """Largest mean gap between net and telescope at any section's end, in standard deviations of the labels."""
-        telescope = cast(TangentTelescope, self.telescope_)
-        sample = gap_rows(telescope.path, telescope.trained, self.seed_)
-        return largest_gap(telescope.path, sample, telescope.sections, telescope.output_scale)
-
-    @property
-    def section_bias_(self) -> float:
-        """Relative error of effective parameters at the last sound stage that is due to sections."""
-        telescope = cast(TangentTelescope, self.telescope_)
-        return telescope.accuracy.relative_error(np.array([telescope.last_sound_stage])).item()
-
-    @property
-    def last_sound_stage_(self) -> int:
-        """Last stage at which the label response passes its checks."""
-        return self.telescope_.last_sound_stage
-
-    @isolates
-    def _make_telescope(self) -> TangentTelescope:
-        if not hasattr(self, "_trajectory"):
-            raise self._record_dropped()
-        settings = dict(zip(_AFTER_FITTING, self._answer_settings(), strict=True))
-        constraints = {name: self._parameter_constraints[name] for name in settings}
-        validate_parameter_constraints(constraints, settings, type(self).__name__)  # `fit` has not seen them
-        rows = self._rows
-        path = Path(
-            self.module_.network,
-            self._trajectory,
-            rows.X,
-            rows.weights,
-            rule=self.rule,
-            dtype=self.module_.theta.dtype,
-            device=self.module_.theta.device,
-        )
-
-        def make(sections: Sections, accuracy: ResponseAccuracy | None = None) -> TangentTelescope:
-            return TangentTelescope(
-                path,
-                sections,
-                self._trajectory.make_update_rule,
-                accuracy,
-                y=rows.y,
-                trained=rows.weights > 0,
-                seed=self.seed_,
-            )
-
-        if self.section != "auto":
-            return make(equal_sections(self.n_stages_, int(self.section)))
-        return make(*self._chosen(path, make))
-
-    def _chosen(self, path: Path, make: Callable[..., TangentTelescope]) -> tuple[Sections, ResponseAccuracy]:
-        """Choose sections; they are kept with the record, so that every later question shares them."""
-        key = self.rule, self.section_tol
-        if key not in self._chosen_sections:
-            sample = gap_rows(path, self._rows.weights > 0, self.seed_)
-            longest = LONGEST_EPOCHS * self._trajectory.batches.per_epoch
-            scale = output_scale(path, SquaredError(), self._rows.y, self._rows.weights > 0)
-            first = chosen_sections(path, sample, self.section_tol, scale, longest)
-            self._chosen_sections[key] = refined_sections(make, first, 2 * self.section_tol)
-        return self._chosen_sections[key]
-
-    def __sklearn_tags__(self):
-        """Return the tags of a regressor of one output or several."""
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        return tags
+    def _make_path(self) -> Path:
+        theta, rows = self.module_.theta, self._rows
+        return Path(self.module_.network, self._trajectory, rows.X, rows.weights, self.rule, theta.dtype, theta.device)
 
 
 def _predict(network: Network, theta: Tensor, X: NDArray) -> NDArray:

@@ -134,10 +134,10 @@ class InfluenceTelescope(TangentTelescope):
 
     def _injected(self, columns: Tensor, update: BatchLoss) -> Tensor:
         """Return what columns at the rows of an update take from its weighted residuals."""
-        rates = update.gradient / -len(columns)
+        rates = update.unit_gradient.neg()
         return (columns[:, None, :] * rates[:, :, None]).view(len(columns), -1)
 
     def _collected(self, on_residual: Tensor, update: BatchLoss) -> Tensor:
         """Return the adjoint of `_injected`, from the derivative in the residuals."""
-        rates = update.gradient / -len(on_residual)
+        rates = update.unit_gradient.neg()
         return torch.einsum("bom,bo->bm", on_residual.view(*rates.shape, -1), rates)

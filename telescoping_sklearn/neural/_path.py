@@ -88,9 +88,26 @@ class Path:
         """Row numbers of an update's batch."""
         return torch.from_numpy(self.trajectory.batches[stage - 1].astype(np.int64, copy=False)).to(self.device)
 
-    def batch_weights(self, batch: Tensor) -> Tensor:
-        """w_i / |B| of the rows of a batch, in the working precision."""
-        return (self.row_weights[batch] / len(batch)).to(self.dtype)
+    def factors(self, stage: int, batch: Tensor) -> Tensor:
+        """Factors c_i of an update's rows in its gradient, sum_i c_i J_i^T (f_i - y_i), in float64, (b,).
+
+        They are w_i / |B|, unless the run recorded others.
+        """
+        recorded = self._recorded_factors(stage)
+        return self.row_weights[batch] / len(batch) if recorded is None else self.row_weights[batch] * recorded
+
+    def batch_weights(self, stage: int, batch: Tensor) -> Tensor:
+        """Factors of an update's rows in the working precision, (b,)."""
+        return self.factors(stage, batch).to(self.dtype)
+
+    def unit_factors(self, stage: int, batch: Tensor) -> Tensor | float:
+        """Factors of an update's rows for each unit of their weights, in the working precision, (b, 1) or a number."""
+        recorded = self._recorded_factors(stage)
+        return 1 / len(batch) if recorded is None else recorded[:, None].to(self.dtype)
+
+    def _recorded_factors(self, stage: int) -> Tensor | None:
+        recorded = self.trajectory.batches.factors(stage - 1)
+        return None if recorded is None else torch.from_numpy(recorded).to(self.device)
 
     def batch_tangent(self, stage: int) -> Tangent:
         """J(theta_{t-1}; B_t), of which the optimiser's gradient was made."""

@@ -1,7 +1,8 @@
 """The recorder: records the steps of an optimiser and returns the run.
 
-It needs the parameters and the optimiser, not the loop that trains. The first steps are checked against the
-optimiser's registered update rule: if the rule were wrong, so would be every answer.
+It needs the parameters and the optimiser, not the loop that trains. Steps are checked against the optimiser's
+registered update rule: if the rule were wrong, so would be every answer. The first steps are enough for the trainer,
+whose loop is known. In a loop that is not, where every update is kept, every step is checked.
 """
 
 import copy
@@ -18,7 +19,7 @@ from telescoping_sklearn.neural._grouped_update_rule import GroupSlice, run_upda
 from telescoping_sklearn.neural._trajectory import Batches, Checkpoint, Replay, Segment, Trajectory
 from telescoping_sklearn.neural._update_rules import continued_rule, denominator_of, group_settings
 
-_CHECKED = 3  # first updates of a run whose steps are checked, and of a segment whose settings are
+_CHECKED = 3  # first updates of a run whose steps are checked, and of a segment whose settings are; else all are
 
 
 class FlatParameters:
@@ -53,6 +54,18 @@ class FlatParameters:
     def theta(self) -> Tensor:
         """Parameters, (p,); their own memory where there is one tensor."""
         return _flat([tensor.detach() for tensor in self.tensors])
+
+    def equals(self, theta: Tensor) -> bool:
+        """Whether the parameters are theta, (p,)."""
+        pairs = zip(self.tensors, self._split(theta), strict=True)
+        return all(torch.equal(tensor.detach().reshape(-1), part) for tensor, part in pairs)
+
+    def largest(self, values: Tensor) -> Tensor:
+        """Largest absolute value in every tensor, given numbers of all parameters, (p,)."""
+        return torch.stack(torch._foreach_norm(self._split(values), torch.inf))
+
+    def _split(self, values: Tensor) -> tuple[Tensor, ...]:
+        return values.split([place.stop - place.start for place in self.places])
 
     def gradient(self) -> Tensor:
         """Gradient, (p,), zero where there is none."""
@@ -117,8 +130,8 @@ class Recorder:
     """Records the updates that an optimiser makes.
 
     Call `before_step` and `after_step` around each step of the optimiser, or train inside ``with recorder:``, where
-    the optimiser calls both itself. The gradient must be that of the mean loss of the batch: responses do not follow a
-    loop that clips or rescales gradients.
+    the optimiser calls both itself. The gradient must be that of the mean loss of the batch, unless the factors of the
+    rows are given to `finish`.
 
     Parameters
     ----------
@@ -128,7 +141,8 @@ class Recorder:
     optimizer : torch.optim.Optimizer
         The optimiser, of a registered class, before its first step. Parameter groups may differ in their settings.
     segment_length : int or None, default=None
-        Updates between two checkpoints, where a replay can train again in between; None keeps every update.
+        Updates between two checkpoints, where a replay can train again in between; None keeps every update, and checks
+        every step.
     n_before : int, default=0
         Updates that the optimiser made before, whose state it has.
 
@@ -137,7 +151,8 @@ class Recorder:
     ValueError
         If parameters or optimiser do not fit together, or the optimiser or its settings have no response. While
         recording, if a step is not the one that the registered rule gives, or if anything but the learning rates
-        changes: other settings, groups, or which parameters have a gradient.
+        changes: other settings, groups, or which parameters have a gradient. Where every update is kept, also if
+        parameters change between two steps.
 
     Examples
     --------
@@ -172,9 +187,36 @@ class Recorder:
         self._rates: list[list[float]] = []
         self._slices: list[GroupSlice] = []
         self._before: tuple[Tensor, Tensor] | None = None
+        self._theta = self._flat.theta().clone() if segment_length is None else None  # after the last step
 
-    def before_step(self) -> None:
-        """Note learning rates, and in the first updates parameters and gradient."""
+    @property
+    def n_updates(self) -> int:
+        """Number of updates recorded."""
+        return len(self._rates)
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the optimiser has denominators."""
+        return denominator_of(type(self._flat.optimizer)) is not None
+
+    def theta(self, stage: int) -> Tensor:
+        """Parameters after an update, (p,), where every update is kept."""
+        return self._segments[stage - 1].parameters[0] if stage else self._checkpoints[0].theta
+
+    def is_unchanged(self) -> bool:
+        """Whether parameters are those that the last step left, where every update is kept."""
+        return self._theta is None or self._flat.equals(self._theta)
+
+    def before_step(self, gradient: Tensor | None = None) -> None:
+        """Note learning rates, and parameters and gradient of an update that is checked.
+
+        Parameters
+        ----------
+        gradient : Tensor of shape (p,), default=None
+            The gradient, whose memory is taken; None looks it up.
+        """
+        if not self.is_unchanged():
+            raise ValueError(moved_message(len(self._rates) + 1))
         number = len(self._rates)
         self._rates.append(self._flat.rates())
         if number == 0:
@@ -186,19 +228,21 @@ class Recorder:
             self._moved = self._with_gradient()
         if self._length is None or number % self._length < _CHECKED:  # it would slow small nets by several percent
             self._refuse_changes()
-        if number < _CHECKED:
-            self._before = self._flat.theta().clone(), self._flat.gradient().clone()
+        if self._length is None or number < _CHECKED:
+            before = self._flat.theta().clone() if self._theta is None else self._theta
+            self._before = before, self._flat.gradient().clone() if gradient is None else gradient
 
     def after_step(self) -> None:
         """Record the update that the optimiser has just made."""
+        number, phi = len(self._rates), None
         if self._before is not None:
-            self._check_step(*self._before)
+            phi = self._flat.denominators()
+            self._check_step(*self._before, phi)
             self._before = None
-        number = len(self._rates)
         if self._length is None:
-            theta, phi = self._flat.theta(), self._flat.denominators()
-            self._segments[number - 1] = Segment.empty(1, theta, phi is not None)
-            self._segments[number - 1].write(0, theta, phi)
+            self._theta = self._flat.theta().clone()
+            kept = self._theta.to("cpu", copy=False)
+            self._segments[number - 1] = Segment(kept[None], None if phi is None else phi.to("cpu")[None])
         elif number % self._length == 0:
             self._checkpoints.append(self._flat.checkpoint())
 
@@ -292,30 +336,38 @@ class Recorder:
                 f"Only learning rates may change while a run is recorded; update {update} changes {changed}."
             )
 
-    def _check_step(self, before: Tensor, gradient: Tensor) -> None:
+    def _check_step(self, before: Tensor, gradient: Tensor, phi: Tensor | None) -> None:
         """Raise ValueError if the rule's response to the gradient is another step than the one taken."""
-        stage, phi = len(self._rates), self._flat.denominators()
+        stage = len(self._rates)
         taken = self._flat.theta() - before
         rate = shared_rate(self._slices, self._rates[-1])
         given = self._rule.step(gradient[None], before[None], stage, rate, phi)[0]
-        if not torch.isfinite(taken).all():
+        gaps, steps, sizes = (self._flat.largest(values) for values in (given.sub_(taken), taken, before))
+        allowed = 1e-3 * steps + 4 * torch.finfo(before.dtype).eps * sizes
+        if bool((gaps <= allowed).all()) or not bool(torch.isfinite(steps).all()):
             return
-        for where in self._flat.places:
-            gap, largest = (taken[where] - given[where]).abs().max(), taken[where].abs().max()
-            rounding = 4 * torch.finfo(before.dtype).eps * before[where].abs().max()
-            if not gap <= 1e-3 * largest + rounding:
-                raise ValueError(
-                    f"optimizer={type(self._flat.optimizer).__name__}: the response registered for it does not give "
-                    f"the step of update {stage} (largest gap {float(gap):.1e}, largest step {float(largest):.1e}). "
-                    "Either it does not cover a setting in optimizer_settings, or it is wrong, or the optimiser made "
-                    "steps before it was recorded, or something else moves the parameters."
-                    + (
-                        " Where a run goes on from another, a response with memory takes it over in `remember`; see "
-                        "register_update_rule."
-                        if self._n_before
-                        else ""
-                    )
-                )
+        worst = int((gaps - allowed).nan_to_num(nan=torch.inf).argmax())
+        raise ValueError(
+            f"optimizer={type(self._flat.optimizer).__name__}: the response registered for it does not give "
+            f"the step of update {stage} (largest gap {float(gaps[worst]):.1e}, largest step "
+            f"{float(steps[worst]):.1e}). Either it does not cover a setting in optimizer_settings, or it is wrong, "
+            "or the optimiser made steps before it was recorded, or something else moves the parameters."
+            + (
+                " Where a run goes on from another, a response with memory takes it over in `remember`; see "
+                "register_update_rule."
+                if self._n_before
+                else ""
+            )
+        )
+
+
+def moved_message(update: int) -> str:
+    """Say that parameters changed between two updates."""
+    return (
+        f"The parameters changed between updates {update - 1} and {update}, and not by the optimiser that is "
+        "recorded: by a second optimiser, weights that are clipped, averaged or loaded, or by hand. Record a loop in "
+        "which this optimiser alone moves them."
+    )
 
 
 def _flat(parts: list[Tensor]) -> Tensor:

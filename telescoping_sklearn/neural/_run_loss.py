@@ -1,9 +1,9 @@
 """The loss of a recorded run: its gradient at the rows of an update, and how that responds to labels and to outputs.
 
-The optimiser's gradient of an update is sum_i c_i J_i^T g_i over the rows of its batch, with c_i = w_i / |B| and g_i
-the derivative of the loss in the outputs of row i. Its response to labels V, where the outputs respond by F, is
-sum_i c_i J_i^T (h_i F_i - q_i V_i), with h_i = dg/df and q_i = -dg/dy at the outputs before the update. For squared
-error h and q are 1 and nothing is computed.
+The optimiser's gradient of an update is sum_i c_i J_i^T g_i over the rows of its batch, with g_i the derivative of the
+loss in the outputs of row i, and c_i = w_i / |B|, or as a loop that is not ours was recorded. Its response to labels V,
+where the outputs respond by F, is sum_i c_i J_i^T (h_i F_i - q_i V_i), with h_i = dg/df and q_i = -dg/dy at the outputs
+before the update. For squared error h and q are 1 and nothing is computed.
 """
 
 from functools import cached_property
@@ -34,7 +34,7 @@ class BatchLoss:
     def __init__(self, path: Path, loss: Loss, labels: Tensor, stage: int):
         self._path, self._loss, self._stage = path, loss, stage
         self.batch = path.batch(stage)
-        self.weights = path.batch_weights(self.batch)
+        self.weights = path.batch_weights(stage, self.batch)
         self._labels = labels
 
     @cached_property
@@ -52,6 +52,11 @@ class BatchLoss:
     def gradient(self) -> Tensor:
         """g, the derivative of each row's loss in its outputs before the update, (b, n_outputs)."""
         return self._loss.gradient(self.labels, self.outputs)
+
+    @property
+    def unit_gradient(self) -> Tensor:
+        """What a unit of each row's weight adds to the weighted gradient, (b, n_outputs): g / |B|, or as recorded."""
+        return self.gradient * self._path.unit_factors(self._stage, self.batch)
 
     def of_outputs(self, columns: Tensor) -> Tensor:
         """Return c h times columns of the outputs, (b, n_outputs * k), its own adjoint; may work in place."""

@@ -145,7 +145,7 @@ class TangentTelescope(AnsweringTelescope):
         return Start(np.zeros(self.n_samples), self._by_row(self.path.outputs(self._rows(X), 0)))
 
     def staged_kernel(self, X: NDArray | None, stages: Any = None) -> Iterator[sparse.csr_array]:
-        """k_t(x)_i = w_i / |B_t| J(x)^T diag(1/phi_t) J(x_i) for i in the batch, both at theta_{t-1}."""
+        """k_t(x)_i = c_it J(x)^T diag(1/phi_t) J(x_i) for i in the batch, c_it = w_i / |B_t|, both at theta_{t-1}."""
         rows, outputs = self._rows(X), np.arange(self.n_outputs)
         for stage in resolve_stages(stages, self.n_stages, with_start=False):
             batch = np.add.outer(self.n_outputs * self.path.batch(stage).cpu().numpy(), outputs).ravel()
@@ -494,11 +494,12 @@ class TangentTelescope(AnsweringTelescope):
         path, batch = self.path, self.path.batch(stage)
         theta, phi = path.theta(stage - 1), path.phi(stage)
         held = path.network.row_numbers if phi is None else path.network.n_params * self.n_outputs
+        factors = path.factors(stage, batch)
         size = items_per_block(16.0 * held, len(batch))
         for start in range(0, len(batch), size):
             columns = slice(start, min(start + size, len(batch)))
             members = batch[columns]
-            weights = (path.row_weights[members] / len(batch)).repeat_interleave(self.n_outputs)
+            weights = factors[columns].repeat_interleave(self.n_outputs)
             there = path.tangent(theta, path.rows[members])
             directions = None if phi is None else there.gradients() / phi
             products = {"n_others": len(members)} if phi is None else {"n_columns": there.n_pairs}

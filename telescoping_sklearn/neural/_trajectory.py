@@ -57,6 +57,10 @@ class Batches:
         """Epoch and batch, counted from 0, that follow so many updates of the run."""
         return divmod(self.skipped + n_updates, self.per_epoch)
 
+    def factors(self, index: int) -> NDArray | None:
+        """Factors of the rows of one update in its gradient; None where they are w_i / |B|."""
+        return None
+
     @property
     def nbytes(self) -> int:
         """Bytes held."""
@@ -69,6 +73,38 @@ class Batches:
 
     def _named(self, rows: NDArray) -> NDArray:
         return rows.astype(np.int64) if self.names is None else self.names[rows]
+
+
+class RecordedBatches(Batches):
+    """Training rows of each of T updates of any loop, and their factors in its gradient.
+
+    Parameters
+    ----------
+    rows : list of ndarray of int
+        Distinct rows of every update.
+    factors : list of ndarray of float
+        c_i of these rows: the gradient of the update was sum_i c_i J_i^T (f_i - y_i).
+    per_epoch : int
+        Updates in which a loop uses about as many rows as there are.
+    """
+
+    def __init__(self, rows: list[NDArray], factors: list[NDArray], per_epoch: int):
+        super().__init__(rows, max(map(len, rows)), len(rows))
+        self._factors = factors
+        self.per_epoch = per_epoch
+
+    def __getitem__(self, index: int) -> NDArray:
+        """Rows of one update, counted from 0."""
+        return self.orders[index].astype(np.int64)
+
+    def factors(self, index: int) -> NDArray | None:
+        """Factors of the rows of one update in its gradient."""
+        return self._factors[index]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return super().nbytes + sum(factors.nbytes for factors in self._factors)
 
 
 @dataclass(frozen=True)
