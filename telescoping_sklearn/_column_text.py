@@ -169,8 +169,8 @@ def _kept_from_numbers(cells: pd.Series, body: pd.Series) -> str:
     quoted = list(dict.fromkeys(other))
     shown = ", ".join(map(repr, quoted[:5])) + (", ..." if len(quoted) > 5 else "")
     return (
-        f"is text: all but {len(other)} of its {len(body)} cells are numbers, but not {shown}. If they stand for missing "
-        "values, list them in the option missing"
+        f"is text: all but {len(other)} of its {len(body)} cells are numbers, but not {shown}. If they stand for "
+        "missing values, list them in the option missing"
     )
 
 

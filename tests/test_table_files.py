@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telescoping_sklearn._table_file import (
@@ -202,6 +202,7 @@ def test_mistakes_in_options_are_listed_together():
     assert not check_options(FileOptions(sep="\t", decimal=",", encoding="cp1252", dates="text", missing=["?"]))
 
 
+@settings(max_examples=25)
 @given(
     st.lists(st.floats(-1e6, 1e6).map(lambda value: round(value, 2)), min_size=2, max_size=20),
     st.sampled_from([(".", ",", "|"), (",", ".", ";"), (",", " ", "\t"), (".", "'", ";")]),
