@@ -75,36 +75,45 @@ class FileOptions(NamedTuple):
 FOUND_OUT = FileOptions()
 
 
-def check_options(options: FileOptions) -> list[str]:
-    """List mistakes in options, a line each.
+def checked_options(
+    sep: str | None, decimal: str | None, encoding: str | None, dates: str | None, missing: Sequence[str]
+) -> FileOptions:
+    """Check options.
 
     Parameters
     ----------
-    options : FileOptions
-        The options.
+    sep, decimal, encoding, dates, missing
+        As for `FileOptions`.
 
     Returns
     -------
-    list of str
-        The mistakes.
+    FileOptions
+        The options.
+
+    Raises
+    ------
+    ValueError
+        If one is not valid; all are named at once.
     """
     mistakes = []
-    if options.sep is not None and (not isinstance(options.sep, str) or len(options.sep) != 1):
-        mistakes.append(f"sep must be one character, such as ';' or a tab, got {options.sep!r}")
-    if options.decimal not in (None, *DECIMALS):
-        mistakes.append(f"decimal must be '.' or ',', got {options.decimal!r}")
-    if options.sep is not None and options.sep == options.decimal:
-        mistakes.append(f"sep and decimal must differ, got {options.sep!r} for both")
-    if options.dates not in (None, *DATE_ORDERS):
-        mistakes.append(f"dates must be one of {', '.join(map(repr, DATE_ORDERS))}, got {options.dates!r}")
-    if options.encoding is not None:
+    if sep is not None and (not isinstance(sep, str) or len(sep) != 1):
+        mistakes.append(f"sep must be one character, such as ';' or a tab, got {sep!r}")
+    if decimal not in (None, *DECIMALS):
+        mistakes.append(f"decimal must be '.' or ',', got {decimal!r}")
+    if sep is not None and sep == decimal:
+        mistakes.append(f"sep and decimal must differ, got {sep!r} for both")
+    if dates not in (None, *DATE_ORDERS):
+        mistakes.append(f"dates must be one of {', '.join(map(repr, DATE_ORDERS))}, got {dates!r}")
+    if encoding is not None:
         try:
-            "".encode(options.encoding)
+            "".encode(encoding)
         except (LookupError, TypeError):
-            mistakes.append(f"encoding must be one that Python knows, such as 'cp1252', got {options.encoding!r}")
-    if isinstance(options.missing, str) or not all(isinstance(text, str) for text in options.missing):
-        mistakes.append(f"missing must be a list of texts, got {options.missing!r}")
-    return mistakes
+            mistakes.append(f"encoding must be one that Python knows, such as 'cp1252', got {encoding!r}")
+    if not isinstance(missing, list | tuple) or not all(isinstance(text, str) for text in missing):
+        mistakes.append(f"missing must be a list of texts, got {missing!r}")
+    if mistakes:
+        raise ValueError("; ".join(mistakes))
+    return FileOptions(sep, decimal, encoding, dates, missing)
 
 
 def read_table_file(path: Path, options: FileOptions = FOUND_OUT) -> TableFile:

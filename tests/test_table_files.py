@@ -196,10 +196,11 @@ def test_lost_columns_are_guessed():
 
 
 def test_mistakes_in_options_are_listed_together():
-    mistakes = check_options(FileOptions(sep=";;", decimal="'", encoding="latin-99", dates="iso", missing="?"))
-    assert [mistake.split()[0] for mistake in mistakes] == ["sep", "decimal", "dates", "encoding", "missing"]
-    assert check_options(FileOptions(sep=",", decimal=",")) == ["sep and decimal must differ, got ',' for both"]
-    assert not check_options(FileOptions(sep="\t", decimal=",", encoding="cp1252", dates="text", missing=["?"]))
+    with pytest.raises(ValueError, match="sep must be.*decimal must be.*dates must be.*encoding must be.*missing must be"):
+        checked_options(";;", "'", "latin-99", "iso", "?")
+    with pytest.raises(ValueError, match="sep and decimal must differ, got ',' for both"):
+        checked_options(",", ",", None, None, ())
+    assert checked_options("\t", ",", "cp1252", "text", ["?"]).sep == "\t"
 
 
 @settings(max_examples=25)
