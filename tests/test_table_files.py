@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telescoping_sklearn._table_file import (
+from telescoping_sklearn.datasets._files import (
     FileOptions,
-    check_options,
+    checked_options,
     read_header,
     read_table_file,
     refuse_lost_columns,
@@ -196,7 +196,9 @@ def test_lost_columns_are_guessed():
 
 
 def test_mistakes_in_options_are_listed_together():
-    with pytest.raises(ValueError, match="sep must be.*decimal must be.*dates must be.*encoding must be.*missing must be"):
+    with pytest.raises(
+        ValueError, match=r"sep must be.*decimal must be.*dates must be.*encoding must be.*missing must be"
+    ):
         checked_options(";;", "'", "latin-99", "iso", "?")
     with pytest.raises(ValueError, match="sep and decimal must differ, got ',' for both"):
         checked_options(",", ",", None, None, ())

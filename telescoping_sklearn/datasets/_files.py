@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 
-from telescoping_sklearn._column_text import DATE_ORDERS, DECIMALS, is_number, read_columns
+from telescoping_sklearn.datasets._column_text import DATE_ORDERS, DECIMALS, is_number, read_columns
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _TEXT = (".csv", ".tsv", ".txt")
