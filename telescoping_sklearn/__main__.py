@@ -118,8 +118,8 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         help="file for the results if it ends in .sqlite, else a folder that also gets results.csv, settings.json and "
-        f"results.png (default: {_FOLDER}, NAME_benchmark for a table, or the study's name with .sqlite); finished tasks "
-        "in it are not run again",
+        f"results.png (default: {_FOLDER}, NAME_benchmark for a table, or the name of the study with .sqlite); "
+        "finished tasks in it are not run again",
     )
     add("--jobs", type=int, default=2, help="number of tasks run in parallel, one thread each (default: 2)")
     add("--backend", choices=["loky", "dask"], default="loky", help="local processes or a Dask cluster (default: loky)")
