@@ -66,6 +66,17 @@ _STUDY_OPTIONS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "tree_lr": (0.1, {"type": float}, "the trees' learning rate"),
     "tree_leaves": (31, {"type": int}, "largest number of leaves of a tree"),
 }
+#: Options of a table of one's own: settings of the argument, and help text.
+_TABLE_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "target": ({"metavar": "COLUMN"}, "column to predict"),
+    "drop": ({"nargs": "+", "metavar": "COLUMN"}, "columns to leave out"),
+    "log_target": ({"action": "store_true"}, "predict the logarithm of the target"),
+    "sep": ({"metavar": "MARK"}, "mark between fields"),
+    "decimal": ({"choices": [".", ","]}, "decimal mark"),
+    "encoding": ({}, "encoding of the file"),
+    "dates": ({"choices": ["day-first", "month-first", "text"]}, "order of dates that are not ISO"),
+    "missing": ({"nargs": "+", "metavar": "TEXT"}, "texts that stand for a missing value"),
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,32 +110,46 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
         "study",
         nargs="?",
         type=Path,
-        metavar="STUDY.toml",
-        help="study file; without it, the options below define the study",
+        metavar="FILE",
+        help="a study (.toml), or a table of one's own (.csv, .tsv, .parquet) with --target; without it, the options "
+        "below define the study",
     )
     add(
         "--output",
         type=Path,
         help="file for the results if it ends in .sqlite, else a folder that also gets results.csv, settings.json and "
-        f"results.png (default: {_FOLDER}, or the study's name with .sqlite); finished tasks in it are not run again",
+        f"results.png (default: {_FOLDER}, NAME_benchmark for a table, or the name of the study with .sqlite); "
+        "finished tasks in it are not run again",
     )
     add("--jobs", type=int, default=2, help="number of tasks run in parallel, one thread each (default: 2)")
     add("--backend", choices=["loky", "dask"], default="loky", help="local processes or a Dask cluster (default: loky)")
     add("--scheduler", metavar="ADDRESS", help="address of the Dask cluster's scheduler")
     add("--dry-run", action="store_true", help="check the study, print the plan and exit")
-    group = parser.add_argument_group("study options", "not allowed together with STUDY.toml")
+    group = parser.add_argument_group("study options", "not allowed together with a study file")
     for name, (default, settings, about) in _STUDY_OPTIONS.items():
         said = " ".join(map(str, default)) if isinstance(default, list) else default
         group.add_argument(
             f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=f"{about} (default: {said})", **settings
         )
+    own = parser.add_argument_group("a table of one's own", "what is not given is found out where there is no doubt")
+    for name, (settings, about) in _TABLE_OPTIONS.items():
+        own.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=about, **settings)
     parser.set_defaults(run=_benchmark)
 
 
 def _study(options: argparse.Namespace) -> BenchmarkStudy:
     """Build the study from its file or from the options."""
     given = {name: value for name, value in vars(options).items() if name in _STUDY_OPTIONS}
-    if options.study is not None:
+    table = {name: value for name, value in vars(options).items() if name in _TABLE_OPTIONS}
+    own = options.study is not None and options.study.suffix != ".toml"
+    if table and not own:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in table)
+        raise StudyError([f"{names}: options of a table of one's own; name its file, such as houses.csv"])
+    if own:
+        if "data" in given:
+            raise StudyError([f"--data and {options.study} both name data: leave out one"])
+        given["data"] = [{"path": str(options.study), **table}]
+    elif options.study is not None:
         if given:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise StudyError([f"options are not allowed together with a study file: leave out {names}"])
@@ -176,8 +201,10 @@ def _study_of_options(chosen: argparse.Namespace) -> BenchmarkStudy:
 def _output_paths(options: argparse.Namespace) -> tuple[Path, Path | None]:
     """Paths of the results file and of the folder for table, settings and figure, if any."""
     output = options.output
-    if output is None:
+    if output is None and (options.study is None or options.study.suffix == ".toml"):
         output = _FOLDER if options.study is None else Path(f"{options.study.stem}.sqlite")
+    elif output is None:
+        output = Path(f"{options.study.name.split('.')[0]}_benchmark")
     return (output, None) if output.suffix == ".sqlite" else (output / "results.sqlite", output)
 
 

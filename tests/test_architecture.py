@@ -31,7 +31,7 @@ ALLOWED = {
     "callbacks": set(),
     "losses": {"_memory"},
     "irregularity": {"irregularity"},
-    "datasets": {"_memory"},
+    "datasets": {"_memory", "datasets"},
     "base": {"_answers", "_estimates", "_refit", "_telescope"},
     "metrics": {"base", "_telescope", "_unwrap"},
     "fitted": {"base", "_refit", "_unwrap", "boosting", "neural"},

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +25,14 @@ from telescoping_sklearn.datasets import (
 )
 
 DATA_NAMES = ("lucas_county", *TABULAR_NAMES)
-_FILE_KEYS = {"path", "target", "drop", "log_target", "name"}
-_SOURCE_KEYS = {"source", "drop", "log_target", "name"}
+_SHARED_KEYS = {"drop", "log_target", "name"}
+#: How a file is read; see `load_table`.
+READING_KEYS = ("sep", "decimal", "encoding", "dates", "missing")
+_FILE_KEYS = {"path", "target", *READING_KEYS, *_SHARED_KEYS}
+_SOURCE_KEYS = {"source", *_SHARED_KEYS}
+
+#: Fewest distinct targets from which a column that has the target's order tells it.
+_FEWEST_LEVELS = 10
 
 
 class Table(NamedTuple):
@@ -59,14 +66,17 @@ class DataSource:
         lost = [name for name in self.drop if name not in X]
         if lost:
             raise ValueError(f"drop: there is no column {', '.join(map(repr, lost))}")
+        found_out = [note for note in X.attrs.get("notes", []) if not _speaks_of(note, self.drop)]
         target, notes = _target(given, log=self.log_target)
         there = target.notna().to_numpy()
         X = X.drop(columns=list(self.drop))
         for name in along:
             there = there & _there(X, name, there, notes)
         X, profile = handle_columns(X.loc[there].reset_index(drop=True))
-        notes += [f"column {name!r} {remark}" for name, remark in profile.remarks.items()]
+        notes = [*found_out, *notes, *(f"column {name!r} {remark}" for name, remark in profile.remarks.items())]
         target = target[there].reset_index(drop=True)
+        _refuse_leaks(X, target)
+        notes += _repeated_rows(X, target)
         return Table(X, target, profile, notes, fingerprint(pd.concat([X, target.rename("(target)")], axis=1)))
 
 
@@ -110,6 +120,33 @@ def _target(y: pd.Series, *, log: bool) -> tuple[pd.Series, list[str]]:
     if values.nunique() < 2:
         raise ValueError(f"the target {str(y.name)!r} does not vary")
     return values, notes
+
+
+def _speaks_of(note: str, columns: Iterable[str]) -> bool:
+    return any(note.startswith(f"column {name!r} ") for name in columns)
+
+
+def _refuse_leaks(X: pd.DataFrame, y: pd.Series) -> None:
+    """Raise ValueError if a column tells the target: it is the target, or a monotone map of it, perhaps rounded."""
+    if y.nunique() < _FEWEST_LEVELS:
+        return
+    for name, column in X.select_dtypes("number").items():
+        levels = y.groupby(column).agg(["min", "max"])  # in the order of the column's values
+        if column.isna().any() or len(levels) < _FEWEST_LEVELS:
+            continue
+        low, high = levels["min"].to_numpy(), levels["max"].to_numpy()
+        if (high[:-1] <= low[1:]).all() or (low[:-1] >= high[1:]).all():
+            what = "is the target" if np.array_equal(column, y) else "orders the rows as the target does, or in reverse"
+            raise ValueError(f"column {name!r} {what}: it tells the target. Leave it out with drop")
+
+
+def _repeated_rows(X: pd.DataFrame, y: pd.Series) -> list[str]:
+    """Note rows that are there more than once: training and test rows may be the same."""
+    n_repeated = int(X.assign(**{"(target)": y}).duplicated().sum())
+    if not n_repeated:
+        return []
+    which = "row is a copy of another" if n_repeated == 1 else "rows are copies of others"
+    return [f"{n_repeated} {which}: some test rows may be training rows too"]
 
 
 def needs_folder(source: DataSource) -> bool:
@@ -175,8 +212,10 @@ def _named(name: str) -> list[DataSource]:
         return [DataSource(name, lambda: fetch_openml_table(found), origin)]
     if kind == "suite" and which.isdigit():
         return [source for number in fetch_openml_suite(int(which)) for source in _named(f"openml:{number}")]
+    close = get_close_matches(name, DATA_NAMES, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(
-        f"no data set {name!r}; there are {', '.join(DATA_NAMES)}, openml:ID, openml:NAME, suite:ID, and files "
+        f"no data set {name!r}.{hint} There are {', '.join(DATA_NAMES)}, openml:ID, openml:NAME, suite:ID, and files "
         "given as {path = ..., target = ...}"
     )
 
@@ -192,7 +231,9 @@ def _option_mistakes(item: Mapping[str, Any], known: set[str]) -> Iterator[str]:
     where = f"data: {item.get('name') or item.get('path') or item.get('source')!r}:"
     unknown = sorted(set(item) - known)
     if unknown:
-        yield f"{where} no option {', '.join(unknown)}; there are {', '.join(sorted(known))}"
+        close = [match for name in unknown for match in get_close_matches(name, known, n=1)]
+        hint = f" Did you mean {' and '.join(close)}?" if close else ""
+        yield f"{where} no option {', '.join(unknown)}.{hint} There are {', '.join(sorted(known))}"
     drop = item.get("drop", [])
     if not _is_names(drop):
         yield f"{where} drop must be a list of column names, got {drop!r}"
@@ -213,12 +254,12 @@ def _file(item: Mapping[str, Any]) -> Iterator[DataSource | str]:
     if not isinstance(item["path"], str | Path):
         yield from [*mistakes, f"data: path must be that of a file, got {item['path']!r}"]
         return
-    path = Path(item["path"]).expanduser()
+    path, reading = Path(item["path"]).expanduser(), {key: item[key] for key in READING_KEYS if key in item}
     if not isinstance(target, str):
         mistakes.append(f"data: {str(path)!r}: target must name the column to predict, got {target!r}")
     try:
         wanted = [*([target] if isinstance(target, str) else []), *(drop if _is_names(drop) else [])]
-        refuse_lost_columns(path, read_column_names(path), wanted)
+        refuse_lost_columns(path, read_column_names(path, **reading), wanted)
     except (ValueError, OSError) as error:
         mistakes.append(_as_line(error))
     if mistakes:
@@ -226,8 +267,8 @@ def _file(item: Mapping[str, Any]) -> Iterator[DataSource | str]:
         return
     options: dict[str, Any] = {"drop": tuple(drop), "log_target": item.get("log_target", False)}
     name = item.get("name") or path.name.split(".")[0]
-    origin = {"path": str(item["path"]), "target": target, **options, "drop": list(drop)}
-    yield DataSource(name, lambda: load_table(path, target=str(target)), origin, **options)
+    origin = {"path": str(item["path"]), "target": target, **reading, **options, "drop": list(drop)}
+    yield DataSource(name, lambda: load_table(path, target=str(target), **reading), origin, **options)
 
 
 def _renamed(item: Mapping[str, Any]) -> Iterator[DataSource | str]:

@@ -8,9 +8,8 @@ logarithmic scale.
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,8 @@ import pandas as pd
 from sklearn.datasets import fetch_openml, get_data_home
 from sklearn.datasets._openml import _get_json_content_from_openml_api
 from sklearn.utils import Bunch
+
+from telescoping_sklearn.datasets._files import checked_options, read_header, read_table_file, refuse_lost_columns
 
 __all__ = [
     "TABULAR_NAMES",
@@ -31,7 +32,7 @@ __all__ = [
     "read_column_names",
 ]
 
-_FOLDER_VARIABLE = "TELESCOPING_DATA"
+FOLDER_VARIABLE = "TELESCOPING_DATA"
 _LUCAS_COUNTY_FILE = "lucas_county_house.csv.gz"
 # The assessor's value nearly equals the price; the dummies repeat the year of sale.
 _LUCAS_COUNTY_DROPPED = ["price", "avalue", *(f"s{year}" for year in range(1993, 1999))]
@@ -225,7 +226,7 @@ TABULAR_NAMES = tuple(_TABULAR)
 
 def tabular_folder() -> str:
     """Return the folder of the sets of :func:`fetch_tabular`; empty if TELESCOPING_DATA is not set."""
-    return os.environ.get(_FOLDER_VARIABLE, "")
+    return os.environ.get(FOLDER_VARIABLE, "")
 
 
 def _tabular_path(name: str, tabular: _Tabular) -> Path:
@@ -234,10 +235,10 @@ def _tabular_path(name: str, tabular: _Tabular) -> Path:
     path = Path(folder, tabular.file)
     if folder and path.is_file():
         return path
-    where = f"is not in {folder}" if folder else f"cannot be looked for, since {_FOLDER_VARIABLE} is not set"
+    where = f"is not in {folder}" if folder else f"cannot be looked for, since {FOLDER_VARIABLE} is not set"
     raise FileNotFoundError(
         f"{tabular.file}, the file of the data set {name!r}, {where}. Set the environment variable "
-        f"{_FOLDER_VARIABLE} to a folder that holds it. OpenML has the data set as {tabular.openml!r}, which "
+        f"{FOLDER_VARIABLE} to a folder that holds it. OpenML has the data set as {tabular.openml!r}, which "
         "sklearn.datasets.fetch_openml loads where there is a network."
     )
 
@@ -303,23 +304,47 @@ def fetch_tabular(name: str, *, return_X_y: bool = False, as_frame: bool = True)
     )
 
 
-def load_table(path: str | Path, *, target: str, drop: Iterable[str] = ()) -> tuple[pd.DataFrame, pd.Series]:
-    r"""Read a table from a CSV or Parquet file.
+def load_table(
+    path: str | Path,
+    *,
+    target: str,
+    drop: Iterable[str] = (),
+    sep: str | None = None,
+    decimal: str | None = None,
+    encoding: str | None = None,
+    dates: str | None = None,
+    missing: Sequence[str] = (),
+) -> tuple[pd.DataFrame, pd.Series]:
+    r"""Read a table from a CSV, TSV or Parquet file.
+
+    What is certain is found out: separators, decimal commas, marks between thousands, currencies, dates. What has two
+    readings, such as the date ``03/04/2020``, is an error that names the parameter that decides.
 
     Parameters
     ----------
     path : str or Path
-        A file that ends in .csv (also compressed: .csv.gz, .csv.zip, .csv.bz2, .csv.xz) or .parquet, which needs
-        pyarrow.
+        A file that ends in .csv, .tsv or .txt (also compressed: .csv.gz, .csv.zip, .csv.bz2, .csv.xz) or .parquet,
+        which needs pyarrow.
     target : str
         Name of the column to predict.
     drop : iterable of str, default=()
         Names of columns to leave out.
+    sep : str or None, default=None
+        Mark between the fields of a line.
+    decimal : {".", ","} or None, default=None
+        Decimal mark.
+    encoding : str or None, default=None
+        Encoding, by Python's names. None takes UTF-8, or what a byte order mark says.
+    dates : {"day-first", "month-first", "text"} or None, default=None
+        Order of days and months in dates that are not ISO; "text" leaves them as text.
+    missing : sequence of str, default=()
+        Texts that stand for a missing value, such as "?", beside those that pandas knows.
 
     Returns
     -------
     features : DataFrame of shape (n_samples, n_features)
-        The other columns as they stand in the file.
+        The other columns; ``features.attrs["notes"]`` says what was found out, and which cells keep a column that is
+        nearly numeric from being so.
     target : Series of shape (n_samples,)
         The column to predict.
 
@@ -328,7 +353,9 @@ def load_table(path: str | Path, *, target: str, drop: Iterable[str] = ()) -> tu
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is neither CSV nor Parquet, cannot be parsed, or lacks a column.
+        If the file has another ending, lacks a column, or cannot be read without doubt: lines with more or fewer fields
+        than the header, columns that share a name, values of two readings. The message names the line or column, and
+        what to do.
 
     Examples
     --------
@@ -336,24 +363,38 @@ def load_table(path: str | Path, *, target: str, drop: Iterable[str] = ()) -> tu
     >>> from telescoping_sklearn.datasets import load_table
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder, "flats.csv")
-    ...     _ = file.write_text("rooms,note,rent\n2,old,700\n3,new,900\n")
+    ...     _ = file.write_text("rooms;note;rent\n2;old;700,50\n3;new;900,00\n")
     ...     X, y = load_table(file, target="rent", drop=["note"])
     >>> list(X), y.tolist()
-    (['rooms'], [700, 900])
+    (['rooms'], [700.5, 900.0])
     """
     path, drop = Path(path), list(drop)
-    raw = _read_table(path)
+    raw, notes = read_table_file(path, checked_options(sep, decimal, encoding, dates, missing))
     refuse_lost_columns(path, raw.columns, [target, *drop])
-    return raw.drop(columns=[target, *drop]), raw[target]
+    features = raw.drop(columns=[target, *drop])
+    features.attrs["notes"] = notes
+    return features, raw[target]
 
 
-def read_column_names(path: str | Path) -> list[str]:
+def read_column_names(
+    path: str | Path,
+    *,
+    sep: str | None = None,
+    decimal: str | None = None,
+    encoding: str | None = None,
+    dates: str | None = None,
+    missing: Sequence[str] = (),
+) -> list[str]:
     r"""Read the column names of a file that `load_table` accepts, without its rows.
 
     Parameters
     ----------
     path : str or Path
-        A CSV or Parquet file.
+        The file.
+    sep, decimal, encoding, dates : str or None, default=None
+        As for `load_table`.
+    missing : sequence of str, default=()
+        As for `load_table`.
 
     Returns
     -------
@@ -365,7 +406,7 @@ def read_column_names(path: str | Path) -> list[str]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is neither CSV nor Parquet or cannot be parsed.
+        If the file has another ending, or its header cannot be read without doubt.
 
     Examples
     --------
@@ -378,42 +419,7 @@ def read_column_names(path: str | Path) -> list[str]:
     >>> names
     ['rooms', 'note', 'rent']
     """
-    return [str(name) for name in _read_table(Path(path), header_only=True).columns]
-
-
-def refuse_lost_columns(path: str | Path, columns: Iterable[Any], wanted: Iterable[str]) -> None:
-    """Raise ValueError if a file lacks columns; list those it has, and guess the separator if it is not a comma."""
-    there = list(columns)
-    lost = [name for name in wanted if name not in there]
-    if not lost:
-        return
-    known = ", ".join(map(str, there[:20])) + (", ..." if len(there) > 20 else "")
-    hint = ""
-    if len(there) == 1:
-        marks = {";": "semicolons", "\t": "tabs", "|": "bars"}
-        likely = next((word for mark, word in marks.items() if mark in str(there[0])), "")
-        hint = f". It seems to be separated by {likely}: save it with commas" if likely else ""
-    raise ValueError(f"{path} has no column {', '.join(map(repr, lost))}; it has {known}{hint}")
-
-
-def _read_table(path: Path, *, header_only: bool = False) -> pd.DataFrame:
-    kind = next((suffix for suffix in path.suffixes if suffix.lower() in (".csv", ".parquet")), "").lower()
-    if not kind:
-        raise ValueError(f"{path} ends in neither .csv nor .parquet")
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        if kind == ".csv":
-            return pd.read_csv(path, nrows=0 if header_only else None)
-        return _parquet_header(path) if header_only else pd.read_parquet(path)
-    except ImportError as error:
-        raise ValueError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from error
-    except (ValueError, OSError) as error:  # pandas' parser errors, and Arrow's, are of these kinds
-        raise ValueError(f"{path} cannot be read as {kind[1:]}: {error}") from error
-
-
-def _parquet_header(path: Path) -> pd.DataFrame:
-    return import_module("pyarrow.parquet").read_schema(path).empty_table().to_pandas()
+    return read_header(Path(path), checked_options(sep, decimal, encoding, dates, missing))
 
 
 def fetch_openml_table(which: int | str) -> tuple[pd.DataFrame, pd.Series]:
