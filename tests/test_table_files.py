@@ -60,6 +60,7 @@ REFUSED = {
     "repeated name": ("rent,b,rent\n1,2,3\n", ["share a name", "'rent'"]),
     "repeated name, padded": ("rent,b,rent \n1,2,3\n", ["share a name", "'rent'"]),
     "two readings": ('a,b\n"1,234",1\n"2,000",2\n', ["column 'a'", "'1,234'", "decimal=','"]),
+    "a thousand or one": ("a;b\n1.234;x\n2.500;y\n", ["column 'a'", "'1.234'", "decimal=','"]),
     "both marks": ("a;b\n1,5;1\n2.5;2\n", ["column 'a'", "'1,5'", "'2.5'", "not one decimal mark"]),
     "days and months": ("d,y\n03/04/2020,1\n01/02/2021,2\n", ["column 'd'", "'03/04/2020'", "dates='day-first'"]),
     "no such day": ("d,y\n31/02/2020,1\n01/02/2021,2\n", ["'31/02/2020'", "dates='text'"]),

@@ -73,6 +73,10 @@ class DataSource:
         for name in along:
             there = there & _there(X, name, there, notes)
         X, profile = handle_columns(X.loc[there].reset_index(drop=True))
+        for note in found_out:
+            lost = [name for name in profile.dropped if _speaks_of(note, [name]) and "is text:" in note]
+            if lost:
+                raise ValueError(f"{note}. Its other cells are all different, so that it would be an identifier")
         notes = [*found_out, *notes, *(f"column {name!r} {remark}" for name, remark in profile.remarks.items())]
         target = target[there].reset_index(drop=True)
         _refuse_leaks(X, target)
@@ -105,7 +109,14 @@ def _as_frame(X: Any) -> pd.DataFrame:
 def _target(y: pd.Series, *, log: bool) -> tuple[pd.Series, list[str]]:
     """Return the target as floats, NaN where it is not finite, and notes on its preparation."""
     if not types.is_numeric_dtype(y.dtype):
-        raise ValueError(f"the target {str(y.name)!r} holds {y.dtype}, not numbers")
+        cells = y.dropna().astype(str)
+        other = list(dict.fromkeys(cells[pd.to_numeric(cells, errors="coerce").isna()]))[:5]
+        if not other:
+            raise ValueError(f"the target {str(y.name)!r} holds {y.dtype}, not numbers")
+        raise ValueError(
+            f"the target {str(y.name)!r} is not numeric: it holds {', '.join(map(repr, other))}. If these stand for "
+            "missing values, list them in the option missing; if they are classes, there is nothing to regress on"
+        )
     values = y.astype(float).replace([np.inf, -np.inf], np.nan)
     notes = []
     if values.isna().any():

@@ -48,7 +48,7 @@ class ReadColumn(NamedTuple):
 
 
 def read_columns(
-    columns: Mapping[str, pd.Series], *, decimal: str | None = None, dates: str | None = None
+    columns: Mapping[str, pd.Series], *, decimal: str | None = None, dates: str | None = None, european: bool = False
 ) -> dict[str, ReadColumn]:
     """Convert columns of text.
 
@@ -60,6 +60,8 @@ def read_columns(
         Decimal mark. None finds it from the cells: a mark is used only if some cell cannot be read with the other.
     dates : {"day-first", "month-first", "text"} or None, default=None
         Order of days and months. None finds it, column by column. "text" leaves dates that are not ISO as text.
+    european : bool, default=False
+        Whether ``1.234`` may be a thousand where no other cell tells, as in files separated by semicolons.
 
     Returns
     -------
@@ -78,7 +80,7 @@ def read_columns(
         body, unit = bodies[name]
         found[name] = (
             _truth_values(cells)
-            or _numbers(name, cells, body, unit, told)
+            or _numbers(name, cells, body, unit, told, european)
             or _dates(name, cells, dates)
             or ReadColumn(cells, _kept_from_numbers(cells, body))
         )
@@ -116,7 +118,9 @@ def _truth_values(cells: pd.Series) -> ReadColumn | None:
     return ReadColumn(values.astype("boolean" if cells.isna().any() else bool), "")
 
 
-def _numbers(name: str, cells: pd.Series, body: pd.Series, unit: str, told: set[str]) -> ReadColumn | None:
+def _numbers(
+    name: str, cells: pd.Series, body: pd.Series, unit: str, told: set[str], european: bool
+) -> ReadColumn | None:
     if body.empty:
         return ReadColumn(cells.astype(float), "")
     if body.isna().any():
@@ -136,7 +140,7 @@ def _numbers(name: str, cells: pd.Series, body: pd.Series, unit: str, told: set[
         mark = own[0]
     elif marked.empty or len(told) == 1:
         mark = next(iter(told)) if len(told) == 1 else "."
-    elif plain and "," not in told:
+    elif plain and not european and not told:
         mark = "."
     elif fitting:
         raise ColumnTextError(

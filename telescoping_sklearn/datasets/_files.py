@@ -395,7 +395,8 @@ def _read_text(path: Path, options: FileOptions) -> TableFile:
     for name, cells in zip(lines.names, zip(*rows, strict=True), strict=True):
         column = pd.Series([cell.strip() for cell in cells], dtype=object)
         columns[name] = column.mask(column.isin(missing)).astype("str")
-    read = read_columns(columns, decimal=options.decimal, dates=options.dates)
+    european = lines.sep == ";"
+    read = read_columns(columns, decimal=options.decimal, dates=options.dates, european=european)
     notes = lines.notes + [f"column {name!r} {_said(column.note)}" for name, column in read.items() if column.note]
     return TableFile(pd.DataFrame({name: column.values for name, column in read.items()}), notes)
 
