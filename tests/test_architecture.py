@@ -29,7 +29,7 @@ ALLOWED = {
     "_answers": {"_estimates", "_memory", "_telescope"},
     "losses": {"_memory"},
     "irregularity": {"irregularity"},
-    "datasets": {"_memory"},
+    "datasets": {"_memory", "datasets"},
     "base": {"_answers", "_estimates", "_refit", "_telescope"},
     "metrics": {"base", "_telescope", "_unwrap"},
     "fitted": {"base", "_refit", "_unwrap", "boosting"},

@@ -31,7 +31,7 @@ __all__ = [
     "read_column_names",
 ]
 
-_FOLDER_VARIABLE = "TELESCOPING_DATA"
+FOLDER_VARIABLE = "TELESCOPING_DATA"
 _LUCAS_COUNTY_FILE = "lucas_county_house.csv.gz"
 # The assessor's value nearly equals the price; the dummies repeat the year of sale.
 _LUCAS_COUNTY_DROPPED = ["price", "avalue", *(f"s{year}" for year in range(1993, 1999))]
@@ -225,7 +225,7 @@ TABULAR_NAMES = tuple(_TABULAR)
 
 def tabular_folder() -> str:
     """Return the folder of the sets of :func:`fetch_tabular`; empty if TELESCOPING_DATA is not set."""
-    return os.environ.get(_FOLDER_VARIABLE, "")
+    return os.environ.get(FOLDER_VARIABLE, "")
 
 
 def _tabular_path(name: str, tabular: _Tabular) -> Path:
@@ -234,10 +234,10 @@ def _tabular_path(name: str, tabular: _Tabular) -> Path:
     path = Path(folder, tabular.file)
     if folder and path.is_file():
         return path
-    where = f"is not in {folder}" if folder else f"cannot be looked for, since {_FOLDER_VARIABLE} is not set"
+    where = f"is not in {folder}" if folder else f"cannot be looked for, since {FOLDER_VARIABLE} is not set"
     raise FileNotFoundError(
         f"{tabular.file}, the file of the data set {name!r}, {where}. Set the environment variable "
-        f"{_FOLDER_VARIABLE} to a folder that holds it. OpenML has the data set as {tabular.openml!r}, which "
+        f"{FOLDER_VARIABLE} to a folder that holds it. OpenML has the data set as {tabular.openml!r}, which "
         "sklearn.datasets.fetch_openml loads where there is a network."
     )
 
