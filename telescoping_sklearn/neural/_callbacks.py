@@ -30,6 +30,15 @@ class StopWithoutProgress(Callback):
         self.best_stage = 0
         self._waited = 0
 
+    def state(self) -> dict[str, Any]:
+        """Return what was found so far."""
+        return {name: getattr(self, name) for name in ("scores", "best", "best_theta", "best_stage", "_waited")}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what another one found."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         """Compare the epoch with the best so far."""
         theta = net.module_.theta.detach()

@@ -1,6 +1,7 @@
 """TelescopingMLPRegressor: a multilayer perceptron with a recorded training run."""
 
 import copy
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Integral, Real
@@ -28,6 +29,7 @@ from telescoping_sklearn.neural._optimizers import OPTIMIZERS
 from telescoping_sklearn.neural._path import RULES, Path, as_double
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, refined_sections
 from telescoping_sklearn.neural._record_layout import parse_budget
+from telescoping_sklearn.neural._saved_work import digest, remembered
 from telescoping_sklearn.neural._sections import (
     LONGEST_EPOCHS,
     Sections,
@@ -43,7 +45,7 @@ from telescoping_sklearn.neural._training_settings import TrainingRows, Training
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 #: Parameters that may be set after fitting.
-_AFTER_FITTING = ("rule", "section", "section_tol")
+_AFTER_FITTING = ("rule", "section", "section_tol", "checkpoint_dir")
 
 
 class TelescopingMLPRegressor(BaseTelescopingEstimator):
@@ -137,6 +139,12 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         Memory that the record may take: a size such as "500MiB", or bytes. Training records checkpoints; explanations
         train again between them, and check the numbers at each. If every update fits, this is done once, for about the
         time of one or two more fits; otherwise once a question.
+    checkpoint_dir : str, PathLike or None, default=None
+        Folder for long runs. `fit`, the choice of sections and answers that carry labels forward are saved there once a
+        minute, and go on from there when the same is done again: after a process was killed, run the same program
+        again. What is complete is read. A run is known by its data, settings and seed, so that `random_state` must be
+        given. May be set after fitting; the files may be deleted at any time. They are read as pickles: name only
+        folders that you trust.
     verbose : int, default=False
         Above 0 (True counts as 1) to show progress.
 
@@ -236,6 +244,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         "n_jobs": [Interval(Integral, 1, None, closed="left"), None],
         "random_state": ["random_state", np.random.Generator],
         "record": ["boolean"],
+        "checkpoint_dir": [str, os.PathLike, None],
         "record_budget": [str, Interval(Integral, 1, None, closed="left")],
         "verbose": ["boolean", Integral],
     }
@@ -276,6 +285,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         random_state: Any = None,
         record: bool = True,
         record_budget: str | int = "1GiB",
+        checkpoint_dir: str | os.PathLike | None = None,
         verbose: int = False,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -311,6 +321,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self.random_state = random_state
         self.record = record
         self.record_budget = record_budget
+        self.checkpoint_dir = checkpoint_dir
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -349,6 +360,8 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         """
         X, y, weights = self._training_data(X, y, sample_weight)
         refuse_overflow(X, _DTYPES[self.dtype], getattr(self, "feature_names_in_", None))
+        if self.checkpoint_dir is not None and self.random_state is None:
+            raise ValueError("checkpoint_dir needs a random_state: without one every fit is another run.")
         self.seed_ = draw_seed(self.random_state)
         kept, held_out = np.arange(len(y)), None
         if self.early_stopping:
@@ -363,7 +376,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         self._refuse_large_record(settings, len(kept))
         theta = (plain_number(self.init_scale) * theta).to(_DTYPES[self.dtype])
         score = None if held_out is None else self._scorer(settings, X[held_out], y[held_out], weights[held_out])
-        trained = train(settings, theta.to(self.device), rows, kept, score)
+        trained = train(settings, theta.to(self.device), rows, kept, score, self.checkpoint_dir)
 
         self.module_ = FlatModule(settings.network, trained.theta)
         self.n_params_ = settings.network.n_params
@@ -601,6 +614,7 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
             dtype=self.module_.theta.dtype,
             device=self.module_.theta.device,
         )
+        path.checkpoint_dir = self.checkpoint_dir
 
         def make(sections: Sections, accuracy: ResponseAccuracy | None = None) -> TangentTelescope:
             return TangentTelescope(
@@ -623,8 +637,14 @@ class TelescopingMLPRegressor(BaseTelescopingEstimator):
         if key not in self._chosen_sections:
             sample = gap_rows(path, self._rows.weights > 0, self.seed_)
             longest = LONGEST_EPOCHS * self._trajectory.batches.per_epoch
-            first = chosen_sections(path, sample, self.section_tol, self._label_std, longest)
-            self._chosen_sections[key] = refined_sections(make, first, 2 * self.section_tol)
+
+            def choose() -> tuple[Sections, ResponseAccuracy]:
+                first = chosen_sections(path, sample, self.section_tol, self._label_std, longest)
+                return refined_sections(make, first, 2 * self.section_tol)
+
+            self._chosen_sections[key] = remembered(
+                self.checkpoint_dir, "sections", choose, lambda: digest(path.key, self._rows.y, *key)
+            )
         return self._chosen_sections[key]
 
     @property

@@ -18,7 +18,7 @@ from telescoping_sklearn.neural._grouped_update_rule import GroupSlice, run_upda
 from telescoping_sklearn.neural._trajectory import Batches, Checkpoint, Replay, Segment, Trajectory
 from telescoping_sklearn.neural._update_rules import denominator_of, group_settings
 
-_CHECKED = 3  # first updates of a run whose steps are checked, and of a segment whose settings are
+CHECKED = 3  # first updates of a run whose steps are checked, and of a segment whose settings are
 
 
 class FlatParameters:
@@ -173,9 +173,9 @@ class Recorder:
             self._slices = self._flat.slices(self._settings)
             self._rule = run_update_rule(type(self._flat.optimizer), self._slices, self._rates, self._flat.n_params)
             self._moved = self._with_gradient()
-        if self._length is None or number % self._length < _CHECKED:  # it would slow small nets by several percent
+        if self._length is None or number % self._length < CHECKED:  # it would slow small nets by several percent
             self._refuse_changes()
-        if number < _CHECKED:
+        if number < CHECKED:
             self._before = self._flat.theta().clone(), self._flat.gradient().clone()
 
     def after_step(self) -> None:
@@ -190,6 +190,25 @@ class Recorder:
             self._segments[number - 1].write(0, theta, phi)
         elif number % self._length == 0:
             self._checkpoints.append(self._flat.checkpoint())
+
+    @property
+    def n_updates(self) -> int:
+        """Updates recorded."""
+        return len(self._rates)
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """Checkpoints recorded."""
+        return self._checkpoints
+
+    def state(self) -> tuple[Any, ...]:
+        """Return what a recorder of the same run takes to go on from here, beside the checkpoints."""
+        return np.array(self._rates), self._slices, self._moved
+
+    def restore(self, state: tuple[Any, ...], checkpoints: list[Checkpoint]) -> None:
+        """Go on from the state of another recorder, made at the same start, with checkpoints and beyond `CHECKED`."""
+        rates, self._slices, self._moved = state
+        self._rates, self._checkpoints = rates.tolist(), checkpoints
 
     def __enter__(self) -> Self:
         """Let the optimiser call `before_step` and `after_step`."""

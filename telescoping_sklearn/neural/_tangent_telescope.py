@@ -37,6 +37,8 @@ from telescoping_sklearn.neural._isolation import isolates, isolates_public_meth
 from telescoping_sklearn.neural._network import pairs_of
 from telescoping_sklearn.neural._path import Path, as_double
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, measured_accuracy
+from telescoping_sklearn.neural._saved_pass import NOT_SAVED, SavedPass
+from telescoping_sklearn.neural._saved_work import SavedWork, digest
 from telescoping_sklearn.neural._sections import Sections
 from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._update_rules import UpdateRule
@@ -362,7 +364,18 @@ class TangentTelescope(AnsweringTelescope):
             carrier = KernelCarrier(self.path)
         else:
             carrier = ParameterCarrier(self.path, self._make_update_rule(), labels.shape[-1], offset)
-        return self._carry(carrier, plan.sections, X, labels, offset, stages)
+        work = None
+        if self.path.checkpoint_dir is not None:
+            # The form of the carrier and the response of the optimiser are told by these names.
+            ways = (
+                type(self).__qualname__,
+                plan.form,
+                type(carrier).__qualname__,
+                type(self._make_update_rule()).__qualname__,
+            )
+            key = digest(self.path.key, *ways, plan.sections.ends, self.y, X, labels, offset, stages)
+            work = SavedWork(self.path.checkpoint_dir, "pass", key)
+        return self._carry(carrier, plan.sections, X, labels, offset, stages, SavedPass(work, int(stages[-1])))
 
     def _carry(
         self,
@@ -372,17 +385,21 @@ class TangentTelescope(AnsweringTelescope):
         labels: NDArray,
         offset: bool,
         stages: NDArray,
+        saved: SavedPass = NOT_SAVED,
     ) -> Iterator[Tensor]:
-        """Yield the response of queries, (n_pairs, k), at the stages asked for."""
+        """Yield the response of queries, (n_pairs, k), at the stages asked for, from where it was saved."""
         path, rows, k = self.path, self._rows(X), labels.shape[-1]
         V = as_double(labels, path.device).to(path.dtype).view(self.n_samples, -1)
         training = self._start_response(path.rows, k, offset)
         query = training if X is None else self._start_response(rows, k, offset)
         by_row = training.view(self.n_samples, -1)  # outputs and columns of a row in one line
         asked = set(stages.tolist())
-        if 0 in asked:
-            yield query.clone()
-        for stage in self.progress(range(1, int(stages[-1]) + 1), "labels through the updates"):
+        yield from saved.answers()
+        responses = [training] if X is None else [training, query]
+        reached = saved.restore(carrier, responses)
+        if 0 in asked and saved.is_new:
+            yield saved.answer(query.clone(), 0)
+        for stage in self.progress(range(reached + 1, int(stages[-1]) + 1), "labels through the updates"):
             first, batch = sections.first_of(stage), path.batch(stage)
             response = by_row[batch]
             if stage - 1 > first:
@@ -396,11 +413,12 @@ class TangentTelescope(AnsweringTelescope):
                     carrier.apply(query, rows, first, stage, lasting=True)
                 carrier.end_section()
                 if stage in asked:
-                    yield query.clone()
+                    yield saved.answer(query.clone(), stage)
+                saved.end_section(stage, carrier, responses)
             elif stage in asked:
                 inside = query.clone()
                 carrier.apply(inside, rows, first, stage, lasting=True)
-                yield inside
+                yield saved.answer(inside, stage)
 
     def _backward(self, plan: TangentPlan, rows: Tensor, last: int) -> NDArray:
         """Kernel weights of the outputs of a block of queries, by label: the adjoint of the recursion in `_carry`."""

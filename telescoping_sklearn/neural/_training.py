@@ -1,5 +1,6 @@
 """Fitting through skorch: its loop and callbacks over slices of tensors, with a recorder at the optimiser."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,8 @@ from telescoping_sklearn.neural._callbacks import Converged, ShowProgress, StopW
 from telescoping_sklearn.neural._isolation import threads
 from telescoping_sklearn.neural._network import FlatModule
 from telescoping_sklearn.neural._recorder import Recorder
+from telescoping_sklearn.neural._saved_fit import SavedFit, fit_key
+from telescoping_sklearn.neural._saved_work import SavedWork
 from telescoping_sklearn.neural._training_settings import SegmentReplay, TrainingRows, TrainingSettings, epoch_batches
 from telescoping_sklearn.neural._trajectory import ROUNDING, Batches, Trajectory
 
@@ -44,13 +47,17 @@ class TensorBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Draw an epoch's order and yield X, y and weights of its batches."""
+        return epoch_batches(list(self.dataset.tensors), self.draw(), self.batch_size)
+
+    def draw(self) -> Tensor:
+        """Draw an epoch's order of the rows."""
         n_rows = len(self.dataset)
         order = torch.randperm(n_rows, generator=self.generator) if self.shuffle else torch.arange(n_rows)
         if self.drawn is not None:
             compact = order.numpy().astype(np.min_scalar_type(n_rows - 1))
             same = bool(self.drawn) and np.array_equal(compact, self.drawn[-1])
             self.drawn.append(self.drawn[-1] if same else compact)
-        return epoch_batches(list(self.dataset.tensors), order, self.batch_size)
+        return order
 
 
 class LeanNet(NeuralNet):
@@ -103,11 +110,13 @@ def train(
     rows: TrainingRows,
     kept: NDArray,
     score: Callable[[Tensor], float] | None = None,
+    checkpoint_dir: str | os.PathLike | None = None,
 ) -> TrainedNet:
     """Train from theta, (p,), on the rows `kept`, whose weights have mean 1.
 
     `score` gives the score of parameters on held-out rows, for early stopping. ValueError is raised if training
-    diverges, with the stage at which the loss stopped being finite.
+    diverges, with the stage at which the loss stopped being finite. With a folder of checkpoints, training goes on from
+    where the same training was when it was interrupted.
     """
     orders: list[NDArray] = []
     stop = StopWithoutProgress(settings.tol, settings.n_iter_no_change, score)
@@ -117,10 +126,16 @@ def train(
     if settings.record:
         record = settings.record_layout(len(kept))
         recorder = Recorder(net.module_.parameters(), net.optimizer_, segment_length=record.segment_length)
+    dataset = TensorDataset(*rows.subset(kept).tensors(settings.dtype, settings.device))
+    saved = None
+    if checkpoint_dir is not None:
+        saved = SavedFit(SavedWork(checkpoint_dir, "fit", fit_key(settings, theta, rows, kept)), recorder, stop)
+        net.callbacks_.append(("SavedFit", saved))
+        saved.restore(net, net.get_iterator(dataset, training=True), progress)
     try:
         with recorder or nullcontext(), threads(settings.n_threads):
-            tensors = rows.subset(kept).tensors(settings.dtype, settings.device)
-            net.fit_loop(TensorDataset(*tensors), epochs=settings.max_iter)
+            if saved is None or not saved.is_complete:
+                net.fit_loop(dataset, epochs=settings.max_iter - len(net.history))
     except Converged:
         pass  # skorch's loop has no other way to be stopped
     finally:
@@ -129,6 +144,8 @@ def train(
     best = net.module_.theta.detach() if stop.best_theta is None else stop.best_theta
     if not bool(torch.isfinite(best).all()):
         raise ValueError(_diverged(net.n_updates))
+    if saved is not None:
+        saved.save(net, is_complete=True)
     n_stages = net.n_updates if stop.best_theta is None else stop.best_stage
     trajectory = None
     if recorder is not None and record is not None:

@@ -89,6 +89,14 @@ class UpdateRule:
         """Return the step's response, (k, p), where denominators respond too, given the update that training made."""
         raise NotImplementedError
 
+    def memory(self) -> Any:
+        """Return what was carried from the updates so far, for a rule with fresh state to `recall`."""
+        return vars(self)
+
+    def recall(self, memory: Any) -> None:
+        """Go on from the memory of another rule of the same run."""
+        vars(self).update(memory)
+
     def transposed_moving_step(
         self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None, run: RecordedUpdate
     ) -> tuple[Tensor, Tensor | None]:
@@ -115,6 +123,14 @@ class UserRule(UpdateRule):
     def step(self, *arguments: Any) -> Tensor:
         """Return the step's response, (k, p)."""
         return self._rule.step(*arguments)
+
+    def memory(self) -> Any:
+        """Return the attributes of the user's object."""
+        return vars(self._rule)
+
+    def recall(self, memory: Any) -> None:
+        """Go on from the memory of another rule of the same run."""
+        vars(self._rule).update(memory)
 
     def transposed_step(self, *arguments: Any) -> tuple[Tensor, Tensor | None]:
         """Return the derivatives in the gradient and in the parameters before the step."""
