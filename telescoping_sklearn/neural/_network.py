@@ -112,7 +112,8 @@ class Architecture(NamedTuple):
     @property
     def column_numbers(self) -> int:
         """Numbers that a row holds for each direction or column that its Jacobian is multiplied with."""
-        return max(self.widths[1:]) + 2 * self.n_outputs
+        wide = max(min(shape) if self.n_outputs == 1 else shape[1] for shape in self.layer_shapes())
+        return wide + 2 * self.n_outputs
 
     @property
     def pair_operations(self) -> int:

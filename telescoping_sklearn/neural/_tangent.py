@@ -86,6 +86,13 @@ class LayerwiseTangent:
             if fan_out == 1:  # delta is a number an output: no intermediate of fan_out columns a direction
                 product += (a @ weight[:, 0, :].T).add_(bias[:, 0])[:, None] * delta
                 continue
+            if o == 1 and fan_in < fan_out:  # the contraction over the wider side leaves the smaller intermediate
+                by_unit = buffer("rows of weights", (fan_out, k, fan_in), weight).copy_(weight.transpose(0, 1))
+                moved = buffer("moved", (n_rows, k * fan_in), weight)
+                torch.mm(delta.view(n_rows, fan_out), by_unit.view(fan_out, -1), out=moved)
+                product += torch.bmm(moved.view(n_rows, k, fan_in), a.view(n_rows, fan_in, 1)).mT
+                product += delta @ bias.T
+                continue
             rows = buffer("rows of weights", weight.shape, weight).copy_(weight).view(k * fan_out, fan_in)
             moved = torch.mm(a, rows.T, out=buffer("moved", (n_rows, k * fan_out), weight)).view(n_rows, k, fan_out)
             across = delta.mT if o > 1 else delta.view(n_rows, fan_out, 1)  # a vector's strides: another BLAS routine
@@ -102,11 +109,18 @@ class LayerwiseTangent:
         for (for_weight, for_bias), a, delta in zip(
             self.architecture.layers(product), self.inputs, self.deltas, strict=True
         ):
-            scaled = buffer("scaled", (n_rows, k, delta.shape[1]), delta)
-            multiply(by_row, delta.view(n_rows, o, -1), out=scaled)
-            sums = buffer("sums", (k * delta.shape[1], a.shape[1]), a)
-            for_weight.copy_(torch.mm(scaled.view(n_rows, -1).T, a, out=sums).view(for_weight.shape))
             for_bias.copy_(columns.T @ delta)
+            fan_out, fan_in = delta.shape[1], a.shape[1]
+            if o == 1 and fan_in < fan_out:  # the narrower side is the one to be scaled
+                scaled = torch.mul(by_row, a.view(n_rows, 1, -1), out=buffer("scaled", (n_rows, k, fan_in), delta))
+                sums = buffer("sums", (fan_out, k * fan_in), a)
+                torch.mm(delta.T, scaled.view(n_rows, -1), out=sums)
+                for_weight.copy_(sums.view(fan_out, k, fan_in).transpose(0, 1))
+                continue
+            scaled = buffer("scaled", (n_rows, k, fan_out), delta)
+            multiply(by_row, delta.view(n_rows, o, -1), out=scaled)
+            sums = buffer("sums", (k * fan_out, fan_in), a)
+            for_weight.copy_(torch.mm(scaled.view(n_rows, -1).T, a, out=sums).view(for_weight.shape))
         return product
 
     def kernel(self, other: "LayerwiseTangent", input_products: Tensor | None = None) -> Tensor:
