@@ -35,7 +35,9 @@ def write_idx(folder, parts, packed=True):
         for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
             content = idx(array)
             name = f"{prefix}-{kind}-ubyte"
-            (folder / (name + ".gz" if packed else name)).write_bytes(gzip.compress(content) if packed else content)
+            (folder / (name + ".gz" if packed else name)).write_bytes(
+                gzip.compress(content, mtime=0) if packed else content
+            )
 
 
 @pytest.fixture
@@ -296,17 +298,22 @@ def test_missing_files_are_named_with_their_source(folder, no_network, monkeypat
         ("train-images-idx3-ubyte.gz", b"no gzip", ValueError, "train-images-idx3-ubyte.gz cannot be unpacked"),
         (
             "t10k-labels-idx1-ubyte.gz",
-            gzip.compress(b"\0\0\x0d\1\0\0\0\1"),
+            gzip.compress(b"\0\0\x0d\1\0\0\0\1", mtime=0),
             ValueError,
             "is no idx file of bytes with 1",
         ),
         (
             "t10k-images-idx3-ubyte.gz",
-            gzip.compress(idx(np.ones((9, 9, 9), "u1"))[:-1]),
+            gzip.compress(idx(np.ones((9, 9, 9), "u1"))[:-1], mtime=0),
             ValueError,
             "cut off or too long",
         ),
-        ("t10k-labels-idx1-ubyte.gz", gzip.compress(idx(np.ones(9, "u1"))), ValueError, "has 40 images and labels of"),
+        (
+            "t10k-labels-idx1-ubyte.gz",
+            gzip.compress(idx(np.ones(9, "u1")), mtime=0),
+            ValueError,
+            "has 40 images and labels of",
+        ),
     ],
 )
 def test_damaged_idx_files_are_refused_by_name(folder, parts, file, content, error, message):
