@@ -49,8 +49,18 @@ CASES = {
     },
     "module": {"module": make_module, "section": 5, "dtype": "float64"},
     "auto": {"hidden_layer_sizes": (8,), "max_iter": 9},
+    "outputs": {"hidden_layer_sizes": (6,), "section": 3, "optimizer": "adam"},
+    "no record": {"hidden_layer_sizes": (6,), "record": False},
     "small record": {"hidden_layer_sizes": (8,), "section": 4, "record_budget": 13_000},
 }
+
+
+HAVE_CHILDREN = ("momentum", "outputs")
+
+
+def labels(case):
+    """Training labels of a case."""
+    return np.column_stack([Y_TRAIN, X_TRAIN[:, 0]]) if case == "outputs" else Y_TRAIN
 
 
 def make(case, folder):
@@ -59,13 +69,33 @@ def make(case, folder):
     return TelescopingMLPRegressor(**settings, checkpoint_dir=folder)
 
 
-def answers(net):
-    """Everything that is asked of a net."""
+def learnt(net):
+    """What a net learnt."""
     return {
         "theta": net.module_.theta.detach().numpy(),
         "losses": np.array(net.loss_curve_),
         "stages": np.array(net.n_stages_),
+    }
+
+
+def of_children(net):
+    """What is asked of a child that goes on from the middle of the second epoch, and of a child of it."""
+    child = net.spawn(7, random_state=1, max_iter=2)
+    asked = learnt(child) | {"offset": child.offset(QUERY), "p": child.staged_effective_params(QUERY, n_probes=2)}
+    asked |= {"grandchild": child.spawn(4, random_state=2, max_iter=2).predict(QUERY)}
+    return {f"{name} of child": value for name, value in asked.items()}
+
+
+def answers(case, folder):
+    """Fit the net of a case, and ask it everything."""
+    net = make(case, folder).fit(X_TRAIN, labels(case))
+    if not net.record:
+        return learnt(net)
+    return {
+        **learnt(net),
+        **(of_children(net) if case in HAVE_CHILDREN else {}),
         "p": net.staged_effective_params(QUERY, stages=5, n_probes=3),
+        "p with training rows": np.stack(net.staged_effective_params(QUERY, [0, 6, 9], n_probes=3, with_train=True)),
         "summary": net.staged_training_summary(stages=[0, 7, 20], n_probes=3).to_numpy(),
         "offset": net.offset(QUERY),
         "influence": net.self_influence_,
@@ -94,4 +124,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     _saved_work.SAVE_SECONDS = 0.0
     kill_at(kind, int(count), when)
-    answers(make(case, folder).fit(X_TRAIN, Y_TRAIN))
+    answers(case, folder)

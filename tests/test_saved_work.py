@@ -4,14 +4,19 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from telescoping_sklearn.base import held_out_rows
+from telescoping_sklearn.callbacks import StopAtScore
+from telescoping_sklearn.losses import Fair
 from telescoping_sklearn.neural import _saved_work
 from telescoping_sklearn.neural._saved_work import SavedWork, digest
+from telescoping_sklearn.neural._tangent_telescope import TangentTelescope
 from tests.interrupted import CASES, QUERY, X_TRAIN, Y_TRAIN, answers, make
 
 
@@ -60,7 +65,7 @@ EXPECTED = {}
 
 def uninterrupted(case):
     if case not in EXPECTED:
-        EXPECTED[case] = answers(make(case, None).fit(X_TRAIN, Y_TRAIN))
+        EXPECTED[case] = answers(case, None)
     return EXPECTED[case]
 
 
@@ -76,7 +81,7 @@ def test_a_killed_process_is_gone_on_with_to_the_bit(tmp_path, case, kind, count
     killed(tmp_path, case, kind, count, when)
     left = {file.name.split(".")[0] for file in tmp_path.iterdir()}
     assert any(name.startswith(kind) for name in left)
-    assert_equal(answers(make(case, tmp_path).fit(X_TRAIN, Y_TRAIN)), uninterrupted(case))
+    assert_equal(answers(case, tmp_path), uninterrupted(case))
 
 
 class Interrupted(Exception):
@@ -91,21 +96,21 @@ def test_work_that_is_interrupted_again_and_again_is_done_at_last(tmp_path, case
     def interrupt(self, part, value):
         write(self, part, value)
         count[0] += 1
-        if count[0] == 17:
+        if count[0] == 61:
             count[0] = 0
             raise Interrupted
 
     monkeypatch.setattr(SavedWork, "_write", interrupt)
     for attempt in range(60):  # noqa: B007
         try:
-            found = answers(make(case, tmp_path).fit(X_TRAIN, Y_TRAIN))
+            found = answers(case, tmp_path)
             break
         except Interrupted:
             continue
-    assert attempt > 0
+    assert attempt > 0 or case == "no record"
     assert_equal(found, uninterrupted(case))
     saves.clear()
-    assert_equal(answers(make(case, tmp_path).fit(X_TRAIN, Y_TRAIN)), uninterrupted(case))
+    assert_equal(answers(case, tmp_path), uninterrupted(case))
     assert saves == []  # all of it was read
 
 
@@ -148,11 +153,20 @@ def test_another_run_is_not_taken_for_the_same(tmp_path, change, saves):
 
 
 @pytest.mark.parametrize(
-    "change", [{"rule": "left"}, {"section": 5}, {"query": QUERY[1:]}, {"stages": 4}, {"n_probes": 4}]
+    "change",
+    [
+        {"rule": "left"},
+        {"section": 5},
+        {"query": QUERY[1:]},
+        {"stages": 4},
+        {"n_probes": 4},
+        {"with_train": True},
+    ],
+    ids=lambda change: next(iter(change)),
 )
 def test_another_question_is_not_taken_for_the_same(tmp_path, change, saves):
     net, plain = (make("adamw", folder).fit(X_TRAIN, Y_TRAIN) for folder in (tmp_path, None))
-    asked = {"query": QUERY, "stages": 5, "n_probes": 3}
+    asked = {"query": QUERY, "stages": 5, "n_probes": 3, "with_train": False}
 
     def ask(of, query, **asked):
         return of.staged_effective_params(query, **asked)
@@ -173,8 +187,81 @@ def test_a_schedule_that_was_another_is_refused(tmp_path, saves):
 
 
 def test_a_random_state_must_be_given(tmp_path):
-    with pytest.raises(ValueError, match="checkpoint_dir needs a random_state"):
+    refused = "checkpoint_dir needs a random_state"
+    net = make("sgd", tmp_path)
+    with pytest.raises(ValueError, match=refused):
         make("adamw", tmp_path).set_params(random_state=None).fit(X_TRAIN, Y_TRAIN)
+    net.fit(X_TRAIN, Y_TRAIN)
+    with pytest.raises(ValueError, match=refused):
+        net.spawn(5)
+    with pytest.raises(ValueError, match=refused):
+        net.error_barriers(QUERY, QUERY[:, 0], [5])
+
+
+def test_callbacks_are_refused(tmp_path):
+    pytest.importorskip("sklearn.callback")  # came with scikit-learn 1.9
+    net = make("sgd", tmp_path).set_callbacks(StopAtScore("r2", 0.1))
+    with pytest.raises(ValueError, match="does not go with set_callbacks"):
+        net.fit(X_TRAIN, Y_TRAIN)
+    assert not list(tmp_path.iterdir())
+    net.set_callbacks().fit(X_TRAIN, Y_TRAIN)
+
+
+def test_weights_of_rows_that_are_only_scored_tell_runs_apart(tmp_path, saves):
+    net, plain = (make("momentum", folder) for folder in (tmp_path, None))
+    net.fit(X_TRAIN, Y_TRAIN)
+    _, scored = held_out_rows(len(Y_TRAIN), net.validation_fraction, net.seed_)
+    weights = np.ones(len(Y_TRAIN))
+    weights[scored[:3]] = 0
+    found = net.fit(X_TRAIN, Y_TRAIN, weights).validation_scores_
+    assert found == plain.fit(X_TRAIN, Y_TRAIN, weights).validation_scores_
+    assert found != plain.fit(X_TRAIN, Y_TRAIN).validation_scores_
+
+
+def test_modules_that_start_alike_are_told_apart(tmp_path):
+    def module(activation):
+        net = torch.nn.Sequential(torch.nn.Linear(5, 6), activation, torch.nn.Linear(6, 1))
+        with torch.no_grad():
+            for number, part in enumerate(net.parameters()):
+                part.fill_(0.0 if number > 1 else 0.1)  # whatever the activation, outputs are zero
+        return net
+
+    found = []
+    for activation in (torch.nn.Tanh(), torch.nn.SiLU()):
+        net, plain = (make("sgd", folder).set_params(module=module(activation)) for folder in (tmp_path, None))
+        found.append(net.fit(X_TRAIN, Y_TRAIN).predict(QUERY))
+        np.testing.assert_array_equal(found[-1], plain.fit(X_TRAIN, Y_TRAIN).predict(QUERY))
+    assert not np.array_equal(*found)
+
+
+def test_passes_of_other_losses_are_told_apart_and_go_on(tmp_path, monkeypatch, saves):
+    """Interrupted half-way, so that the rest is carried on."""
+    of_labels = make("adamw", tmp_path).fit(X_TRAIN, Y_TRAIN).telescope_
+    sound, ends = of_labels.accuracy, of_labels.sections.ends
+    assert len(ends) > 6
+
+    def carried(c, folder, n=None):
+        telescope = TangentTelescope(
+            of_labels.path,
+            of_labels.sections,
+            of_labels._make_update_rule,
+            sound,
+            loss=Fair(c),
+            y=Y_TRAIN,
+            trained=of_labels.trained,
+            seed=0,
+        )
+        monkeypatch.setattr(of_labels.path, "checkpoint_dir", folder)
+        parts = telescope.carry_columns(QUERY, Y_TRAIN[:, None], ends)
+        return torch.stack(list(islice(parts, n)))
+
+    expected = [carried(c, None) for c in (1.0, 2.0)]
+    assert not torch.equal(*expected)
+    carried(1.0, tmp_path, 4)
+    saves.clear()
+    for c, whole in zip((1.0, 2.0), expected, strict=True):
+        assert torch.equal(carried(c, tmp_path), whole)
+    assert len(saves) == 2 * (len(ends) - 3 + len(ends))  # three sections of the first were saved before
 
 
 # -- the files ---------------------------------------------------------------------------------------------------------

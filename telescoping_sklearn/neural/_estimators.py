@@ -671,7 +671,9 @@ class TelescopingMLPRegressor(CallbackSupportMixin, RecordedRunEstimator):
             Seeds the orders of their rows.
         max_iter : int or None, default=None
             As in `spawn`.
-        n_alphas, loss
+        n_alphas : int, default=30
+            As in `telescoping_sklearn.neural.error_barrier`.
+        loss : str or callable, default="squared_error"
             As in `telescoping_sklearn.neural.error_barrier`.
 
         Returns
