@@ -29,7 +29,12 @@ except ImportError:  # scikit-learn before 1.9
         return method
 
 
-__all__ = ["CallbackSupportMixin", "FitTasks", "with_callbacks"]
+__all__ = ["CallbackSupportMixin", "FitTasks", "has_callbacks", "with_callbacks"]
+
+
+def has_callbacks(estimator: Any) -> bool:
+    """Whether an estimator has callbacks of scikit-learn."""
+    return hasattr(estimator, "_skl_callbacks")
 
 
 class FitTasks:
@@ -61,7 +66,7 @@ class FitTasks:
         kept: NDArray | None = None,
     ):
         self._fit = self._iteration = None
-        if not hasattr(estimator, "_skl_callbacks"):
+        if not has_callbacks(estimator):
             return
 
         @cache  # taken when a callback first asks

@@ -25,6 +25,8 @@ class StopWithoutProgress(Callback):
     scores of the epochs of a run that this one goes on from: they count for when to stop, and not for what is kept.
     """
 
+    _FOUND = ("scores", "best_theta", "best_stage", "_best_kept", "_best", "_waited")
+
     def __init__(
         self,
         tol: float,
@@ -42,6 +44,15 @@ class StopWithoutProgress(Callback):
         self._waited = 0
         for current in earlier:
             self._count(current)
+
+    def state(self) -> dict[str, Any]:
+        """Return what was found so far."""
+        return {name: getattr(self, name) for name in self._FOUND}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what another one found."""
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         """Compare the epoch with the best so far."""

@@ -11,7 +11,7 @@ Each form has an adjoint, which runs from a query to the labels. Its columns are
 their predictions in what the section holds.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -36,6 +36,12 @@ class Carrier(Protocol):
 
     def end_section(self) -> None:
         """Hold nothing, for the next section."""
+
+    def state(self) -> Any:
+        """Return what is held between two sections."""
+
+    def restore(self, state: Any) -> None:
+        """Hold what another carrier of the same kind held."""
 
 
 class AdjointCarrier(Protocol):
@@ -91,6 +97,16 @@ class ParameterCarrier:
         """Hold nothing, for the next section."""
         self.moved.zero_()
 
+    def state(self) -> Any:
+        """Return the parameters' response and the memory of the update rule."""
+        return self.parameters, self.update_rule.memory()
+
+    def restore(self, state: Any) -> None:
+        """Hold what another carrier of the same kind held."""
+        parameters, memory = state
+        self.parameters.copy_(parameters)
+        self.update_rule.recall(memory)
+
 
 class KernelCarrier:
     """Carries the residuals of the section's batches, for plain stochastic gradient descent only.
@@ -123,6 +139,12 @@ class KernelCarrier:
     def end_section(self) -> None:
         """Hold nothing, for the next section."""
         self._held = []
+
+    def state(self) -> Any:
+        """Return None: nothing is held between two sections."""
+
+    def restore(self, state: Any) -> None:
+        """Hold nothing."""
 
     def _input_products(self, rows: Tensor) -> Tensor | None:
         """Inner products of all training rows with rows, (n_train, n_rows), which never change along the run.

@@ -14,7 +14,9 @@ from telescoping_sklearn.neural._training_settings import EpochOrders
 from telescoping_sklearn.neural._trajectory import Trajectory
 
 #: Parameters of the estimator that a child may have otherwise than its parent's fit had.
-FREE = ("rule", "section", "section_tol", "random_state", "record", "record_budget", "verbose", "n_jobs")
+FREE = (
+    "rule", "section", "section_tol", "random_state", "record", "record_budget", "checkpoint_dir", "verbose", "n_jobs"
+)  # fmt: skip
 
 
 def spawn_point(trajectory: Trajectory, progress: Progress, stage: int) -> SpawnPoint:

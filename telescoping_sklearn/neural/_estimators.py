@@ -1,6 +1,7 @@
 """TelescopingMLPRegressor: a multilayer perceptron with a recorded training run."""
 
 import copy
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from telescoping_sklearn import _memory
-from telescoping_sklearn._fit_tasks import CallbackSupportMixin, FitTasks, with_callbacks
+from telescoping_sklearn._fit_tasks import CallbackSupportMixin, FitTasks, has_callbacks, with_callbacks
 from telescoping_sklearn._numbers import plain_number
 from telescoping_sklearn._refit import all_at_once
 from telescoping_sklearn._telescope import resolve_stage
@@ -41,6 +42,8 @@ from telescoping_sklearn.neural._optimizers import OPTIMIZERS
 from telescoping_sklearn.neural._path import Path, as_double
 from telescoping_sklearn.neural._record_layout import parse_budget
 from telescoping_sklearn.neural._recorded_run import RecordedRunEstimator
+from telescoping_sklearn.neural._saved_fit import fit_key
+from telescoping_sklearn.neural._saved_work import SavedWork
 from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._training import SpawnPoint, TrainedNet, train
 from telescoping_sklearn.neural._training_settings import (
@@ -152,6 +155,12 @@ class TelescopingMLPRegressor(CallbackSupportMixin, RecordedRunEstimator):
         Memory that the record may take: a size such as "500MiB", or bytes. Training records checkpoints; explanations
         train again between them, and check the numbers at each. If every update fits, this is done once, for about the
         time of one or two more fits; otherwise once a question.
+    checkpoint_dir : str, PathLike or None, default=None
+        Folder for long runs. `fit`, `spawn`, the choice of sections and answers that carry labels forward are saved
+        there once a minute, and go on from there when the same is done again: after a process was killed, run the same
+        program again. What is complete is read. A run is known by its data, settings and seed, so that `random_state`
+        must be given; ``set_callbacks`` is refused beside it. May be set after fitting; the files may be deleted at any
+        time. They are read as pickles: name only folders that you trust.
     verbose : int, default=False
         Above 0 (True counts as 1) to show progress.
 
@@ -219,6 +228,7 @@ class TelescopingMLPRegressor(CallbackSupportMixin, RecordedRunEstimator):
     True
     """
 
+    _after_fitting = RecordedRunEstimator._after_fitting | {"checkpoint_dir": [str, os.PathLike, None]}
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
@@ -244,7 +254,7 @@ class TelescopingMLPRegressor(CallbackSupportMixin, RecordedRunEstimator):
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "init_scale": [Interval(Real, 0, None, closed="left")],
-        **RecordedRunEstimator._after_fitting,
+        **_after_fitting,
         "dtype": [StrOptions(set(_DTYPES))],
         "device": [str],
         "n_jobs": [Interval(Integral, 1, None, closed="left"), None],
@@ -291,6 +301,7 @@ class TelescopingMLPRegressor(CallbackSupportMixin, RecordedRunEstimator):
         random_state: Any = None,
         record: bool = True,
         record_budget: str | int = "1GiB",
+        checkpoint_dir: str | os.PathLike | None = None,
         verbose: int = False,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -326,6 +337,7 @@ class TelescopingMLPRegressor(CallbackSupportMixin, RecordedRunEstimator):
         self.random_state = random_state
         self.record = record
         self.record_budget = record_budget
+        self.checkpoint_dir = checkpoint_dir
         self.verbose = verbose
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -406,6 +418,7 @@ class TelescopingMLPRegressor(CallbackSupportMixin, RecordedRunEstimator):
             If the net explains less than 1 % of the variance of the labels that it was trained on, and labels or
             columns are far from unit scale.
         """
+        self._refuse_unsaved(self.random_state)
         X_given = X
         X, y, weights = self._training_data(X, y, sample_weight)
         refuse_overflow(X, _DTYPES[self.dtype], getattr(self, "feature_names_in_", None))
@@ -451,7 +464,11 @@ class TelescopingMLPRegressor(CallbackSupportMixin, RecordedRunEstimator):
         `scored` are rows held out for early stopping, and their weights; `point` is where the run goes on from.
         """
         score = None if scored is None else self._scorer(settings, rows.X[scored[0]], rows.y[scored[0]], scored[1])
-        trained = train(settings, theta, rows, kept, tasks, score, point)
+        work = None
+        if self.checkpoint_dir is not None:
+            key = fit_key(settings, theta, rows, kept, scored, () if point is None else tuple(point.parts()))
+            work = SavedWork(self.checkpoint_dir, "fit", key)
+        trained = train(settings, theta, rows, kept, tasks, score, point, work)
         self.module_ = FlatModule(settings.network, trained.theta)
         self.n_params_ = settings.network.n_params
         self.n_stages_ = trained.n_stages
@@ -584,8 +601,8 @@ class TelescopingMLPRegressor(CallbackSupportMixin, RecordedRunEstimator):
         ------
         ValueError
             If the stage does not exist, there is no record, the parent's `max_iter` has no epoch left and `max_iter` is
-            None, parameters that training follows were changed since `fit`, rows were not shuffled, or training
-            diverges.
+            None, parameters that training follows were changed since `fit`, rows were not shuffled, `checkpoint_dir` is
+            set and `random_state` None, or training diverges.
         TypeError
             If the stage is not an integer.
 
@@ -614,6 +631,7 @@ class TelescopingMLPRegressor(CallbackSupportMixin, RecordedRunEstimator):
             raise self._record_dropped()
         stage = resolve_stage(stage, self.n_stages_)
         refuse_changes(self._given, self.get_params(deep=False))
+        self._refuse_unsaved(random_state)
         epochs_left = plain_number(self.max_iter) - self._trajectory.batches.place(stage)[0]
         if max_iter is None and epochs_left < 1:
             raise ValueError(
@@ -653,7 +671,9 @@ class TelescopingMLPRegressor(CallbackSupportMixin, RecordedRunEstimator):
             Seeds the orders of their rows.
         max_iter : int or None, default=None
             As in `spawn`.
-        n_alphas, loss
+        n_alphas : int, default=30
+            As in `telescoping_sklearn.neural.error_barrier`.
+        loss : str or callable, default="squared_error"
             As in `telescoping_sklearn.neural.error_barrier`.
 
         Returns
@@ -667,6 +687,7 @@ class TelescopingMLPRegressor(CallbackSupportMixin, RecordedRunEstimator):
             As by `spawn` and `telescoping_sklearn.neural.error_barrier`.
         """
         check_is_fitted(self)
+        self._refuse_unsaved(random_state)
         settings = {"n_alphas": n_alphas, "loss": loss}
         return spawned_barriers(self, X, y, stages, n_children, random_state, max_iter, **settings)
 
@@ -910,6 +931,18 @@ class TelescopingMLPRegressor(CallbackSupportMixin, RecordedRunEstimator):
                 state = copy.deepcopy(state)
         super().__setstate__(state)
 
+    def _refuse_unsaved(self, random_state: Any) -> None:
+        """Raise ValueError where training that is saved could not go on as it would have without an interruption."""
+        if self.checkpoint_dir is None:
+            return
+        if random_state is None:
+            raise ValueError("checkpoint_dir needs a random_state: without one every run is another.")
+        if has_callbacks(self):
+            raise ValueError(
+                f"checkpoint_dir={str(self.checkpoint_dir)!r} does not go with set_callbacks: callbacks would not be "
+                "told of epochs before an interruption. Remove them by set_callbacks(), or set checkpoint_dir=None."
+            )
+
     def _refuse_unscored(self, weights: NDArray, kept: NDArray, held_out: NDArray) -> None:
         """Raise unless there is a row of positive weight to train on, and two to score."""
         n_kept, n_scored = (int((weights[rows] > 0).sum()) for rows in (kept, held_out))
@@ -937,7 +970,9 @@ class TelescopingMLPRegressor(CallbackSupportMixin, RecordedRunEstimator):
 
     def _make_path(self) -> Path:
         theta, rows = self.module_.theta, self._rows
-        return Path(self.module_.network, self._trajectory, rows.X, rows.weights, self.rule, theta.dtype, theta.device)
+        path = Path(self.module_.network, self._trajectory, rows.X, rows.weights, self.rule, theta.dtype, theta.device)
+        path.checkpoint_dir = self.checkpoint_dir
+        return path
 
 
 def _predict(network: Network, theta: Tensor, X: NDArray) -> NDArray:

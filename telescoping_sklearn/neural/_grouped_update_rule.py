@@ -91,6 +91,15 @@ class GroupedUpdateRule(UpdateRule):
                 on_parameters[:, where] = found[1]
         return on_gradient, on_parameters
 
+    def memory(self) -> Any:
+        """Return what the rules of the slices carry."""
+        return [rule.memory() for _, _, rule in self._rules]
+
+    def recall(self, memory: Any) -> None:
+        """Go on from the memory of another rule of the same run."""
+        for (_, _, rule), part in zip(self._rules, memory, strict=True):
+            rule.recall(part)
+
     def _parts(self, stage: int, phi: Tensor | None) -> list[Any]:
         """List slice, rule, learning rate and denominators of every part at a stage."""
         rates = self._group_rates[stage - 1]

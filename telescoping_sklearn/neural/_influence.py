@@ -59,6 +59,14 @@ class MovingDenominators(UpdateRule):
         """Return the derivatives in the gradient and in the parameters before the step, each (m', p)."""
         return self._rule.transposed_moving_step(on_step, stage, rate, phi, self._recorded(stage))
 
+    def memory(self) -> Any:
+        """Return what the optimiser's response carries."""
+        return self._rule.memory()
+
+    def recall(self, memory: Any) -> None:
+        """Go on from the memory of another rule of the same run."""
+        self._rule.recall(memory)
+
     def _recorded(self, stage: int) -> RecordedUpdate:
         """Look up an update; its gradient is taken again."""
         path, update = self._path, self._update(stage)

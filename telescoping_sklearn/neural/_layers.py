@@ -334,6 +334,11 @@ class Dense:
     delta: Tensor  # (n * o, fan_out)
     n_outputs: int
 
+    @property
+    def _scales_inputs(self) -> bool:
+        """Whether products sum over the outputs first: over the wider side, which leaves the smaller intermediate."""
+        return self.n_outputs == 1 and self.affine.fan_in < self.affine.fan_out
+
     def add_jvp(self, product: Tensor, directions: Tensor) -> None:
         """Add J D^T, (n, o, k)."""
         n, o, k = product.shape
@@ -344,7 +349,12 @@ class Dense:
             moved = self.a @ weight[:, 0, :].T
             product += (moved if bias is None else moved.add_(bias[:, 0]))[:, None] * delta
             return
-        if weight is not None:
+        if weight is not None and self._scales_inputs:
+            fan_in = self.affine.fan_in
+            by_unit = buffer("rows of weights", (fan_out, k, fan_in), weight).copy_(weight.transpose(0, 1))
+            moved = torch.mm(self.delta, by_unit.view(fan_out, -1), out=buffer("moved", (n, k * fan_in), weight))
+            product += torch.bmm(moved.view(n, k, fan_in), self.a.view(n, fan_in, 1)).mT
+        elif weight is not None:
             rows = buffer("rows of weights", weight.shape, weight).copy_(weight).view(k * fan_out, -1)
             moved = torch.mm(self.a, rows.T, out=buffer("moved", (n, k * fan_out), weight)).view(n, k, fan_out)
             across = delta.mT if o > 1 else delta.view(n, fan_out, 1)  # a vector's strides: another BLAS routine
@@ -356,7 +366,14 @@ class Dense:
         """Write C^T J, (k, p_l)."""
         (n, k), o, fan_out = (len(self.a), columns.shape[1]), self.n_outputs, self.affine.fan_out
         for_weight, for_bias = self.affine.trained(product)
-        if for_weight is not None:
+        if for_weight is not None and self._scales_inputs:
+            fan_in = self.affine.fan_in
+            scaled = buffer("scaled", (n, k, fan_in), self.a)
+            torch.mul(columns.view(n, k, 1), self.a.view(n, 1, fan_in), out=scaled)
+            sums = buffer("sums", (fan_out, k * fan_in), self.a)
+            torch.mm(self.delta.T, scaled.view(n, -1), out=sums)
+            for_weight.copy_(sums.view(fan_out, k, fan_in).transpose(0, 1))
+        elif for_weight is not None:
             by_row = columns.view(n, o, k).mT
             multiply = torch.mul if o == 1 else torch.bmm  # an outer product is faster by mul
             scaled = buffer("scaled", (n, k, fan_out), self.delta)

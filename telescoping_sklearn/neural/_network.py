@@ -86,7 +86,7 @@ class Chain:
         #: Numbers that a row's derivatives hold: layer inputs, pre-activations and the derivatives of every output.
         self.row_numbers = (2 + self.n_outputs) * (prod(self.shapes[0]) + sum(kept))
         #: Numbers that a row holds for each direction or column that its Jacobian is multiplied with.
-        self.column_numbers = max(part.n_positions * part.affine.fan_out for part in trained) + 2 * self.n_outputs
+        self.column_numbers = max(_column_numbers(part, self.n_outputs) for part in trained) + 2 * self.n_outputs
         #: Multiplications of one entry of a tangent kernel.
         self.pair_operations = sum(_pair_operations(part, self.n_outputs) for part in trained)
 
@@ -113,6 +113,13 @@ class Chain:
 def _holds(part: Layer) -> bool:
     """Whether a layer's output counts as memory of its own; an activation's stands for its input."""
     return not isinstance(part, Activation)
+
+
+def _column_numbers(part: "Linear | Convolution", n_outputs: int) -> int:
+    """Numbers that a row holds for each direction or column in a layer's products."""
+    if part.n_positions == 1 and n_outputs == 1:
+        return min(part.affine.fan_in, part.affine.fan_out)
+    return part.n_positions * part.affine.fan_out
 
 
 def _pair_operations(part: "Linear | Convolution", n_outputs: int) -> int:

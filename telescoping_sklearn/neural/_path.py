@@ -4,7 +4,9 @@ Tangents are computed in the precision of training: single precision is several 
 Outputs of the net itself are in double precision. Outputs of rows come as pairs, see `_tangent`: n_pairs numbers.
 """
 
+import os
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from telescoping_sklearn.neural._network import Network, pairs_of
+from telescoping_sklearn.neural._saved_work import digest
 from telescoping_sklearn.neural._tangent import Tangent, row_blocks, tangent
 from telescoping_sklearn.neural._trajectory import Trajectory
 
 _GAUSS = 3**0.5 / 6
+_ROWS_OF_KEY = 16  # rows whose outputs tell a network from another one of as many parameters
 #: Points between two stages where the outer Jacobian is taken: (weight, position) of every evaluation.
 RULES: dict[str, tuple[tuple[float, float], ...]] = {
     "left": ((1.0, 0.0),),
@@ -68,7 +72,23 @@ class Path:
         self.dtype = dtype
         self.rows = as_double(training_rows, device)
         self.row_weights = as_double(row_weights, device)
+        self.checkpoint_dir: str | os.PathLike | None = None  # where long work along the run is saved
         self._outer: tuple[tuple, list[tuple[float, Tensor]]] = (), []  # the last that were asked for
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of the run, its rows and the rule: what every answer depends on."""
+        run = self.trajectory
+        checkpoints = [checkpoint.theta for checkpoint in run.checkpoints]
+        orders = [run.batches.order(epoch) for epoch in range(len(run.batches.orders))]
+        some = self.outputs(self.rows[:_ROWS_OF_KEY], run.n_stages)
+        batches = run.batches
+        layout = run.optimizer.__qualname__, run.slices, batches.batch_size, len(batches), batches.skipped, run.n_before
+        work = str(self.device), self.dtype, self.rule
+        return digest(
+            torch.__version__, layout, work, run.start, run.end, *checkpoints, *orders, run.group_rates,
+            *run.checkpoints[0].parts(), self.rows, self.row_weights, type(self.network).__qualname__, some,
+        )  # fmt: skip
 
     @property
     def nodes(self) -> Sequence[tuple[float, float]]:

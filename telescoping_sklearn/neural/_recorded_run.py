@@ -14,7 +14,8 @@ from telescoping_sklearn.losses import Loss, SquaredError
 from telescoping_sklearn.neural._isolation import isolates
 from telescoping_sklearn.neural._path import RULES, Path
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, refined_sections
-from telescoping_sklearn.neural._run_loss import output_scale
+from telescoping_sklearn.neural._run_loss import loss_parts, output_scale
+from telescoping_sklearn.neural._saved_work import digest, remembered
 from telescoping_sklearn.neural._sections import (
     LONGEST_EPOCHS,
     Sections,
@@ -121,8 +122,17 @@ class RecordedRunEstimator(BaseTelescopingEstimator):
             sample = gap_rows(path, self._rows.weights > 0, self.seed_)
             longest = LONGEST_EPOCHS * self._trajectory.batches.per_epoch
             scale = output_scale(path, self._loss, self._rows.y, self._rows.weights > 0)
-            first = chosen_sections(path, sample, self.section_tol, scale, longest)
-            self._chosen_sections[key] = refined_sections(make, first, 2 * self.section_tol)
+
+            def choose() -> tuple[Sections, ResponseAccuracy]:
+                first = chosen_sections(path, sample, self.section_tol, scale, longest)
+                return refined_sections(make, first, 2 * self.section_tol)
+
+            self._chosen_sections[key] = remembered(
+                path.checkpoint_dir,
+                "sections",
+                choose,
+                lambda: digest(path.key, loss_parts(self._loss), self._rows.y, self.seed_, *key),
+            )
         return self._chosen_sections[key]
 
     def __sklearn_tags__(self):

@@ -19,7 +19,7 @@ from telescoping_sklearn.neural._grouped_update_rule import GroupSlice, run_upda
 from telescoping_sklearn.neural._trajectory import Batches, Checkpoint, Replay, Segment, Trajectory
 from telescoping_sklearn.neural._update_rules import continued_rule, denominator_of, group_settings
 
-_CHECKED = 3  # first updates of a run whose steps are checked, and of a segment whose settings are; else all are
+CHECKED = 3  # first updates of a run whose steps are checked, and of a segment whose settings are; else all are
 
 
 class FlatParameters:
@@ -195,6 +195,20 @@ class Recorder:
         return len(self._rates)
 
     @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """Checkpoints recorded."""
+        return self._checkpoints
+
+    def state(self) -> tuple[Any, ...]:
+        """Return what a recorder of the same run takes to go on from here, beside the checkpoints."""
+        return np.array(self._rates), self._slices, self._moved
+
+    def restore(self, state: tuple[Any, ...], checkpoints: list[Checkpoint]) -> None:
+        """Go on from the state of another recorder, made at the same start, with checkpoints and beyond `CHECKED`."""
+        rates, self._slices, self._moved = state
+        self._rates, self._checkpoints = rates.tolist(), checkpoints
+
+    @property
     def is_adaptive(self) -> bool:
         """Whether the optimiser has denominators."""
         return denominator_of(type(self._flat.optimizer)) is not None
@@ -226,9 +240,9 @@ class Recorder:
                 self._rule = continued_rule(self._rule, self._n_before, self._checkpoints[0].states)
                 self._rule.start_offset(self._flat.theta()[None])
             self._moved = self._with_gradient()
-        if self._length is None or number % self._length < _CHECKED:  # it would slow small nets by several percent
+        if self._length is None or number % self._length < CHECKED:  # it would slow small nets by several percent
             self._refuse_changes()
-        if self._length is None or number < _CHECKED:
+        if self._length is None or number < CHECKED:
             before = self._flat.theta().clone() if self._theta is None else self._theta
             self._before = before, self._flat.gradient().clone() if gradient is None else gradient
 

@@ -39,7 +39,9 @@ from telescoping_sklearn.neural._isolation import isolates, isolates_public_meth
 from telescoping_sklearn.neural._network import pairs_of
 from telescoping_sklearn.neural._path import Path, as_double
 from telescoping_sklearn.neural._pilot import ResponseAccuracy, measured_accuracy
-from telescoping_sklearn.neural._run_loss import BatchLoss, output_scale
+from telescoping_sklearn.neural._run_loss import BatchLoss, loss_parts, output_scale
+from telescoping_sklearn.neural._saved_pass import NOT_SAVED, SavedPass
+from telescoping_sklearn.neural._saved_work import SavedWork, digest
 from telescoping_sklearn.neural._sections import Sections
 from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._update_rules import UpdateRule
@@ -388,7 +390,15 @@ class TangentTelescope(AnsweringTelescope):
             carrier = KernelCarrier(self.path)
         else:
             carrier = ParameterCarrier(self.path, self._make_update_rule(), labels.shape[-1], offset)
-        return self._carry(carrier, plan.sections, X, labels, offset, stages, with_train=with_train)
+        saved = NOT_SAVED
+        if self.path.checkpoint_dir is not None:
+            # The form of the carrier and the response of the optimiser are told by these names.
+            makes = self, carrier, self._make_update_rule()
+            ways = (plan.form, *(type(part).__qualname__ for part in makes))
+            asked = plan.sections.ends, self.y, X, labels, offset, stages, with_train
+            key = digest(self.path.key, loss_parts(self.loss), *ways, *asked)
+            saved = SavedPass(SavedWork(self.path.checkpoint_dir, "pass", key), int(stages[-1]))
+        return self._carry(carrier, plan.sections, X, labels, offset, stages, with_train=with_train, saved=saved)
 
     def _carry(
         self,
@@ -400,8 +410,12 @@ class TangentTelescope(AnsweringTelescope):
         stages: NDArray,
         *,
         with_train: bool = False,
+        saved: SavedPass = NOT_SAVED,
     ) -> Iterator[Tensor]:
-        """Yield the response of queries, (n_pairs, k), at the stages asked for; ``with_train`` adds training rows."""
+        """Yield the response of queries, (n_pairs, k), at the stages asked for; ``with_train`` adds training rows.
+
+        A pass that was saved goes on from there.
+        """
         path, rows, k = self.path, self._rows(X), labels.shape[-1]
         V = as_double(labels, path.device).to(path.dtype).view(self.n_samples, -1)
         training = self._start_response(path.rows, k, offset)
@@ -412,9 +426,12 @@ class TangentTelescope(AnsweringTelescope):
         def reached() -> Tensor:
             return torch.cat([query, training]) if with_train else query.clone()
 
-        if 0 in asked:
-            yield reached()
-        for stage in self.progress(range(1, int(stages[-1]) + 1), "labels through the updates"):
+        yield from saved.answers()
+        responses = [training] if X is None else [training, query]
+        begun = saved.restore(carrier, responses)
+        if 0 in asked and saved.is_new:
+            yield saved.answer(reached(), 0)
+        for stage in self.progress(range(begun + 1, int(stages[-1]) + 1), "labels through the updates"):
             first, update = sections.first_of(stage), self._update(stage)
             batch = update.batch
             response = by_row[batch]
@@ -431,13 +448,14 @@ class TangentTelescope(AnsweringTelescope):
                     carrier.apply(query, rows, first, stage, lasting=True)
                 carrier.end_section()
                 if stage in asked:
-                    yield reached()
+                    yield saved.answer(reached(), stage)
+                saved.end_section(stage, carrier, responses)
             elif stage in asked:
                 inside = reached()
                 carrier.apply(inside[: len(query)], rows, first, stage, lasting=True)
                 if with_train:
                     carrier.apply(inside[len(query) :], path.rows, first, stage, lasting=True)
-                yield inside
+                yield saved.answer(inside, stage)
 
     def _backward(self, plan: TangentPlan, rows: Tensor, last: int) -> NDArray:
         """Kernel weights of the outputs of a block of queries, by label: the adjoint of the recursion in `_carry`."""

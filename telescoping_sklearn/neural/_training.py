@@ -20,6 +20,8 @@ from telescoping_sklearn.neural._callbacks import Converged, EndEpochs, ShowProg
 from telescoping_sklearn.neural._isolation import threads
 from telescoping_sklearn.neural._network import FlatModule
 from telescoping_sklearn.neural._recorder import FlatParameters, Recorder
+from telescoping_sklearn.neural._saved_fit import SavedFit
+from telescoping_sklearn.neural._saved_work import SavedWork
 from telescoping_sklearn.neural._training_settings import SegmentReplay, TrainingRows, TrainingSettings, epoch_batches
 from telescoping_sklearn.neural._trajectory import ROUNDING, Batches, Checkpoint, Trajectory
 
@@ -32,6 +34,10 @@ class SpawnPoint:
     n_updates: int  # all updates before, by the optimiser and its schedule
     losses: NDArray  # (n_batches,), of the batches of the epoch that were trained on before
     scores: tuple[float, ...]  # of earlier epochs, for the stopping rule
+
+    def parts(self) -> list[Any]:
+        """List what tells it from others."""
+        return [*self.checkpoint.parts(), self.n_updates, self.losses, self.scores]
 
 
 class TensorBatches:
@@ -57,14 +63,19 @@ class TensorBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Draw an epoch's order and yield X, y and weights of its batches."""
+        order = self.draw()
+        batches = range(self.skipped, -(-len(order) // self.batch_size))
+        self.skipped = 0
+        return epoch_batches(list(self.dataset.tensors), order, self.batch_size, batches)
+
+    def draw(self) -> Tensor:
+        """Draw an epoch's order of the rows."""
         order = next(self.orders)
         if self.drawn is not None:
             compact = order.numpy().astype(np.min_scalar_type(len(order) - 1))
             same = bool(self.drawn) and np.array_equal(compact, self.drawn[-1])
             self.drawn.append(self.drawn[-1] if same else compact)
-        batches = range(self.skipped, -(-len(order) // self.batch_size))
-        self.skipped = 0
-        return epoch_batches(list(self.dataset.tensors), order, self.batch_size, batches)
+        return order
 
 
 class LeanNet(NeuralNet):
@@ -139,13 +150,14 @@ def train(
     tasks: FitTasks,
     score: Callable[[Tensor], float] | None = None,
     point: SpawnPoint | None = None,
+    work: SavedWork | None = None,
 ) -> TrainedNet:
     """Train from theta, (p,), on the rows `kept`, whose weights have mean 1.
 
     `tasks` are told of every epoch, and may end the training. `score` gives the score of parameters on held-out rows,
-    for early stopping. `point` is where the run goes on from another one, at theta. ValueError is raised if training
-    diverges, with the stage at which the loss stopped being
-    finite.
+    for early stopping. `point` is where the run goes on from another one, at theta. `work` is where it is saved, and
+    goes on from; `tasks` are not told of the epochs before. ValueError is raised if training diverges, with the stage
+    at which the loss stopped being finite.
     """
     orders: list[NDArray] = []
     earlier = () if point is None else point.scores
@@ -164,10 +176,16 @@ def train(
             segment_length=record.segment_length,
             n_before=0 if point is None else point.n_updates,
         )
+    dataset = TensorDataset(*rows.subset(kept).tensors(settings.dtype, settings.device))
+    saved = None
+    if work is not None:
+        saved = SavedFit(work, recorder, stop)
+        net.callbacks_.append(("SavedFit", saved))
+        saved.restore(net, net.get_iterator(dataset, training=True), progress)
     try:
         with recorder or nullcontext(), threads(settings.n_threads):
-            tensors = rows.subset(kept).tensors(settings.dtype, settings.device)
-            net.fit_loop(TensorDataset(*tensors), epochs=settings.max_iter)
+            if saved is None or not saved.is_complete:
+                net.fit_loop(dataset, epochs=settings.max_iter - len(net.history))
     except Converged:
         pass  # skorch's loop has no other way to be stopped
     finally:
@@ -176,6 +194,8 @@ def train(
     best = net.module_.theta.detach() if stop.best_theta is None else stop.best_theta
     if not bool(torch.isfinite(best).all()):
         raise ValueError(_diverged(net.n_updates))
+    if saved is not None:
+        saved.save(net, is_complete=True)
     n_stages = net.n_updates if stop.best_theta is None else stop.best_stage
     trajectory = None
     if recorder is not None and record is not None:

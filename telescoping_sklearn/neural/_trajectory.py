@@ -115,6 +115,11 @@ class Checkpoint:
     states: list[dict[str, Any]]  # the optimiser's state of each tensor: momentum, moments, number of updates
     groups: list[dict[str, Any]]  # settings of each parameter group; some optimisers count in them
 
+    def parts(self) -> list[Any]:
+        """List what it holds, with names: what tells it from others."""
+        states = [part for state in self.states for pair in sorted(state.items()) for part in pair]
+        return [self.theta, *states, self.groups]
+
     @property
     def nbytes(self) -> int:
         """Bytes held."""

@@ -95,6 +95,14 @@ class UpdateRule:
         """Return the step's response, (k, p), where denominators respond too, given the update that training made."""
         raise NotImplementedError
 
+    def memory(self) -> Any:
+        """Return what was carried from the updates so far, for a rule with fresh state to `recall`."""
+        return vars(self)
+
+    def recall(self, memory: Any) -> None:
+        """Go on from the memory of another rule of the same run."""
+        vars(self).update(memory)
+
     def transposed_moving_step(
         self, on_step: Tensor, stage: int, rate: float, phi: Tensor | None, run: RecordedUpdate
     ) -> tuple[Tensor, Tensor | None]:
@@ -126,6 +134,14 @@ class UserRule(UpdateRule):
         """Take over an optimiser's state, where the rule can; the recorder checks that one that cannot has no need."""
         if hasattr(self._rule, "remember"):
             self._rule.remember(state, parameters)
+
+    def memory(self) -> Any:
+        """Return the attributes of the user's object."""
+        return vars(self._rule)
+
+    def recall(self, memory: Any) -> None:
+        """Go on from the memory of another rule of the same run."""
+        vars(self._rule).update(memory)
 
     def transposed_step(self, *arguments: Any) -> tuple[Tensor, Tensor | None]:
         """Return the derivatives in the gradient and in the parameters before the step."""
@@ -164,6 +180,14 @@ class ContinuedRule(UpdateRule):
     def start_offset(self, parameters: Tensor) -> None:
         """Let the last column, of k parameters (k, p), start with what the optimiser remembers from before the run."""
         self._rule.remember(self._state, parameters)
+
+    def memory(self) -> Any:
+        """Return what the optimiser's response carries."""
+        return self._rule.memory()
+
+    def recall(self, memory: Any) -> None:
+        """Go on from the memory of another rule of the same run."""
+        self._rule.recall(memory)
 
     def step(self, gradient: Tensor, parameters: Tensor, stage: int, *rest: Any) -> Tensor:
         """Return the step's response, (k, p)."""
