@@ -119,7 +119,9 @@ class RecordedRunEstimator(BaseTelescopingEstimator):
         key = self.rule, self.section_tol
         if key not in self._chosen_sections:
             sample = gap_rows(path, self._rows.weights > 0, self.seed_)
-            longest = LONGEST_EPOCHS * self._trajectory.batches.per_epoch
+            n_stages = self._trajectory.n_stages
+            whole = make(Sections(np.array([n_stages]), chosen=True))
+            longest = n_stages if whole.holds_kernels else LONGEST_EPOCHS * self._trajectory.batches.per_epoch
             scale = output_scale(path, self._loss, self._rows.y, self._rows.weights > 0)
             first = chosen_sections(path, sample, self.section_tol, scale, longest)
             self._chosen_sections[key] = refined_sections(make, first, 2 * self.section_tol)
