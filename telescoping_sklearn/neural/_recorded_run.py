@@ -13,7 +13,7 @@ from telescoping_sklearn.base import BaseTelescopingEstimator
 from telescoping_sklearn.losses import Loss, SquaredError
 from telescoping_sklearn.neural._isolation import isolates
 from telescoping_sklearn.neural._path import RULES, Path
-from telescoping_sklearn.neural._pilot import ResponseAccuracy, refined_sections
+from telescoping_sklearn.neural._pilot import ResponseAccuracy, refined_sections, stages_read
 from telescoping_sklearn.neural._run_loss import output_scale
 from telescoping_sklearn.neural._sections import (
     LONGEST_EPOCHS,
@@ -123,7 +123,7 @@ class RecordedRunEstimator(BaseTelescopingEstimator):
             whole = make(Sections(np.array([n_stages]), chosen=True))
             longest = n_stages if whole.holds_kernels else LONGEST_EPOCHS * self._trajectory.batches.per_epoch
             scale = output_scale(path, self._loss, self._rows.y, self._rows.weights > 0)
-            first = chosen_sections(path, sample, self.section_tol, scale, longest)
+            first = chosen_sections(path, sample, self.section_tol, scale, longest, stages_read(n_stages))
             self._chosen_sections[key] = refined_sections(make, first, 2 * self.section_tol)
         return self._chosen_sections[key]
 

@@ -24,6 +24,9 @@ from telescoping_sklearn.neural._path import Path
 from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._trajectory import Batches, RecordedBatches
 
+#: Columns up to which a product with a square matrix takes the time that reading the matrix takes.
+_COLUMNS_A_READ = 32
+
 
 def full_batch(batches: Batches) -> NDArray | None:
     """Find the rows that every update was made on, with the same factors; None where updates differ.
@@ -193,6 +196,7 @@ def power_sum(step: Tensor, n_terms: int, columns: Tensor) -> Tensor:
 
 def doubles(size: int, n_terms: int, n_columns: int) -> bool:
     """Whether doubling takes fewer multiplications than single products."""
+    n_columns = max(n_columns, _COLUMNS_A_READ)
     return _doubling(size, n_terms, n_columns) < (n_terms - 1) * n_columns
 
 

@@ -79,11 +79,14 @@ def gap_rows(path: Path, trained: NDArray, seed: int) -> torch.Tensor:
     return path.rows[torch.from_numpy(np.sort(chosen)).to(path.device)]
 
 
-def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, scale: NDArray, longest: int) -> Sections:
+def chosen_sections(
+    path: Path, rows: torch.Tensor, tolerance: float, scale: NDArray, longest: int, read: NDArray
+) -> Sections:
     """Choose sections of at most `longest` updates, in one pass over the run, so that their summed gaps stay small.
 
     `tolerance` is the mean absolute gap on `rows` allowed at any section's end, in units of `scale`, (n_outputs,), the
-    spread of each output. If single updates exceed it, so does the gap that is left; see `largest_gap`.
+    spread of each output. If single updates exceed it, so does the gap that is left; see `largest_gap`. Stages that
+    are read later, `read`, and where sections may be halved, are asked of the record while it holds them.
     """
     n_stages = path.trajectory.n_stages
     allowed = tolerance * scale.mean()
@@ -100,6 +103,8 @@ def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, scale: NDA
             if taken == 1 or (within and _mean(so_far + gap) <= max(allowed, _mean(so_far))):
                 break
             taken //= 2
+        inside = read[(read > first) & (read < first + taken)].tolist()
+        path.trajectory.hold([*inside, *(first + quarter * taken // 4 for quarter in (1, 2, 3))])
         first, outputs, so_far = first + taken, reached, so_far + gap
         ends.append(first)
         # One that was cut short by the record alone says nothing against longer ones.

@@ -7,7 +7,7 @@ arrive at the next checkpoint. It is then kept if the budget allows; otherwise o
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -232,6 +232,11 @@ class Trajectory:
         if self.keeps_segments:
             return self.n_stages
         return min((stage // self.segment_length + 1) * self.segment_length, self.n_stages)
+
+    def hold(self, stages: Iterable[int]) -> None:
+        """Keep parameters that later passes ask for, as far as memory allows, while their segment is held."""
+        for stage in () if self.keeps_segments else stages:
+            self._theta(stage)
 
     def phi(self, stage: int) -> Tensor | None:
         """phi_t in the dtype of training, (p,), or None where it is 1, or there is no update: not to be written to."""
