@@ -136,6 +136,11 @@ class InfluenceTelescope(TangentTelescope):
         return self._accuracy
 
     @property
+    def holds_kernels(self) -> bool:
+        """Never: columns of weights are multiplied with the run's residuals, which change at every update."""
+        return False
+
+    @property
     def column_shape(self) -> tuple[int, ...]:
         """Shape of a column that is carried: one weight a row."""
         return (self.n_samples,)

@@ -235,7 +235,7 @@ def influence_accuracy(telescope: CarriesWeights) -> ResponseAccuracy:
     ResponseAccuracy
         Without errors: they are those of effective parameters.
     """
-    stages = _stages_read(telescope.n_stages)
+    stages = stages_read(telescope.n_stages)
     _, queries, rng = _rows_read(telescope)
     columns, scale = _random_columns(rng, (len(telescope.y),)), telescope.output_scale
     scale = scale.reshape(*telescope.y.shape[1:], 1)
@@ -263,7 +263,7 @@ def measured_accuracy(make: Callable[[Sections], CarriesColumns], sections: Sect
     ResponseAccuracy
         The errors come from the change of effective parameters when every section is halved.
     """
-    stages = _stages_read(int(sections.ends[-1]))
+    stages = stages_read(int(sections.ends[-1]))
     pilot = run_pilot(make(sections), stages)
     halves = sections.halved()
     change = np.zeros((len(stages), 2)) if halves is None else _change(pilot, run_pilot(make(halves), stages))
@@ -291,7 +291,7 @@ def refined_sections(
     ResponseAccuracy
         The errors come from the changes that halving made, and are at least the tolerance.
     """
-    stages = _stages_read(int(sections.ends[-1]))
+    stages = stages_read(int(sections.ends[-1]))
     pilot = run_pilot(make(sections), stages)
     change, wanting = np.zeros((len(stages), 2)), np.ones(len(stages), dtype=bool)
     while (finer := _finer(sections, pilot, wanting)) is not None:
@@ -320,7 +320,7 @@ def _finer(sections: Sections, pilot: Pilot, wanting: NDArray) -> Sections | Non
     return halves if pilot.sound.all() else halves.at_most(1, after=int(pilot.stages[np.argmin(pilot.sound) - 1]))
 
 
-def _stages_read(n_stages: int) -> NDArray[np.intp]:
+def stages_read(n_stages: int) -> NDArray[np.intp]:
     """Stages at which pilots are read: evenly spaced ones with the last, and the powers of two, where most happens."""
     evenly = np.round(np.linspace(0, n_stages, min(MOST_STAGES_READ, n_stages) + 1)[1:]).astype(np.intp)
     return np.union1d(evenly, 2 ** np.arange(n_stages.bit_length()))

@@ -50,6 +50,11 @@ class RecordLayout:
         """Whether all segments of so many updates fit beside the record."""
         return self._bytes_of(n_updates) + n_updates * self.stage_bytes <= self.budget
 
+    def most_recent(self, n_updates: int) -> int:
+        """Parameters that fit beside the record of so many updates and one segment; at least `RECENT`."""
+        spare = self.budget - self._bytes_of(n_updates) - self.segment_length * self.stage_bytes
+        return RECENT + max(0, spare // self.stage_bytes)
+
     def _bytes_of(self, n_updates: int) -> int:
         """Bytes of the record of so many updates, before any segment is trained again."""
         epochs = -(-self.n_updates // -(-self.n_rows // self.batch_size))

@@ -13,7 +13,7 @@ from telescoping_sklearn.base import BaseTelescopingEstimator
 from telescoping_sklearn.losses import Loss, SquaredError
 from telescoping_sklearn.neural._isolation import isolates
 from telescoping_sklearn.neural._path import RULES, Path
-from telescoping_sklearn.neural._pilot import ResponseAccuracy, refined_sections
+from telescoping_sklearn.neural._pilot import ResponseAccuracy, refined_sections, stages_read
 from telescoping_sklearn.neural._run_loss import loss_parts, output_scale
 from telescoping_sklearn.neural._saved_work import digest, remembered
 from telescoping_sklearn.neural._sections import (
@@ -120,11 +120,13 @@ class RecordedRunEstimator(BaseTelescopingEstimator):
         key = self.rule, self.section_tol
         if key not in self._chosen_sections:
             sample = gap_rows(path, self._rows.weights > 0, self.seed_)
-            longest = LONGEST_EPOCHS * self._trajectory.batches.per_epoch
+            n_stages = self._trajectory.n_stages
+            whole = make(Sections(np.array([n_stages]), chosen=True))
+            longest = n_stages if whole.holds_kernels else LONGEST_EPOCHS * self._trajectory.batches.per_epoch
             scale = output_scale(path, self._loss, self._rows.y, self._rows.weights > 0)
 
             def choose() -> tuple[Sections, ResponseAccuracy]:
-                first = chosen_sections(path, sample, self.section_tol, scale, longest)
+                first = chosen_sections(path, sample, self.section_tol, scale, longest, stages_read(n_stages))
                 return refined_sections(make, first, 2 * self.section_tol)
 
             self._chosen_sections[key] = remembered(

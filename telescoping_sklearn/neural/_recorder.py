@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from telescoping_sklearn.neural._grouped_update_rule import GroupSlice, run_update_rule, shared_rate
-from telescoping_sklearn.neural._trajectory import Batches, Checkpoint, Replay, Segment, Trajectory
+from telescoping_sklearn.neural._trajectory import RECENT, Batches, Checkpoint, Replay, Segment, Trajectory
 from telescoping_sklearn.neural._update_rules import continued_rule, denominator_of, group_settings
 
 CHECKED = 3  # first updates of a run whose steps are checked, and of a segment whose settings are; else all are
@@ -282,6 +282,7 @@ class Recorder:
         keeps_segments: bool = True,
         replay: Replay | None = None,
         tolerance: float = 0.0,
+        most_recent: int = RECENT,
     ) -> Trajectory:
         """Return the run.
 
@@ -292,7 +293,7 @@ class Recorder:
             only.
         end : Tensor of shape (p,) or None, default=None
             Parameters after the last update; None stands for those that the model has now.
-        keeps_segments, replay, tolerance
+        keeps_segments, replay, tolerance, most_recent
             As for `Trajectory`.
 
         Returns
@@ -325,6 +326,7 @@ class Recorder:
             replay=replay,
             tolerance=tolerance,
             n_before=self._n_before,
+            most_recent=most_recent,
         )
 
     def _with_gradient(self) -> list[bool]:

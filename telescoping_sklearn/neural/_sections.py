@@ -16,8 +16,8 @@ from telescoping_sklearn.neural._path import Path
 
 #: Training rows on which gaps are measured.
 GAP_ROWS = 256
-#: Most epochs that a section may span. Inside a section the response at every batch is computed anew, so that longer
-#: ones save nothing.
+#: Most epochs that a section may span where no kernel is held. Inside a section the response at every batch is then
+#: computed anew, so that longer ones save nothing.
 LONGEST_EPOCHS = 16
 
 
@@ -79,11 +79,14 @@ def gap_rows(path: Path, trained: NDArray, seed: int) -> torch.Tensor:
     return path.rows[torch.from_numpy(np.sort(chosen)).to(path.device)]
 
 
-def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, scale: NDArray, longest: int) -> Sections:
+def chosen_sections(
+    path: Path, rows: torch.Tensor, tolerance: float, scale: NDArray, longest: int, read: NDArray
+) -> Sections:
     """Choose sections of at most `longest` updates, in one pass over the run, so that their summed gaps stay small.
 
     `tolerance` is the mean absolute gap on `rows` allowed at any section's end, in units of `scale`, (n_outputs,), the
-    spread of each output. If single updates exceed it, so does the gap that is left; see `largest_gap`.
+    spread of each output. If single updates exceed it, so does the gap that is left; see `largest_gap`. Stages that
+    are read later, `read`, and where sections may be halved, are asked of the record while it holds them.
     """
     n_stages = path.trajectory.n_stages
     allowed = tolerance * scale.mean()
@@ -92,17 +95,20 @@ def chosen_sections(path: Path, rows: torch.Tensor, tolerance: float, scale: NDA
     outputs = path.outputs(rows, 0)
     so_far = torch.zeros_like(outputs)
     while first < n_stages:
-        length = min(length, n_stages - first)
+        tried = taken = min(length, path.trajectory.nearest_kept(first) - first)
         while True:
-            gap, reached = _gap(path, rows, outputs, first, first + length, scale)
+            gap, reached = _gap(path, rows, outputs, first, first + taken, scale)
             # Gaps of sections have no common sign, so that their squares add up: a share is the root of a length.
-            within = _mean(gap) <= allowed * (length / n_stages) ** 0.5
-            if length == 1 or (within and _mean(so_far + gap) <= max(allowed, _mean(so_far))):
+            within = _mean(gap) <= allowed * (taken / n_stages) ** 0.5
+            if taken == 1 or (within and _mean(so_far + gap) <= max(allowed, _mean(so_far))):
                 break
-            length //= 2
-        first, outputs, so_far = first + length, reached, so_far + gap
+            taken //= 2
+        inside = read[(read > first) & (read < first + taken)].tolist()
+        path.trajectory.hold([*inside, *(first + quarter * taken // 4 for quarter in (1, 2, 3))])
+        first, outputs, so_far = first + taken, reached, so_far + gap
         ends.append(first)
-        length = min(2 * length, longest)
+        # One that was cut short by the record alone says nothing against longer ones.
+        length = length if taken == tried < length else min(2 * taken, longest)
     return Sections(np.array(ends, dtype=np.intp), chosen=True)
 
 

@@ -6,8 +6,9 @@ the rule. A section covers several consecutive updates with one evaluation; insi
 batch is brought up to date when the batch is next.
 
 The response can be carried in four ways that give the same numbers: forward, from labels to queries, or backward, each
-with the block of parameters or, for plain stochastic gradient descent, with kernels only; see `_carriers`. A question's
-plan is the cheapest.
+with the block of parameters or, for plain stochastic gradient descent, with kernels only; see `_carriers`. Over chosen
+sections, full-batch gradient descent has a form more that holds the kernel of a section; see `_section_kernel`. A
+question's plan is the cheapest.
 """
 
 import math
@@ -23,7 +24,7 @@ from scipy import sparse
 from torch import Tensor
 
 from telescoping_sklearn._answers import AnsweringTelescope
-from telescoping_sklearn._memory import items_per_block
+from telescoping_sklearn._memory import items_per_block, working_memory_bytes
 from telescoping_sklearn._telescope import Denominators, Plan, Start, read_only, refuse_other_columns, resolve_stages
 from telescoping_sklearn.losses import Loss, SquaredError
 from telescoping_sklearn.neural._carriers import (
@@ -42,12 +43,15 @@ from telescoping_sklearn.neural._pilot import ResponseAccuracy, measured_accurac
 from telescoping_sklearn.neural._run_loss import BatchLoss, loss_parts, output_scale
 from telescoping_sklearn.neural._saved_pass import NOT_SAVED, SavedPass
 from telescoping_sklearn.neural._saved_work import SavedWork, digest
+from telescoping_sklearn.neural._section_kernel import SectionKernel, full_batch, power_sum_operations
 from telescoping_sklearn.neural._sections import Sections
 from telescoping_sklearn.neural._tangent import row_blocks
 from telescoping_sklearn.neural._update_rules import UpdateRule
 
 #: Bytes of a block of columns carried with the parameters beyond which it gets slower: its pages come fresh.
 _FASTEST_COLUMNS = 128 * 2**20
+#: Square arrays over the batch that are held where the kernel of a section is.
+_HELD_KERNELS = 6
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -56,13 +60,13 @@ class TangentPlan(Plan):
 
     Attributes
     ----------
-    form : {"parameters", "kernel"}
-        What is carried; see `_carriers`.
+    form : {"parameters", "kernel", "section kernel"}
+        What is carried; see `_carriers` and `_section_kernel`.
     sections : Sections
         How the run is cut.
     """
 
-    form: Literal["parameters", "kernel"]
+    form: Literal["parameters", "kernel", "section kernel"]
     sections: Sections = field(compare=False)
 
     @property
@@ -186,7 +190,11 @@ class TangentTelescope(AnsweringTelescope):
 
         With the training labels in the last column, its response is the reconstruction S y + c.
         """
-        yield from self._forward(self.forward_plan(len(X), labels.shape[-1]), X, labels, True, stages)
+        plans = self.plans("forward", len(X), labels.shape[-1])
+        # A form that approximates more than the others is judged wherever a question may take it.
+        held = [plan for plan in plans if plan.form == "section kernel"]
+        plan = min(held or plans, key=lambda plan: plan.operations)
+        yield from self._forward(plan, X, labels, True, stages)
 
     def apply_adjoint(self, plan: Plan, X: NDArray | None, stage: int | None = None) -> NDArray:
         """S_t(x), (n_query, n_train), from the queries back to the labels, of all outputs or that of the plan."""
@@ -333,7 +341,40 @@ class TangentTelescope(AnsweringTelescope):
                     column_bytes=itemsize * o * (rows * 3 + batch * float(lengths.max())),
                 )
             )
+        if self.holds_kernels:
+            evaluated, size = float(nodes * len(self.sections.ends)), batch * o
+            moved = o**2 * batch * rows * (evaluated * pair + len(self.sections.ends) * float(n_columns))
+            plans.append(
+                TangentPlan(
+                    direction=direction,
+                    form="section kernel",
+                    sections=self.sections,
+                    operations=(2.0 + o) * p * evaluated * (rows + batch)
+                    + moved
+                    + power_sum_operations(size, self.sections.lengths, n_columns),
+                    column_bytes=itemsize * o * (rows * 3 + batch * 3),
+                )
+            )
         return plans
+
+    @property
+    def holds_kernels(self) -> bool:
+        """Whether responses may hold the kernel of a section: see `_section_kernel`.
+
+        It must fit the working memory. Given sections are those of the method, over which only the outer Jacobian is
+        held.
+        """
+        return self.sections.chosen and self._full_batch is not None and self._kernels_fit(len(self._full_batch))
+
+    @cached_property
+    def _full_batch(self) -> Tensor | None:
+        """Rows of every update of plain gradient descent on squared error; None for anything else."""
+        rows = full_batch(self.path.trajectory.batches) if self._is_plain and self.loss.is_quadratic else None
+        return None if rows is None else torch.from_numpy(rows.astype(np.int64)).to(self.path.device)
+
+    def _kernels_fit(self, batch: int) -> bool:
+        numbers = float(batch * self.n_outputs) * (self.n_samples + (_HELD_KERNELS - 1) * batch) * self.n_outputs
+        return self.path.dtype.itemsize * numbers <= working_memory_bytes()
 
     def _kernel_sections(self) -> Sections:
         """Sections for kernels, which cost the square of a length: chosen ones are cut at an epoch."""
@@ -386,6 +427,8 @@ class TangentTelescope(AnsweringTelescope):
     ) -> Iterator[Tensor]:
         """Carry label columns by a plan; with ``offset`` the last one starts from the net."""
         carrier: Carrier
+        if plan.form == "section kernel":
+            return self._carry_by_section(plan, X, labels, offset, stages, with_train=with_train)
         if plan.form == "kernel":
             carrier = KernelCarrier(self.path)
         else:
@@ -457,12 +500,60 @@ class TangentTelescope(AnsweringTelescope):
                     carrier.apply(inside[len(query) :], path.rows, first, stage, lasting=True)
                 yield saved.answer(inside, stage)
 
+    def _carry_by_section(
+        self,
+        plan: TangentPlan,
+        X: NDArray | None,
+        labels: NDArray,
+        offset: bool,
+        stages: NDArray,
+        *,
+        with_train: bool,
+    ) -> Iterator[Tensor]:
+        """Yield what `_carry` does, with the kernel of a section held; stages inside one hold a kernel of their own."""
+        path, rows, k, asked = self.path, self._rows(X), labels.shape[-1], set(stages.tolist())
+        V = as_double(labels, path.device).to(path.dtype).view(-1, k)
+        training = self._start_response(path.rows, k, offset)
+        query = training if X is None else self._start_response(rows, k, offset)
+        first, last = 0, int(stages[-1])
+        ends = plan.sections.ends
+        targets = np.union1d(stages[stages > 0], ends[ends < last])
+        if 0 in asked:
+            yield torch.cat([query, training]) if with_train else query.clone()
+        for stage in self.progress(targets.tolist(), "labels through the sections"):
+            held = SectionKernel(path, cast(Tensor, self._full_batch), first, stage)
+            summed = held.summed_residuals(V, training)
+            on_training = held.move(training, path.rows, summed)
+            on_query = on_training if X is None else held.move(query, rows, summed)
+            if stage in asked:
+                yield torch.cat([on_query, on_training]) if with_train else on_query.clone()
+            if plan.sections.is_end(stage):
+                first, training, query = stage, on_training, on_query
+
+    def _backward_by_section(self, plan: TangentPlan, rows: Tensor, last: int, own: Tensor) -> Tensor:
+        """Adjoint of `_carry_by_section`, (n_labels, m')."""
+        path, ends = self.path, plan.sections.ends
+        on_training = torch.zeros((self.y.size, own.shape[1]), dtype=path.dtype, device=path.device)
+        weights = torch.zeros_like(on_training)
+        for stage in self.progress([last, *ends[ends < last][::-1].tolist()], "queries back through the sections"):
+            held = SectionKernel(path, cast(Tensor, self._full_batch), plan.sections.first_of(stage), stage)
+            on_summed = held.pull_back(rows, own)
+            if stage < last:
+                on_summed += held.pull_back(path.rows, on_training)
+            on_residuals = held.on_residuals(on_summed)
+            held.add_to_batch(weights, on_residuals, 1)
+            held.add_to_batch(on_training, on_residuals, -1)
+        return weights
+
     def _backward(self, plan: TangentPlan, rows: Tensor, last: int) -> NDArray:
         """Kernel weights of the outputs of a block of queries, by label: the adjoint of the recursion in `_carry`."""
         path, of = self.path, plan.output
         own = torch.eye(len(rows) * self.n_outputs, dtype=path.dtype, device=path.device)
         own = own if of is None else own[:, of :: self.n_outputs].contiguous()
         n_query = own.shape[1]
+        if plan.form == "section kernel":
+            found = self._backward_by_section(plan, rows, last, own)
+            return (found if of is None else found[of :: self.n_outputs]).T.double().cpu().numpy()
         carrier: AdjointCarrier
         if plan.form == "kernel":
             carrier = AdjointKernelCarrier(path)

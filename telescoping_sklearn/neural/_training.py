@@ -203,6 +203,7 @@ def train(
             Batches(orders, settings.batch_size, n_stages, kept, 0 if point is None else len(point.losses)),
             end=best,
             keeps_segments=record.keeps_segments(n_stages),
+            most_recent=record.most_recent(n_stages),
             # Rates are recorded, and a lambda among the settings could not be pickled.
             replay=SegmentReplay(replace(settings, lr_schedule=None), rows),
             tolerance=0.0 if torch.device(settings.device).type == "cpu" else ROUNDING,

@@ -7,7 +7,7 @@ arrive at the next checkpoint. It is then kept if the budget allows; otherwise o
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,7 +22,8 @@ from telescoping_sklearn.neural._update_rules import UpdateRule, continued_rule,
 #: Relative gap allowed between a replay and the next checkpoint for a record that was pickled or copied, and on
 #: accelerators: another processor may round sums in another order. On the CPU that made the record the two are equal.
 ROUNDING = 1e-5
-RECENT = 4  #: Parameters kept beside a replayed segment: a section that spans two segments asks for its start again.
+#: Parameters kept beside a replayed segment, at least: a section that spans two segments asks for its start again.
+RECENT = 4
 
 
 class Batches:
@@ -181,6 +182,7 @@ class Trajectory:
     replay: Replay | None = None  # trains segments again that are not held
     tolerance: float = 0.0  # relative gap allowed between a segment trained again and the next checkpoint
     n_before: int = 0  # updates that the optimiser made before the run
+    most_recent: int = RECENT  # parameters kept beside the segment that is held where segments are not kept
     _recent: OrderedDict[int, Tensor] = field(default_factory=OrderedDict)
 
     @property
@@ -230,6 +232,17 @@ class Trajectory:
         """theta_t, (p,): not to be written to, since it may be the record's own memory."""
         return self._theta(stage).to(dtype)
 
+    def nearest_kept(self, stage: int) -> int:
+        """Next stage after one up to which no other segment is trained again: the run's last where all are kept."""
+        if self.keeps_segments:
+            return self.n_stages
+        return min((stage // self.segment_length + 1) * self.segment_length, self.n_stages)
+
+    def hold(self, stages: Iterable[int]) -> None:
+        """Keep parameters that later passes ask for, as far as memory allows, while their segment is held."""
+        for stage in () if self.keeps_segments else stages:
+            self._theta(stage)
+
     def phi(self, stage: int) -> Tensor | None:
         """phi_t in the dtype of training, (p,), or None where it is 1, or there is no update: not to be written to."""
         if stage == 0:
@@ -275,7 +288,7 @@ class Trajectory:
         if stage not in self._recent:
             self._recent[stage] = self._segment(number).parameters[row].clone()
         self._recent.move_to_end(stage)
-        if len(self._recent) > RECENT:
+        if len(self._recent) > self.most_recent:
             self._recent.popitem(last=False)
         return self._recent[stage]
 
