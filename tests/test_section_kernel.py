@@ -1,4 +1,4 @@
-"""Full-batch gradient descent with the kernel held over a section, against the recursion written out with dense arrays."""
+"""Full-batch gradient descent with the kernel of a section held, against the recursion written out densely."""
 
 from functools import partial
 
