@@ -153,10 +153,11 @@ class BaseTelescopingEstimator(RegressorMixin, BaseEstimator, metaclass=ABCMeta)
         have.
         """
         record, multi_output = self.record, get_tags(self).target_tags.multi_output
-        if not multi_output and np.ndim(y) == 2 and np.shape(y)[1] > 1:
+        shape = np.asarray(y).shape
+        if not multi_output and len(shape) == 2 and shape[1] > 1:
             name = type(self).__name__
             raise ValueError(
-                f"y should be a 1d array, got an array of shape {np.shape(y)} instead: {name} takes one output. "
+                f"y should be a 1d array, got an array of shape {shape} instead: {name} takes one output. "
                 f"sklearn.multioutput.MultiOutputRegressor({name}(...)) fits one for each output."
             )
         # Kept for `top_examples` to name rows by; without a record nothing of the training rows is.

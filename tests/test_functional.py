@@ -337,10 +337,10 @@ def test_training_a_module_is_training_it_with_torch():
 # As an estimator
 
 
-def test_makers_get_the_number_of_features_and_the_seed():
+def test_makers_get_their_settings_and_the_seed():
     X, y = random_rows(n_features=6)
     before = torch.get_rng_state()
-    models = [make_net(module=Residual, random_state=seed).fit(X, y) for seed in (0, 0, 1)]
+    models = [make_net(module=Residual, module__n_features=6, random_state=seed).fit(X, y) for seed in (0, 0, 1)]
     assert torch.equal(before, torch.get_rng_state())
     first, again, other = (model.predict(X) for model in models)
     np.testing.assert_array_equal(first, again)

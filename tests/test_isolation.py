@@ -145,8 +145,10 @@ def test_torchs_state_changes_neither_nets_nor_answers_nor_is_changed(rows, othe
     assert torch.equal(model.module_.theta, trained.module_.theta)
     assert model.loss_curve_ == trained.loss_curve_
     assert not model.module_.theta.is_inference()
+    # Products of matrices are cut among threads: the last bits of answers depend on their number, those of nets do not.
+    rounding = {"rtol": 1e-4, "atol": 1e-6} if name == "threads" else {"rtol": 0, "atol": 0}
     for question, answer in expected.items():
-        np.testing.assert_array_equal(given[question], answer, err_msg=question)
+        np.testing.assert_allclose(given[question], answer, **rounding, err_msg=question)
 
 
 @pytest.mark.parametrize("question", GENERATORS)

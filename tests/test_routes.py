@@ -209,7 +209,7 @@ def test_cut_sections_keep_their_ends(lengths, longest):
 
 def test_listing_attributes_chooses_no_sections(rows, monkeypatch):
     model = make_net(section="auto").fit(*rows)
-    monkeypatch.setattr("telescoping_sklearn.neural._estimators.chosen_sections", None)
+    monkeypatch.setattr("telescoping_sklearn.neural._recorded_run.chosen_sections", None)
     assert not {"section_ends_", "section_gap_"} & set(dir(model))
     with pytest.raises(TypeError):
         _ = model.section_ends_
@@ -232,7 +232,7 @@ def test_chosen_sections_are_kept_with_the_record(rows, monkeypatch):
     model = make_net(section="auto").fit(*rows)
     ends = model.section_ends_
     loaded = with_rule(model)
-    monkeypatch.setattr("telescoping_sklearn.neural._estimators.chosen_sections", None)
+    monkeypatch.setattr("telescoping_sklearn.neural._recorded_run.chosen_sections", None)
     np.testing.assert_array_equal(loaded.section_ends_, ends)
     assert 0 < with_rule(model, section=3).section_gap_ < with_rule(model, section=9).section_gap_
 

@@ -79,8 +79,10 @@ class DataSource:
                 raise ValueError(f"{note}. Its other cells are all different, so that it would be an identifier")
         notes = [*found_out, *notes, *(f"column {name!r} {remark}" for name, remark in profile.remarks.items())]
         target = target[there].reset_index(drop=True)
-        _refuse_leaks(X, target)
-        notes += _repeated_rows(X, target)
+        leaks = list(_leaks(X, target))
+        if leaks and "path" in self.origin:
+            raise ValueError(f"{leaks[0]}. Leave it out with drop")
+        notes += [*leaks, *_repeated_rows(X, target)]
         return Table(X, target, profile, notes, fingerprint(pd.concat([X, target.rename("(target)")], axis=1)))
 
 
@@ -137,8 +139,8 @@ def _speaks_of(note: str, columns: Iterable[str]) -> bool:
     return any(note.startswith(f"column {name!r} ") for name in columns)
 
 
-def _refuse_leaks(X: pd.DataFrame, y: pd.Series) -> None:
-    """Raise ValueError if a column tells the target: it is the target, or a monotone map of it, perhaps rounded."""
+def _leaks(X: pd.DataFrame, y: pd.Series) -> Iterator[str]:
+    """Yield a note on every column that tells the target: it is the target or a monotone map of it, perhaps rounded."""
     if y.nunique() < _FEWEST_LEVELS:
         return
     for name, column in X.select_dtypes("number").items():
@@ -148,7 +150,7 @@ def _refuse_leaks(X: pd.DataFrame, y: pd.Series) -> None:
         low, high = levels["min"].to_numpy(), levels["max"].to_numpy()
         if (high[:-1] <= low[1:]).all() or (low[:-1] >= high[1:]).all():
             what = "is the target" if np.array_equal(column, y) else "orders the rows as the target does, or in reverse"
-            raise ValueError(f"column {name!r} {what}: it tells the target. Leave it out with drop")
+            yield f"column {name!r} {what}: it tells the target"
 
 
 def _repeated_rows(X: pd.DataFrame, y: pd.Series) -> list[str]:

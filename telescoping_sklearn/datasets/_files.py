@@ -193,7 +193,7 @@ def refuse_lost_columns(path: str | Path, columns: Iterable[object], wanted: Ite
         return
     folded = {name.casefold(): name for name in there}
     close = [folded[key] for name in lost for key in get_close_matches(name.casefold(), folded, n=2)]
-    hint = f". Did you mean {' or '.join(map(repr, dict.fromkeys(close)))}?" if close else ""
+    hint = f". Did you mean {' or '.join(map(repr, dict.fromkeys(close)))}?" if close else "."
     known = ", ".join(there[:20]) + (", ..." if len(there) > 20 else "")
     raise ValueError(f"{path} has no column {', '.join(map(repr, lost))}{hint} It has {known}")
 
