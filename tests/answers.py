@@ -29,11 +29,12 @@ def given_to_fit(family):
 
 
 def questions(model):
-    """Names of the public methods that take query rows, with what else they need."""
-    methods = {name: method for name, method in inspect.getmembers(type(model), inspect.isfunction) if name[0] != "_"}
-    asked = {name for name, method in methods.items() if "X" in inspect.signature(method).parameters}
+    """Names of the public methods that take query rows and need nothing else."""
+    methods = inspect.getmembers(type(model), inspect.isfunction)
+    parameters = {name: inspect.signature(method).parameters for name, method in methods if name[0] != "_"}
+    asked = {name for name, taken in parameters.items() if "X" in taken and "y" not in taken}
     assert {"predict", "kernel_weights", "top_examples", "breakdown", "approximation_error"} <= asked
-    return sorted(asked - {"fit", "score"})
+    return sorted(asked)
 
 
 def plain(answer):
