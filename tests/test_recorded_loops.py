@@ -825,12 +825,48 @@ def test_single_rows_must_keep_their_factor(data):
     X, y = data
     for loss_fn, context in (
         (mean_loss, nullcontext()),
-        (nn.L1Loss(), pytest.raises(ValueError, match="any loss of one row looks like a squared error")),
+        (nn.L1Loss(), pytest.raises(ValueError, match="many a loss of one row looks like this one")),
     ):
         module = make_module()
         optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
         with record_training(module, optimizer, X, y), context:
             plain_loop(module, optimizer, epochs(1, X, y, batch_size=1), loss_fn)
+
+
+def test_single_rows_of_several_outputs_must_keep_their_factor(data):
+    X, Y = data[0], torch.cat([data[1], -data[1] / 2], dim=1) if data[1].ndim == 2 else torch.stack([data[1]] * 2, 1)
+    module = nn.Sequential(nn.Linear(X.shape[1], 6), nn.Tanh(), nn.Linear(6, 2)).to(X.dtype)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
+    refused = pytest.raises(ValueError, match="many a loss of one row looks like this one")
+    with record_training(module, optimizer, X, Y), refused:
+        plain_loop(module, optimizer, epochs(1, X, Y, batch_size=1), lambda f, y: (f - y).norm(dim=1).mean())
+
+
+def test_a_factor_that_changes_is_measured_again_however_large_the_labels(data):
+    X, y = data[0].float(), data[1].float() + 2000
+    module = make_module().float()
+    with torch.no_grad():
+        module[-1].bias += 2000
+    optimizer, scales = torch.optim.SGD(module.parameters(), lr=1e-3), iter(1.01 ** np.arange(100))
+    with record_training(module, optimizer, X, y) as run:
+        plain_loop(module, optimizer, epochs(3, X, y), lambda f, labels: next(scales) * mean_loss(f, labels))
+    sums = [factors.sum() for factors in run._factors]
+    np.testing.assert_allclose(np.array(sums[1:]) / sums[:-1], 1.01, rtol=2e-3)
+
+
+def test_gradients_beside_the_loss_are_not_taken_for_used_rows(data):
+    X, y = data
+    module, watched = make_module(), X[:3].clone().requires_grad_()
+    optimizer = torch.optim.SGD(module[-1].parameters(), lr=0.01)  # gradients of the others pile up, and move nothing
+    with record_training(module, optimizer, X, y) as run:
+        for batch, labels in epochs(2, X, y):
+            optimizer.zero_grad()
+            mean_loss(module(batch), labels).backward()
+            torch.autograd.grad(module(watched).sum(), watched)
+            optimizer.step()
+    net = telescope(module, X, y, record=run, section=1, rule="gauss2")
+    rebuilt = net.kernel_weights(X[:4].numpy()) @ y.numpy().ravel() + net.offset(X[:4].numpy())
+    np.testing.assert_allclose(rebuilt, module(X[:4]).detach().numpy().ravel(), atol=1e-4)
 
 
 def test_a_second_optimiser_and_sharpness_aware_steps_are_refused(data):

@@ -246,7 +246,7 @@ CHANGES = {
     "the number of parameter groups, 2 before and 3 now": lambda module, optimizer: optimizer.add_param_group(
         {"params": [module[4].bias]}
     ),
-    "requires_grad of a parameter": lambda module, optimizer: module[2].requires_grad_(True),
+    "cannot be recorded: requires_grad of a parameter": lambda module, optimizer: module[2].requires_grad_(True),
     "which parameters have a gradient": lambda module, optimizer: optimizer.zero_grad(),
 }
 
@@ -255,7 +255,7 @@ CHANGES = {
 def test_what_a_response_cannot_follow_is_refused(module, message):
     recorder, optimizer = start(module)
     CHANGES[message](module, optimizer)
-    with recorder, pytest.raises(ValueError, match=f"update 2 changes {message}"):
+    with recorder, pytest.raises(ValueError, match=f"pdate 2 (changes )?{message}"):
         optimizer.step()
 
 

@@ -35,6 +35,7 @@ class ErrorBarrierDisplay(CurvesDisplay):
     Examples
     --------
     >>> from sklearn.datasets import make_friedman1
+    >>> from sklearn.preprocessing import scale
     >>> from telescoping_sklearn import TelescopingMLPRegressor
     >>> X, y = make_friedman1(150, random_state=0)
     >>> net = TelescopingMLPRegressor((16,), batch_size=50, learning_rate_init=0.01, max_iter=4, random_state=0)
@@ -119,9 +120,10 @@ class GradientChangeDisplay(CurvesDisplay):
     Examples
     --------
     >>> from sklearn.datasets import make_friedman1
+    >>> from sklearn.preprocessing import scale
     >>> from telescoping_sklearn import TelescopingMLPRegressor
     >>> X, y = make_friedman1(150, random_state=0)
-    >>> net = TelescopingMLPRegressor((16,), batch_size=50, max_iter=4, random_state=0).fit(X, y / y.max())
+    >>> net = TelescopingMLPRegressor((16,), batch_size=50, max_iter=4, random_state=0).fit(X, scale(y))
     >>> display = GradientChangeDisplay.from_estimator(net, X[:20], stages=3)
     >>> list(display.changes)
     ['hidden1', 'output']

@@ -19,6 +19,11 @@ from telescoping_sklearn.neural._grouped_update_rule import GroupSlice, run_upda
 from telescoping_sklearn.neural._trajectory import RECENT, Batches, Checkpoint, Replay, Segment, Trajectory
 from telescoping_sklearn.neural._update_rules import continued_rule, denominator_of, group_settings
 
+#: What to do where requires_grad of a parameter changes during training.
+REQUIRES_GRAD = (
+    "requires_grad of a parameter changed after the record began. Leave requires_grad as it is, put parameters that "
+    "are to stand still for a while into a parameter group of their own, and set its learning rate to 0 for that time"
+)
 CHECKED = 3  # first updates of a run whose steps are checked, and of a segment whose settings are; else all are
 
 
@@ -330,7 +335,13 @@ class Recorder:
         )
 
     def _with_gradient(self) -> list[bool]:
-        return [tensor.grad is not None for tensor in self._flat.tensors]
+        pairs = zip(self._flat.tensors, self._flat.groups, strict=True)
+        return [number is not None and tensor.grad is not None for tensor, number in pairs]
+
+    def requires_same_gradients(self) -> bool:
+        """Whether the parameters that require a gradient are those that did when the record began."""
+        flat = self._flat
+        return all(part.requires_grad for part in flat.tensors) and not any(p.requires_grad for p in flat.constants)
 
     def _refuse_changes(self) -> None:
         """Raise ValueError where a response that was read off the first update would not hold."""
@@ -342,9 +353,9 @@ class Recorder:
             for name, value in settings.items():
                 if name != "lr" and group[name] != value:
                     changed = f"{name} of parameter group {number}, {value!r} before and {group[name]!r} now"
-        if any(tensor.requires_grad for tensor in self._flat.constants):
-            changed = "requires_grad of a parameter. Record from the start with requires_grad=True"
-        elif self._with_gradient() != self._moved:
+        if not self.requires_same_gradients():
+            raise ValueError(f"Update {len(self._rates)} cannot be recorded: {REQUIRES_GRAD}.")
+        if self._with_gradient() != self._moved:
             changed = "which parameters have a gradient. Call zero_grad(set_to_none=False) and train the same ones"
         if changed:
             update = len(self._rates)

@@ -29,7 +29,7 @@ from telescoping_sklearn.neural._isolation import isolates, seeded
 from telescoping_sklearn.neural._modules import read_module
 from telescoping_sklearn.neural._path import Path
 from telescoping_sklearn.neural._record_layout import parse_budget
-from telescoping_sklearn.neural._recorder import Recorder, moved_message
+from telescoping_sklearn.neural._recorder import REQUIRES_GRAD, Recorder, moved_message
 from telescoping_sklearn.neural._row_index import RowIndex
 from telescoping_sklearn.neural._training_settings import TrainingRows
 from telescoping_sklearn.neural._trajectory import RecordedBatches, Trajectory
@@ -108,10 +108,9 @@ def record_training(
 
     Notes
     -----
-    Rows of the loss may be weighted. Several
-    backward passes before a step, clipping by norm, schedules of the learning rate, parameter groups and frozen
-    parameters are recorded as they act. Other losses, penalties in the loss, clipping by value, changed gradients, and
-    parameters changed by anything but the optimiser raise an error that names them.
+    Rows of the loss may be weighted. Several backward passes before a step, clipping by norm, schedules of the learning
+    rate, parameter groups and frozen parameters are recorded as they act. Other losses, penalties in the loss, clipping
+    by value, changed gradients, and parameters changed by anything but the optimiser raise an error that names them.
 
     Examples
     --------
@@ -260,13 +259,18 @@ class TrainingRecord:
         self._constant_of: dict[int, float] = {}  # factor c by the number of rows of a forward pass
         self._pass = -1  # number of the backward pass
         self._leftover = False  # whether the gradient of an update began with something in it
+        self._only_seen = False  # whether torch.autograd.grad was called since the last step
         self._used: list[tuple[NDArray, NDArray]] = []  # rows and factors of the update's forward passes
         self._explained: tuple[Tensor | None, ...] | None = None  # their gradient in every tensor
         self._place = np.zeros(len(rows), dtype=np.int64)  # of a row among those of an update, the last one
         self._step: tuple[NDArray, NDArray] | None = None
         self._rows: list[NDArray] = []
         self._factors: list[NDArray] = []
+        is_moved = [number is not None for number in self._flat.groups]
+        self._moved = [part for part, moves in zip(self._flat.tensors, is_moved, strict=True) if moves]
         self._probe = torch.randn(theta.numel(), generator=torch.Generator().manual_seed(0)).to(theta)
+        for place, moves in zip(self._flat.places, is_moved, strict=True):
+            self._probe[place] *= moves  # gradients that move nothing may hold anything
         self._sketches: list[tuple[float, float]] = []  # of every gradient: product with the probe, and norm
         self._handles: list[Any] = []
 
@@ -340,6 +344,8 @@ class TrainingRecord:
                 f"the module ran under autocast or returned {output.dtype}, and its parameters are {self.dtype}: it is "
                 "then another function. Train without autocast"
             )
+        elif not self._recorder.requires_same_gradients():
+            refusal = REQUIRES_GRAD
         elif any(part.training for part in self._switched_off):
             refusal = "dropout or batch normalisation was off when the record began and is on now. Keep it in eval()"
         else:
@@ -352,6 +358,9 @@ class TrainingRecord:
         """Take the gradient in the output of a forward pass: measure factors, and what they explain."""
         if not self._handles:
             return
+        if not self._fills_gradients():
+            self._only_seen = True
+            return
         if seen.refusal:
             raise ValueError(seen.refusal)
         is_new = self._begin_pass()
@@ -361,11 +370,20 @@ class TrainingRecord:
                 torch.autograd.Variable._execution_engine.queue_callback(self._keep_gradient)
             return
         with torch.enable_grad():
-            parts = torch.autograd.grad(output, self._flat.tensors, gradient, retain_graph=True, allow_unused=True)
+            parts = torch.autograd.grad(output, self._moved, gradient, retain_graph=True, allow_unused=True)
         if self._explained is not None:
             self._explained = tuple(_sum(first, part) for first, part in zip(self._explained, parts, strict=True))
         else:
             self._explained = parts
+
+    def _fills_gradients(self) -> bool:
+        """Whether the backward pass adds to .grad of what the optimiser moves; `torch.autograd.grad` does not."""
+        with torch.enable_grad():
+            nodes = [torch.autograd.graph.get_gradient_edge(part).node for part in self._moved if part.requires_grad]
+        try:
+            return any(torch._C._will_engine_execute_node(node) for node in nodes)
+        except RuntimeError:  # torch says so where the gradient in a parameter is what is asked for
+            return False
 
     def _explains_next(self) -> bool:
         """Whether the gradient of the next update is compared with that of its rows; else what backward left is it."""
@@ -373,7 +391,7 @@ class TrainingRecord:
 
     def _keep_gradient(self) -> None:
         """Copy the gradient at the end of a backward pass."""
-        self._explained = tuple(None if part.grad is None else part.grad.clone() for part in self._flat.tensors)
+        self._explained = tuple(None if part.grad is None else part.grad.clone() for part in self._moved)
 
     def _begin_pass(self) -> bool:
         """Look at the gradient where a backward pass begins: what was zeroed does not count any more."""
@@ -381,14 +399,14 @@ class TrainingRecord:
         if number == self._pass:
             return False
         self._pass = number
-        if all(part.grad is None or not part.grad.any() for part in self._flat.tensors):
+        if all(part.grad is None or not part.grad.any() for part in self._moved):
             self._forget_passes()
         elif not self._used:
             self._leftover = True
         return True
 
     def _forget_passes(self) -> None:
-        self._used, self._explained, self._leftover = [], None, False
+        self._used, self._explained, self._leftover, self._only_seen = [], None, False, False
 
     def _before(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Check the gradient before a step: now, or when the closure that the step is given has made it."""
@@ -415,11 +433,11 @@ class TrainingRecord:
     @torch.no_grad()
     def _before_step(self) -> None:
         """Compare the gradient with what the rows explain, and note the rows."""
-        gradient = self._flat.gradient()
+        gradient = self._flat.gradient() * (self._probe != 0)
         norm = torch.linalg.vector_norm(gradient)
         if not torch.isfinite(norm):
             raise ValueError(f"Training diverged: the gradient is not finite at update {self.n_updates + 1}.")
-        scale = self._scale(gradient)
+        scale = self._scale()
         rows: NDArray = np.concatenate([rows for rows, _ in self._used])
         factors: NDArray = scale * np.concatenate([factors for _, factors in self._used])
         places = np.arange(len(rows))
@@ -549,7 +567,8 @@ class TrainingRecord:
     def _factor(self, f: NDArray, g: NDArray, rows: NDArray) -> tuple[float, NDArray]:
         """Measure the factor c in g_i = c w_i (f_i - y_i), and say which rows have it.
 
-        An earlier factor of as many rows is kept where it fits: it may have been measured better.
+        An earlier factor of as many rows is kept where the new one differs from it by no more than its own error, and
+        where one row only has a residual that is seen: then it is not known whether the loss is the one that is named.
         """
         weights = self._weights[rows, None]
         unit = weights * self._residuals(f, rows)
@@ -561,14 +580,20 @@ class TrainingRecord:
             return (np.abs(g - factor * unit) <= abs(factor) * rounding + eps * np.abs(g)).all(axis=1)
 
         known = self._constant_of.get(len(f))
-        if known is not None and fits(known).all():
+        keeps = known is not None and bool(fits(known).all())
+        n_seen = int((np.abs(unit) > rounding).any(axis=1).sum())
+        if n_seen > 1:
+            factor = float((g * unit).sum() / (unit**2).sum())
+            misfit = float(np.abs(g - factor * unit).max())
+            error = (np.abs(unit) * (misfit + abs(factor) * rounding / _ROUNDING)).sum() / (unit**2).sum()
+            if not keeps or (abs(factor - known) > error and fits(factor).all()):
+                return factor, fits(factor)
+        if keeps:
             return known, fits(known)
-        if not (np.abs(unit) > rounding).any():
-            return np.nan, np.zeros(len(f), dtype=bool)
-        factor = float((g * unit).sum() / (unit**2).sum())
-        if g.size == 1 and known is not None:  # one number always has a factor
-            return factor, np.zeros(1, dtype=bool)
-        return factor, fits(factor)
+        if n_seen == 1 and known is None:
+            factor = float((g * unit).sum() / (unit**2).sum())
+            return factor, fits(factor)
+        return np.nan, np.zeros(len(f), dtype=bool)  # the gradient of one row often has a factor, whatever the loss
 
     def _size(self, f: Any, y: Any) -> Any:
         """Size of what a derivative of the loss is computed from, given absolute outputs and labels."""
@@ -579,11 +604,12 @@ class TrainingRecord:
         update, y, residuals = self.n_updates + 1, self._y[rows], self._residuals(f, rows)
         unit = "f - y" if self.loss.is_quadratic else f"that of loss={self.loss_name!r}"
         what = f"In update {update} the gradient of the loss in the outputs is not a multiple of {unit}"
-        if g.size == 1 or not np.abs(residuals).max() > 0:
+        n_seen = int(((self._weights[rows, None] * residuals) != 0).any(axis=1).sum())
+        if n_seen < 2 and (len(f) > 1 or g.size == 1 or _is_multiple(g, residuals)):
             return (
                 f"{what} with the factor of earlier updates, or all residuals are too small to measure one. A batch of "
-                "one row must have the same factor every time: any loss of one row looks like a squared error with "
-                "some factor. Use batches of two rows or more."
+                "one row must have the same factor every time: many a loss of one row looks like this one with some "
+                "factor. Use batches of two rows or more, and give weights of rows or classes as sample_weight."
             )
         if not self.loss.is_quadratic:
             return f"{what}. Give y and sample_weight as the loss has them, and outputs that are logits."
@@ -606,10 +632,10 @@ class TrainingRecord:
             "and any last activation as part of the module. Other losses cannot be recorded."
         )
 
-    def _scale(self, gradient: Tensor) -> float:
+    def _scale(self) -> float:
         """Measure the factor between the gradient of a step and what its rows explain."""
         update, parts = self.n_updates + 1, self._explained
-        if any(part._backward_hooks or part._post_accumulate_grad_hooks for part in self._flat.tensors):
+        if any(part._backward_hooks or part._post_accumulate_grad_hooks for part in self._moved):
             raise ValueError(
                 "A parameter has a hook on its gradient, which may change it unseen. Remove it while training is "
                 "recorded."
@@ -618,6 +644,11 @@ class TrainingRecord:
             raise ValueError(
                 "The GradScaler leaves it to the fused optimiser to undo its scale inside of the step. Call "
                 "scaler.unscale_(optimizer) before scaler.step, or make the optimiser with fused=False."
+            )
+        if parts is None and self._only_seen:
+            raise ValueError(
+                f"The gradient of update {update} was made by torch.autograd.grad and not by a backward pass. Call "
+                "loss.backward(), which fills .grad, instead of setting .grad by hand."
             )
         if parts is None:
             raise ValueError(
@@ -629,9 +660,10 @@ class TrainingRecord:
                 f"The gradient of update {update} still holds that of an earlier step. Call optimizer.zero_grad() in "
                 "every step."
             )
-        if all(_is_same(part.grad, own) for part, own in zip(self._flat.tensors, parts, strict=True)):
+        if all(_is_same(part.grad, own) for part, own in zip(self._moved, parts, strict=True)):
             return 1.0
-        explained = _flat_of(parts, self._flat.tensors)
+        explained = _flat_of(parts, self._moved)
+        gradient = _flat_of([part.grad for part in self._moved], self._moved)
         largest = gradient.abs().max()
         rounding = _ROUNDING * torch.finfo(gradient.dtype).eps * largest
         if bool((gradient - explained).abs().max() <= rounding):
@@ -645,7 +677,7 @@ class TrainingRecord:
     def _other_gradient(self, gradient: Tensor, explained: Tensor) -> str:
         """Say what else may be in a gradient."""
         what = f"The gradient of update {self.n_updates + 1} is not a multiple of the one that its rows explain"
-        moved = self._flat.theta()
+        moved = _flat_of([part.detach() for part in self._moved], self._moved)
         rest = gradient - explained
         if _is_multiple(rest.cpu().numpy(), moved.cpu().numpy(), 1e-2):
             return (
