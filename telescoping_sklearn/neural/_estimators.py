@@ -495,7 +495,7 @@ class TelescopingMLPRegressor(CallbackSupportMixin, RecordedRunEstimator):
 
         Returns
         -------
-        ndarray of shape (n_params_,)
+        ndarray of shape (p,)
             A copy, in the precision of training, laid out as the ``named_parameters`` of `module_at`.
 
         Raises

@@ -580,16 +580,16 @@ class TrainingRecord:
             return (np.abs(g - factor * unit) <= abs(factor) * rounding + eps * np.abs(g)).all(axis=1)
 
         known = self._constant_of.get(len(f))
-        keeps = known is not None and bool(fits(known).all())
+        kept = known if known is not None and fits(known).all() else None
         n_seen = int((np.abs(unit) > rounding).any(axis=1).sum())
         if n_seen > 1:
             factor = float((g * unit).sum() / (unit**2).sum())
             misfit = float(np.abs(g - factor * unit).max())
             error = (np.abs(unit) * (misfit + abs(factor) * rounding / _ROUNDING)).sum() / (unit**2).sum()
-            if not keeps or (abs(factor - known) > error and fits(factor).all()):
+            if kept is None or (abs(factor - kept) > error and fits(factor).all()):
                 return factor, fits(factor)
-        if keeps:
-            return known, fits(known)
+        if kept is not None:
+            return kept, fits(kept)
         if n_seen == 1 and known is None:
             factor = float((g * unit).sum() / (unit**2).sum())
             return factor, fits(factor)
